@@ -1,0 +1,1 @@
+# Filled by the build owner: install rules and the CMake package.

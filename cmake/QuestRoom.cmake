@@ -1,0 +1,76 @@
+# quest_room(NAME [TORCH] [DEPS room...] [LINK target...] [PRIVATE target...]): the static library
+# quest_NAME (quest::NAME) of quest/NAME/**/*.cpp, and the test program quest_NAME_test of every
+# *_test.cpp below it, found by glob so that none is forgotten. A room without sources is an interface.
+add_library(quest_options INTERFACE)
+target_compile_options(quest_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror>)
+target_include_directories(quest_options INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>
+                                                   $<INSTALL_INTERFACE:include>)
+add_library(quest_sanitize INTERFACE)
+if(QUEST_SANITIZE)
+  target_compile_options(quest_sanitize INTERFACE -fsanitize=${QUEST_SANITIZE} -fno-sanitize-recover=all
+                                                  -fno-omit-frame-pointer -g1)
+  target_link_options(quest_sanitize INTERFACE -fsanitize=${QUEST_SANITIZE})
+endif()
+
+function(quest_room name)
+  cmake_parse_arguments(ROOM "TORCH" "" "DEPS;LINK;PRIVATE;PUBLIC_HEADERS_LINK" ${ARGN})
+  set(dir ${CMAKE_SOURCE_DIR}/quest/${name})
+  file(GLOB_RECURSE all CONFIGURE_DEPENDS ${dir}/*.cpp)
+  set(sources ${all})
+  list(FILTER sources EXCLUDE REGEX "_test\\.cpp$")
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(FILTER sources EXCLUDE REGEX "/x86/")
+  endif()
+  set(tests ${all})
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+
+  list(TRANSFORM ROOM_DEPS PREPEND quest_ OUTPUT_VARIABLE deps)
+  if(sources)
+    add_library(quest_${name} STATIC ${sources})
+    target_link_libraries(quest_${name}
+      PUBLIC quest_options quest_sanitize ${deps} ${ROOM_LINK} ${ROOM_PUBLIC_HEADERS_LINK}
+      PRIVATE ${ROOM_PRIVATE})
+    if(ROOM_TORCH)
+      target_link_libraries(quest_${name} PUBLIC quest_torch)
+      target_precompile_headers(quest_${name} REUSE_FROM quest_torch_pch)
+    endif()
+  else()
+    add_library(quest_${name} INTERFACE)
+    target_link_libraries(quest_${name} INTERFACE quest_options ${deps})
+  endif()
+  add_library(quest::${name} ALIAS quest_${name})
+  set_property(GLOBAL APPEND PROPERTY QUEST_ROOMS quest_${name})
+
+  # Kernels: one file per instruction-set level (x86/<operation>_<level>.cpp), each with its own flags;
+  # no contraction anywhere in rooms whose bits are promised.
+  if(name STREQUAL "kernels" OR name STREQUAL "quant")
+    target_compile_options(quest_${name} PRIVATE -ffp-contract=off -fno-fast-math -fno-math-errno)
+    foreach(source ${sources})
+      if(source MATCHES "/x86/.*_avx2\\.cpp$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+      elseif(source MATCHES "/x86/.*_avx512\\.cpp$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mprefer-vector-width=512")
+      elseif(source MATCHES "/x86/.*_avx512vnni\\.cpp$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mavx512vbmi;-mavx512bitalg;-mavx512vpopcntdq;-mprefer-vector-width=512")
+      elseif(source MATCHES "/x86/.*_amx\\.cpp$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mavx512vbmi;-mamx-tile;-mamx-int8;-mamx-bf16;-mprefer-vector-width=512")
+      endif()
+    endforeach()
+  endif()
+
+  if(QUEST_BUILD_TESTS AND tests)
+    add_executable(quest_${name}_test ${tests})
+    target_link_libraries(quest_${name}_test PRIVATE quest_${name} GTest::gtest GTest::gmock GTest::gtest_main)
+    target_compile_definitions(quest_${name}_test PRIVATE
+      QUEST_SOURCE_DIR="${CMAKE_SOURCE_DIR}" QUEST_BINARY_DIR="${CMAKE_BINARY_DIR}")
+    if(ROOM_TORCH)
+      target_precompile_headers(quest_${name}_test REUSE_FROM quest_torch_pch)
+    endif()
+    add_test(NAME ${name} COMMAND quest_${name}_test)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 900)
+  endif()
+endfunction()

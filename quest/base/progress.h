@@ -1,0 +1,41 @@
+// One progress line: redrawn in place on a terminal, a plain line now and then in a log file.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace quest {
+
+// ProgressBar bar("tokenizing", total_bytes, "B"); bar.update(done); ... bar.finish();
+// On a terminal: "tokenizing  43 % [#####      ]  1.9/4.4 MB  12.3 MB/s  ETA 0:00:02", at most 10 a
+// second; otherwise one line every `log_interval_seconds`. total 0: unknown, no percentage. To stderr.
+class ProgressBar {
+ public:
+  ProgressBar(std::string title, int64_t total, std::string unit, double log_interval_seconds = 10);
+  ~ProgressBar();
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+
+  // suffix is free text at the end of the line ("loss 3.21").
+  void update(int64_t done, std::string_view suffix = {});
+  void finish(std::string_view suffix = {});
+
+ private:
+  void draw(bool final_line, std::string_view suffix);
+
+  std::string title_;
+  int64_t total_;
+  std::string unit_;
+  double log_interval_;
+  bool terminal_;
+  bool finished_ = false;
+  int64_t done_ = 0;
+  std::chrono::steady_clock::time_point start_, last_draw_;
+};
+
+std::string format_duration(double seconds);                       // "0:01:07"
+std::string format_quantity(double value, std::string_view unit);  // "4.41 MB", "1.2k tokens"
+
+}  // namespace quest

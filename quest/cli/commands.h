@@ -1,0 +1,21 @@
+// The subcommands of `quest`. Each adds itself with its options and a callback that does the work and
+// throws quest::Error; main.cpp catches once and chooses the exit code.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace quest::cli {
+
+void add_data_command(CLI::App& app);       // text files -> token files
+void add_tokenizer_command(CLI::App& app);  // train a tokenizer
+void add_train_command(CLI::App& app);
+void add_eval_command(CLI::App& app);
+void add_generate_command(CLI::App& app);
+void add_quantize_command(CLI::App& app);
+void add_selftest_command(CLI::App& app);
+void add_plot_command(CLI::App& app);
+void add_doctor_command(CLI::App& app);
+
+}  // namespace quest::cli
