@@ -11,8 +11,8 @@
 namespace quest {
 
 // The destructor removes the temporary folder if publish() was not reached. A left-over temporary
-// folder of a killed process ("<name>.tmp-<pid>") is never taken for a result; remove_stale_temporaries
-// deletes such siblings.
+// folder of a killed process ("<name>.tmp-<pid>") is never taken for a result;
+// remove_stale_temporaries deletes such siblings.
 class AtomicFolder {
  public:
   explicit AtomicFolder(std::filesystem::path destination);
@@ -21,8 +21,8 @@ class AtomicFolder {
   AtomicFolder& operator=(const AtomicFolder&) = delete;
 
   const std::filesystem::path& path() const { return temporary_; }
-  // Writes "checksums.json" (XXH3-128 and size of each file), fsyncs every file and folder, renames.
-  // If the destination exists it is replaced. Throws kIo.
+  // Writes "checksums.json" (XXH3-128 and size of each file), fsyncs every file and folder,
+  // renames. If the destination exists it is replaced. Throws kIo.
   void publish();
 
  private:

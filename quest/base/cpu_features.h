@@ -7,8 +7,8 @@
 
 namespace quest {
 
-// Ordered: a level includes those before it. A kernel without a version for the chosen level uses the
-// next lower one that exists; `quest doctor` prints which.
+// Ordered: a level includes those before it. A kernel without a version for the chosen level uses
+// the next lower one that exists; `quest doctor` prints which.
 enum class IsaLevel {
   kScalar,      // plain C++, any CPU
   kAvx2,        // AVX2, FMA, F16C

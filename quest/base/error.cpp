@@ -24,9 +24,7 @@ std::string_view error_kind_name(ErrorKind kind) {
   return "unknown";
 }
 
-std::string errno_text(int error_number) {
-  return std::generic_category().message(error_number);
-}
+std::string errno_text(int error_number) { return std::generic_category().message(error_number); }
 
 void assert_failed(const char* condition, const char* file, int line, const std::string& message) {
   std::fprintf(stderr, "quest: internal error at %s:%d: %s is false%s%s\n", file, line, condition,

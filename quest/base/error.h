@@ -1,9 +1,10 @@
 // Errors of the whole program.
 //
 // Two kinds (see ARCHITECTURE.md):
-//  * bad input or environment: throw quest::Error (use QUEST_CHECK or QUEST_THROW). One catch in the
-//    programs' main prints one line and exits with exit_code(kind). Messages say what was wrong, with
-//    the value, and what to do about it.
+//  * bad input or environment: throw quest::Error (use QUEST_CHECK or QUEST_THROW). One catch in
+//  the
+//    programs' main prints one line and exits with exit_code(kind). Messages say what was wrong,
+//    with the value, and what to do about it.
 //  * our own bug: QUEST_ASSERT prints the place and aborts.
 //
 //   QUEST_CHECK(bits >= 1 && bits <= 8, ErrorKind::kUsage, "bits is {}, allowed are 1 to 8", bits);
@@ -48,16 +49,16 @@ std::string errno_text(int error_number);
 
 #define QUEST_THROW(kind, ...) throw ::quest::Error((kind), ::fmt::format(__VA_ARGS__))
 
-#define QUEST_CHECK(condition, kind, ...)                    \
-  do {                                                       \
-    if (!(condition)) [[unlikely]] {                         \
+#define QUEST_CHECK(condition, kind, ...)                       \
+  do {                                                          \
+    if (!(condition)) [[unlikely]] {                            \
       throw ::quest::Error((kind), ::fmt::format(__VA_ARGS__)); \
-    }                                                        \
+    }                                                           \
   } while (false)
 
-#define QUEST_ASSERT(condition, ...)                                                        \
-  do {                                                                                      \
-    if (!(condition)) [[unlikely]] {                                                        \
+#define QUEST_ASSERT(condition, ...)                                                         \
+  do {                                                                                       \
+    if (!(condition)) [[unlikely]] {                                                         \
       ::quest::assert_failed(#condition, __FILE__, __LINE__, ::fmt::format("" __VA_ARGS__)); \
-    }                                                                                       \
+    }                                                                                        \
   } while (false)

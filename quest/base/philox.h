@@ -16,8 +16,8 @@ class Philox {
   explicit Philox(uint64_t seed, uint64_t stream = 0) : seed_(seed), stream_(stream) {}
 
   std::array<uint32_t, 4> block(uint64_t index) const;
-  double uniform(uint64_t index) const;            // [0, 1), 53 bits
-  double normal(uint64_t index) const;             // N(0, 1), Box-Muller
+  double uniform(uint64_t index) const;              // [0, 1), 53 bits
+  double normal(uint64_t index) const;               // N(0, 1), Box-Muller
   uint64_t below(uint64_t index, uint64_t n) const;  // [0, n), n > 0
 
  private:

@@ -10,7 +10,8 @@ namespace quest {
 
 // ProgressBar bar("tokenizing", total_bytes, "B"); bar.update(done); ... bar.finish();
 // On a terminal: "tokenizing  43 % [#####      ]  1.9/4.4 MB  12.3 MB/s  ETA 0:00:02", at most 10 a
-// second; otherwise one line every `log_interval_seconds`. total 0: unknown, no percentage. To stderr.
+// second; otherwise one line every `log_interval_seconds`. total 0: unknown, no percentage. To
+// stderr.
 class ProgressBar {
  public:
   ProgressBar(std::string title, int64_t total, std::string unit, double log_interval_seconds = 10);

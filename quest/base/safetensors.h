@@ -1,8 +1,8 @@
 // Safetensors files: 8-byte little-endian header length, JSON header, raw little-endian tensors.
 //
 // The reader distrusts the file: length, JSON, dtype, shape, offsets, overlaps and holes are proven
-// before anything is handed out; every failure is a quest::Error (kData) that names the file and the
-// tensor. The writer publishes nothing until finish() has written and flushed everything.
+// before anything is handed out; every failure is a quest::Error (kData) that names the file and
+// the tensor. The writer publishes nothing until finish() has written and flushed everything.
 //
 //   SafetensorsReader in("model.safetensors");
 //   const TensorView& w = in.tensor("lm_head.weight");     // throws if absent, lists near names
@@ -26,9 +26,9 @@ namespace quest {
 
 enum class DType { kBool, kU8, kI8, kI16, kF16, kBF16, kI32, kU32, kF32, kI64, kU64, kF64 };
 
-size_t dtype_size(DType dtype);               // bytes per element
-std::string_view dtype_name(DType dtype);     // as in the file: "F32", "BF16", ...
-DType dtype_from_name(std::string_view name); // throws kData for a name that is none of the above
+size_t dtype_size(DType dtype);                // bytes per element
+std::string_view dtype_name(DType dtype);      // as in the file: "F32", "BF16", ...
+DType dtype_from_name(std::string_view name);  // throws kData for a name that is none of the above
 
 template <class T>
 struct DTypeOf;  // DTypeOf<float>::value == DType::kF32; float, double, bfloat16 and (u)int8..64
@@ -97,17 +97,50 @@ class SafetensorsWriter {
   std::map<std::string, std::string> metadata_;
 };
 
-template <> struct DTypeOf<bool> { static constexpr DType value = DType::kBool; };
-template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::kU8; };
-template <> struct DTypeOf<int8_t> { static constexpr DType value = DType::kI8; };
-template <> struct DTypeOf<int16_t> { static constexpr DType value = DType::kI16; };
-template <> struct DTypeOf<bfloat16> { static constexpr DType value = DType::kBF16; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::kI32; };
-template <> struct DTypeOf<uint32_t> { static constexpr DType value = DType::kU32; };
-template <> struct DTypeOf<float> { static constexpr DType value = DType::kF32; };
-template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::kI64; };
-template <> struct DTypeOf<uint64_t> { static constexpr DType value = DType::kU64; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::kF64; };
+template <>
+struct DTypeOf<bool> {
+  static constexpr DType value = DType::kBool;
+};
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType value = DType::kU8;
+};
+template <>
+struct DTypeOf<int8_t> {
+  static constexpr DType value = DType::kI8;
+};
+template <>
+struct DTypeOf<int16_t> {
+  static constexpr DType value = DType::kI16;
+};
+template <>
+struct DTypeOf<bfloat16> {
+  static constexpr DType value = DType::kBF16;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::kI32;
+};
+template <>
+struct DTypeOf<uint32_t> {
+  static constexpr DType value = DType::kU32;
+};
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kF32;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::kI64;
+};
+template <>
+struct DTypeOf<uint64_t> {
+  static constexpr DType value = DType::kU64;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kF64;
+};
 
 template <class T>
 std::span<const T> TensorView::as() const {

@@ -7,9 +7,10 @@
 
 namespace quest {
 
-// parallel_for(n, f) calls f(i) once for each i in [0, n), from the caller's thread and the workers,
-// and returns when all are done; the first exception is rethrown. Which thread runs which i is not
-// fixed: results must not depend on it. Not reentrant: do not call parallel_for from inside f.
+// parallel_for(n, f) calls f(i) once for each i in [0, n), from the caller's thread and the
+// workers, and returns when all are done; the first exception is rethrown. Which thread runs which
+// i is not fixed: results must not depend on it. Not reentrant: do not call parallel_for from
+// inside f.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads = 0);  // 0: default_thread_count()
