@@ -1,0 +1,37 @@
+// TOML files of settings: tables, dotted keys, strings, integers, floats, booleans and comments.
+//
+// Strict where a sloppy reader would hide a mistake: duplicate keys, unterminated strings, stray
+// text after a value, arrays, dates and control characters are errors with file and line. (CLI11's
+// own reader cuts strings at '#' and splits them at commas.)
+//
+//   TomlTable table = parse_toml("[optimizer]\nlr = 1e-3\n", "demo.toml");
+//   std::get<double>(table[0].value);       // table[0].key == "optimizer.lr"
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace quest::train {
+
+using TomlValue = std::variant<bool, int64_t, double, std::string>;
+
+struct TomlEntry {
+  std::string key;  // full dotted name
+  TomlValue value;
+  std::string place;  // "demo.toml:12"
+};
+using TomlTable = std::vector<TomlEntry>;
+
+// Throws kUsage with "name:line: ..." for anything that is not in the subset above.
+TomlTable parse_toml(std::string_view text, const std::string& name);
+// Throws kIo if the file cannot be read.
+TomlTable parse_toml_file(const std::filesystem::path& path);
+
+// The value as TOML text; doubles with as many digits as needed to read them back exactly.
+std::string toml_text(const TomlValue& value);
+
+}  // namespace quest::train
