@@ -4,8 +4,6 @@
 add_library(quest_options INTERFACE)
 target_compile_options(quest_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror>)
-target_include_directories(quest_options INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>
-                                                   $<INSTALL_INTERFACE:include>)
 add_library(quest_sanitize INTERFACE)
 if(QUEST_SANITIZE)
   target_compile_options(quest_sanitize INTERFACE -fsanitize=${QUEST_SANITIZE} -fno-sanitize-recover=all
@@ -28,23 +26,35 @@ function(quest_room name)
   list(TRANSFORM ROOM_DEPS PREPEND quest_ OUTPUT_VARIABLE deps)
   if(sources)
     add_library(quest_${name} STATIC ${sources})
-    target_link_libraries(quest_${name}
-      PUBLIC quest_options quest_sanitize ${deps} ${ROOM_LINK} ${ROOM_PUBLIC_HEADERS_LINK}
-      PRIVATE ${ROOM_PRIVATE})
+    set(scope PUBLIC)
+    target_link_libraries(quest_${name} PRIVATE ${ROOM_PRIVATE})
     if(ROOM_TORCH)
-      target_link_libraries(quest_${name} PUBLIC quest_torch)
       target_precompile_headers(quest_${name} REUSE_FROM quest_torch_pch)
     endif()
   else()
     add_library(quest_${name} INTERFACE)
-    target_link_libraries(quest_${name} INTERFACE quest_options ${deps})
+    set(scope INTERFACE)
   endif()
+  if(ROOM_TORCH)
+    list(APPEND ROOM_LINK quest_torch)
+  endif()
+  # Our own warnings and sanitizers are for this build, not for programs that embed an installed room.
+  target_link_libraries(quest_${name} ${scope} ${deps} ${ROOM_LINK} ${ROOM_PUBLIC_HEADERS_LINK}
+    $<BUILD_INTERFACE:quest_options> $<BUILD_INTERFACE:quest_sanitize>)
+  target_compile_features(quest_${name} ${scope} cxx_std_20)
+  target_include_directories(quest_${name} ${scope} $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>
+                                                    $<INSTALL_INTERFACE:include>)
   add_library(quest::${name} ALIAS quest_${name})
-  set_property(GLOBAL APPEND PROPERTY QUEST_ROOMS quest_${name})
+  set_target_properties(quest_${name} PROPERTIES EXPORT_NAME ${name})
+  if(ROOM_TORCH)
+    set_property(GLOBAL APPEND PROPERTY QUEST_TORCH_ROOMS quest_${name})
+  else()
+    set_property(GLOBAL APPEND PROPERTY QUEST_ROOMS quest_${name})
+  endif()
 
   # Kernels: one file per instruction-set level (x86/<operation>_<level>.cpp), each with its own flags;
   # no contraction anywhere in rooms whose bits are promised.
-  if(name STREQUAL "kernels" OR name STREQUAL "quant")
+  if(sources AND (name STREQUAL "kernels" OR name STREQUAL "quant"))
     target_compile_options(quest_${name} PRIVATE -ffp-contract=off -fno-fast-math -fno-math-errno)
     foreach(source ${sources})
       if(source MATCHES "/x86/.*_avx2\\.cpp$")

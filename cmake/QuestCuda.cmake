@@ -1,0 +1,35 @@
+# Decides QUEST_CUDA_FOUND: whether this build has a GPU side. QUEST_WITH_CUDA=ON (the preset `cuda`)
+# needs nvcc; without it configuring stops with the places that were searched rather than silently
+# building for the CPU. quest/kernels/cuda/*.cu are the GPU kernels.
+set(QUEST_CUDA_FOUND FALSE)
+if(NOT QUEST_WITH_CUDA)
+  return()
+endif()
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  file(GLOB quest_nvcc_hints ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/nvidia/cu13/bin)
+  find_program(QUEST_NVCC nvcc HINTS ${quest_nvcc_hints} PATHS /usr/local/cuda/bin)
+  if(QUEST_NVCC)
+    set(CMAKE_CUDA_COMPILER ${QUEST_NVCC})
+  endif()
+endif()
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  message(FATAL_ERROR "QUEST_WITH_CUDA is ON and no working nvcc was found (CUDACXX, PATH, /usr/local/cuda/bin, "
+    ".venv). Run `make setup PRESET=cuda`, which installs one, or set CUDACXX=/path/to/nvcc, or build for "
+    "the CPU with the preset `cpu`.")
+endif()
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 90a)
+endif()
+enable_language(CUDA)
+set(QUEST_CUDA_FOUND TRUE)
+file(GLOB_RECURSE quest_gpu_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/quest/kernels/cuda/*.cu)
+list(LENGTH quest_gpu_sources quest_gpu_count)
+if(quest_gpu_count EQUAL 0)
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} found; this version has no GPU kernels yet, so quest will "
+    "compute on the CPU")
+else()
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER}, architectures ${CMAKE_CUDA_ARCHITECTURES}, "
+    "${quest_gpu_count} kernel files")
+endif()
