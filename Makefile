@@ -1,0 +1,57 @@
+# `make` lists what there is. Variables: PRESET=cpu|cuda (default cpu), JOBS=n, PREFIX=/usr/local,
+# QUEST_TORCH_DIR=/path/to/libtorch (a torch of your own instead of .venv's).
+PRESET ?= cpu
+PREFIX ?= /usr/local
+JOBS ?= $(shell scripts/jobs.sh)
+BUILD := $(if $(filter cuda,$(PRESET)),build-cuda,build)
+CCACHE := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+TORCH := $(if $(QUEST_TORCH_DIR),-DQUEST_TORCH_DIR="$(QUEST_TORCH_DIR)")
+export QUEST_TORCH_DIR
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test unit-test demo bench install format format-check asan clean
+
+help:  ## this list
+	@echo "QuEST: train and run language models with 1- to 8-bit weights and activations. Targets:"
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup:  ## install what is missing (apt packages, torch into .venv); says what
+	@scripts/setup.sh $(PRESET)
+
+build:  ## setup, configure, compile; programs are then in build/bin/ (PRESET=cuda: build-cuda/bin/)
+	@scripts/setup.sh $(PRESET) --quiet
+	cmake --preset $(PRESET) $(CCACHE) $(TORCH)
+	cmake --build $(BUILD) --parallel $(JOBS)
+
+test: build  ## all checks from a clean clone: build, tests, format, sanitizers
+	scripts/run_tests.sh $(BUILD) $(JOBS)
+	scripts/format.sh --check
+	+$(MAKE) --no-print-directory asan
+	@echo "All checks passed."
+
+unit-test: build  ## build and tests only
+	scripts/run_tests.sh $(BUILD) $(JOBS)
+
+asan:  ## build and test the torch-free rooms under the address and undefined-behaviour sanitizers
+	@scripts/setup.sh asan --quiet
+	cmake --preset asan $(CCACHE)
+	cmake --build build-asan --parallel $(JOBS)
+	scripts/run_tests.sh build-asan $(JOBS)
+
+demo:  ## from a book's text to three trained models, a table, a picture and their writing
+	@scripts/demo.sh
+
+bench: build  ## run the benchmarks; results go to build/bench/
+	scripts/bench.sh $(BUILD)
+
+install: build  ## install programs, libraries, headers and the CMake package below PREFIX
+	cmake --install $(BUILD) --prefix "$(PREFIX)"
+
+format:  ## format the sources in place
+	@scripts/format.sh
+
+format-check:  ## fail if a source is not formatted
+	@scripts/format.sh --check
+
+clean:  ## remove the build folders (.venv and runs stay)
+	rm -rf build build-cuda build-asan
