@@ -1,8 +1,9 @@
 // Block-diagonal orthonormal Hadamard transform along a row, by butterflies.
 //
-// Sylvester order, blocks of 128 where 128 divides K, else the largest power of two >= 16 that does.
-// Symmetric and its own inverse. Fixed order, so that every kernel gives the same bits: stages of
-// stride 1, 2, 4, ..., block/2, each (a, b) -> (a + b, a - b); then one product with block^-0.5.
+// Sylvester order, blocks of 128 where 128 divides K, else the largest power of two >= 16 that
+// does. Symmetric and its own inverse. Fixed order, so that every kernel gives the same bits:
+// stages of stride 1, 2, 4, ..., block/2, each (a, b) -> (a + b, a - b); then one product with
+// block^-0.5.
 #pragma once
 
 #include <cstdint>

@@ -6,9 +6,16 @@
 //
 //   QuantRecipe r = recipe_from_name("w4a4");      // throws kUsage and lists what exists
 //   r.weight.grid == Grid::kUniform && r.weight.bits == 4 && r.weight.hadamard
+//
+// One spec has two spellings that name the same fields: a text ("int4.hadamard.trust_s0.5",
+// to_string and spec_from_string) and separate settings (grid = "uniform", bits = 4, hadamard =
+// true, estimator = "trust", trust_scale = 0.5, through grid_from_name and estimator_from_name). A
+// recipe name ("w4a4") is shorthand for two specs. All functions here are pure and may be called
+// from any thread.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,10 +24,10 @@
 namespace quest {
 
 enum class Grid {
-  kNone,               // passes values through (rotated if hadamard)
-  kUniform,            // 2^bits centred levels, no zero level: odd integers times unit; bits 1..8
-  kTernary,            // -1 0 1 (bits is 2 in storage; 1.585 in name)
-  kGaussian,           // 2^bits Lloyd-Max levels of N(0,1) as the authors' 20 iterations give; bits 1..4
+  kNone,      // passes values through (rotated if hadamard)
+  kUniform,   // 2^bits centred levels, no zero level: odd integers times unit; bits 1..8
+  kTernary,   // -1 0 1 (bits is 2 in storage; 1.585 in name)
+  kGaussian,  // 2^bits Lloyd-Max levels of N(0,1) as the authors' 20 iterations give; bits 1..4
   kGaussianConverged,  // the same, iterated to convergence
   kFp4,                // E2M1
   kUniform4of8,        // 4-bit uniform grid, then 2 of 4 pairs in each 8 kept (int4_4of8)
@@ -29,7 +36,8 @@ enum class Grid {
 
 enum class GradientEstimator {
   kTrust,         // mask = |q - xh| <= trust limit
-  kTrustHalfGap,  // FP4 only: limit from half of FP4's own top gap (0.487) instead of the authors' 0.3186
+  kTrustHalfGap,  // FP4 only: limit from half of FP4's own top gap (0.487) instead of the authors'
+                  // 0.3186
   kClip,          // mask = |xh| <= clip_scale * scale
   kSte,           // mask = 1
 };
@@ -38,20 +46,39 @@ struct QuantSpec {
   Grid grid = Grid::kNone;
   int bits = 16;  // of one code; 16 for kNone, 4 for kFp4 and the 4:8 grids, 2 for kTernary
   bool hadamard = false;
-  GradientEstimator estimator = GradientEstimator::kTrust;
-  float trust_scale = 1.0f;  // the paper's outer trust factor s
-  float clip_scale = 1.0f;
+  GradientEstimator estimator = GradientEstimator::kTrust;  // kNone, kMask4of8: no effect, kTrust
+  float trust_scale = 1.0f;  // the paper's outer trust factor s; 1 unless the estimator is a trust
+  float clip_scale = 1.0f;   // 1 unless the estimator is kClip
 
   bool operator==(const QuantSpec&) const = default;
   bool is_quantized() const { return grid != Grid::kNone; }
 };
 
-// Throws kUsage with the value and the allowed ones if the combination does not exist.
+// Throws kUsage with the value and the allowed ones if the combination does not exist. A setting
+// that would have no effect (clip_scale with trust, an estimator with kNone) is an error too, so
+// that two different specs never mean the same quantizer.
 void validate(const QuantSpec& spec);
 
-// "int4.hadamard.trust", "int1.hadamard.clip1.3", "fp4", "none": the same words as the golden files.
+// The words of the separate settings: "none", "uniform", "ternary", "gaussian",
+// "gaussian_converged", "fp4", "uniform_4of8", "mask_4of8"; "trust", "trust_halfgap", "clip",
+// "ste". The inverses throw kUsage and list what exists.
+std::string_view grid_name(Grid grid);
+Grid grid_from_name(std::string_view name);
+std::string_view estimator_name(GradientEstimator estimator);
+GradientEstimator estimator_from_name(std::string_view name);
+// All names, separated by ", ": for help texts and errors.
+std::string grid_names();
+std::string estimator_names();
+// The bits of a grid that leaves no choice (kNone 16, kTernary 2, kFp4 and the 4:8 grids 4).
+std::optional<int> fixed_bits(Grid grid);
+
+// <format>[.hadamard].<estimator>[parameter]: "int4.hadamard.trust", "int4.hadamard.trust_s0.5",
+// "int1.hadamard.clip1.3", "gauss3.ste", "gauss3_converged.trust", "fp4.hadamard.trust_halfgap",
+// "ternary.clip", "int4_4of8.trust"; without estimator: "none", "none.hadamard", "masked_4of8",
+// "masked_4of8.hadamard". The same words as the cases of the golden files.
 std::string to_string(const QuantSpec& spec);
-// Inverse of to_string. Throws kUsage.
+// Inverse of to_string (also reads int4_sparse_4_8 for int4_4of8). Throws kUsage, listing what
+// exists.
 QuantSpec spec_from_string(std::string_view text);
 
 struct QuantRecipe {
@@ -63,10 +90,13 @@ struct QuantRecipe {
   bool is_quantized() const { return weight.is_quantized() || activation.is_quantized(); }
 };
 
-// bf16 (alias none), w<b>a<b'> with b, b' in 1..8 or 16, ternary, fp4, int4_4of8, gauss<b>,
-// and suffixes such as "_nohadamard", "_ste": recipe_names() lists all with one line of help each.
-// Each side follows its own width: a 1-bit side is Hadamard + clip 1.3, any other Hadamard + trust.
-// If one side is quantized with the transform, the other has hadamard = true as well (unrounded).
+// bf16 (aliases none, w16a16), w<b>a<b'> with b, b' in 1..8 or 16, ternary, fp4, int4_4of8,
+// gauss<b>, gauss<b>_converged, and behind any of them the suffixes "_nohadamard" and one of
+// "_trust", "_clip",
+// "_ste" (fp4 also "_halfgap"): recipe_names() lists all with one line of help each.
+// Each side follows its own width: a 1-bit side is Hadamard + clip 1.3 (1.25 without Hadamard), any
+// other Hadamard + trust. If one side is quantized with the transform, the other has hadamard =
+// true as well (unrounded). Throws kUsage and lists what exists.
 QuantRecipe recipe_from_name(std::string_view name);
 struct RecipeHelp {
   std::string pattern;
@@ -76,8 +106,9 @@ const std::vector<RecipeHelp>& recipe_names();
 // Throws kUsage: both sides valid, and both or neither rotated.
 void validate(const QuantRecipe& recipe);
 
-// Bits that one weight or activation value takes in storage ("1.585" for ternary, "3" for 4:8 with
-// its indices: 2 bits of index for each pair of 4-bit codes kept in 4 values...); for tables.
+// Bits that one weight or activation value takes in storage, row scales aside, for tables: bits;
+// log2(3) = 1.585 for ternary; 2.5 for int4_4of8 (of 8 values 4 codes of 4 bits and 2 pair indices
+// of 2 bits); 8.5 for masked_4of8 (the same with 16-bit values); 16 for none.
 double storage_bits(const QuantSpec& spec);
 
 }  // namespace quest
