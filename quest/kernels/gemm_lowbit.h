@@ -4,8 +4,8 @@
 //   out[m][n] = T(float(acc[m][n]) * (a_units[m] * w_units[n]))    T: float or bfloat16
 //
 // number(code) = multiplier * code + offset (CodeFormat of each side, quest/quant/quantizer.h). All
-// levels give the same bits. Weights are packed once per optimizer step into the level's tile order.
-// Single-threaded on a tile of the output: callers split M and N.
+// levels give the same bits. Weights are packed once per optimizer step into the level's tile
+// order. Single-threaded on a tile of the output: callers split M and N.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,9 @@ struct PackedCodes {
   IsaLevel level = IsaLevel::kScalar;  // the level whose code made it and must use it
   int64_t n = 0, k = 0;
   CodeFormat format;
-  std::vector<int8_t> tiles;       // level-specific order, padded with zeros, 64-byte aligned start
-  std::vector<int32_t> row_sums;   // (n): sum_k code, for the offset and sign corrections
-  int64_t tile_offset = 0;         // of the aligned start in tiles
+  std::vector<int8_t> tiles;      // level-specific order, padded with zeros, 64-byte aligned start
+  std::vector<int32_t> row_sums;  // (n): sum_k code, for the offset and sign corrections
+  int64_t tile_offset = 0;        // of the aligned start in tiles
 };
 
 // codes (N,K) int8 row-major. Throws kUsage if a sum could leave int32:
