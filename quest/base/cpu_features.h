@@ -24,7 +24,7 @@ struct CpuFeatures {
   bool avx512vnni = false, avx512vbmi = false, avx512bitalg = false, avx512vpopcntdq = false;
   bool avx512bf16 = false;
   bool amx_tile = false, amx_int8 = false, amx_bf16 = false;  // true only with the OS's permission
-  int usable_cores = 1;
+  int usable_cores = 1;  // by the process's affinity mask and its cgroup's CPU quota
 };
 
 const CpuFeatures& cpu_features();
@@ -33,6 +33,9 @@ IsaLevel highest_isa_level();
 // The level kernels use: the highest, or lower if QUEST_ISA (scalar, avx2, avx512, avx512vnni, amx)
 // says so. A level that the CPU lacks or an unknown name throws kEnvironment / kUsage.
 IsaLevel isa_level();
+// The level of this name, as QUEST_ISA is read: kUsage (lists the names) if there is none,
+// kEnvironment if this CPU lacks it.
+IsaLevel isa_level_from_name(std::string_view name);
 // For tests: every level this CPU can run, lowest first.
 std::vector<IsaLevel> available_isa_levels();
 std::string_view isa_level_name(IsaLevel level);

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -24,8 +25,9 @@ class ProgressBar {
   void finish(std::string_view suffix = {});
 
  private:
-  void draw(bool final_line, std::string_view suffix);
+  void draw(bool final_line, std::string_view suffix);  // holds mutex_
 
+  std::mutex mutex_;
   std::string title_;
   int64_t total_;
   std::string unit_;
@@ -36,7 +38,25 @@ class ProgressBar {
   std::chrono::steady_clock::time_point start_, last_draw_;
 };
 
-std::string format_duration(double seconds);                       // "0:01:07"
-std::string format_quantity(double value, std::string_view unit);  // "4.41 MB", "1.2k tokens"
+// The text of one progress line, at most `width` columns wide where the title and numbers allow it.
+// The bar is left out if with_bar is false (log files) or if there is no room for it.
+struct ProgressLine {
+  std::string_view title;
+  int64_t done = 0;
+  int64_t total = 0;  // 0: unknown
+  std::string_view unit;
+  double seconds = 0;  // since the start
+  std::string_view suffix;
+  bool final_line = false;  // shows the time taken instead of the time left
+  bool with_bar = true;
+};
+std::string format_progress(const ProgressLine& line, int width);
+// Erases the line of a bar that stands on the terminal, so that a log line can take its place; the
+// bar draws itself again at its next update. log::write calls it.
+void clear_progress_line();
+
+std::string format_duration(double seconds);  // "0:01:07"
+std::string format_quantity(double value,
+                            std::string_view unit);  // three digits: "4.41 MB", "1.2k tokens"
 
 }  // namespace quest

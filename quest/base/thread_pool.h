@@ -1,4 +1,7 @@
 // A fixed set of worker threads for data preparation and the torch-free engine.
+//
+//   ThreadPool pool;
+//   pool.parallel_for(rows, [&](int64_t row) { out[row] = work(row); });
 #pragma once
 
 #include <cstdint>
@@ -13,7 +16,9 @@ namespace quest {
 // inside f.
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads = 0);  // 0: default_thread_count()
+  // 0: default_thread_count(). Negative or above 1024: kUsage. Threads that cannot be made:
+  // kEnvironment.
+  explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -26,7 +31,8 @@ class ThreadPool {
   std::unique_ptr<Impl> impl_;
 };
 
-// QUEST_NUM_THREADS or OMP_NUM_THREADS if set, else the cores this process may use.
+// QUEST_NUM_THREADS or OMP_NUM_THREADS if set, else the cores this process may use. A
+// QUEST_NUM_THREADS that is no number from 1 to 1024 throws kUsage.
 int default_thread_count();
 
 }  // namespace quest

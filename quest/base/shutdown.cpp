@@ -1,0 +1,38 @@
+#include "quest/base/shutdown.h"
+
+#include <cerrno>
+#include <csignal>
+#include <unistd.h>
+
+#include "quest/base/error.h"
+
+namespace quest {
+
+namespace {
+
+volatile std::sig_atomic_t g_signal = 0;
+
+extern "C" void quest_on_signal(int signal_number) {
+  if (g_signal != 0 && signal_number == SIGINT) _exit(128 + signal_number);
+  if (g_signal == 0) g_signal = signal_number;
+}
+
+}  // namespace
+
+void install_shutdown_handlers() {
+  struct sigaction action = {};
+  action.sa_handler = quest_on_signal;
+  sigemptyset(&action.sa_mask);
+  // Writing a checkpoint must not fail with EINTR because someone asked to stop.
+  action.sa_flags = SA_RESTART;
+  for (const int signal_number : {SIGINT, SIGTERM}) {
+    QUEST_CHECK(sigaction(signal_number, &action, nullptr) == 0, ErrorKind::kEnvironment,
+                "cannot install a handler of signal {}: {}", signal_number, errno_text(errno));
+  }
+}
+
+int shutdown_signal() { return g_signal; }
+
+void reset_shutdown_signal() { g_signal = 0; }
+
+}  // namespace quest
