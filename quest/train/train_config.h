@@ -62,14 +62,15 @@ struct TrainConfig {
   QuantRecipe quant = recipe_from_name("bf16");
 
   struct Data {
-    std::string train;       // token file made by `quest data`
-    std::string validation;  // token file; empty: no evaluation
-    std::string tokenizer;   // file or folder copied into checkpoints; empty: beside the token file
+    std::string train;       // token files, or a folder made by `quest data`
+    std::string validation;  // token file; empty: the folder's validation.qtok if there is one
+    std::string tokenizer;   // file, folder or "bytes"; empty: the folder of the token file
     bool shuffle = true;
+    bool mask_document_starts = false;
   } data;
 
   struct Train {
-    int64_t steps = 0;  // exactly one of steps, tokens, epochs is given
+    int64_t steps = 0;  // exactly one of steps, tokens and epochs is given
     int64_t tokens = 0;
     double epochs = 0;
     int64_t batch_size = 512;      // sequences per optimizer step, over all ranks
@@ -138,6 +139,13 @@ struct TrainConfig {
     double peak_tflops = 0;
   } log;
 };
+
+// The paper's sizes (QuEST, arXiv 2502.05003, Table 3; 1.6B by its authors' code).
+struct ModelPreset {
+  std::string name;  // "30M": parameters without embedding and head
+  int64_t num_layers, hidden_size, num_heads;
+};
+const std::vector<ModelPreset>& model_presets();
 
 // One setting of one TrainConfig. get and set refer to that object.
 struct Setting {
