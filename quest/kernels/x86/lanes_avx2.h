@@ -6,10 +6,7 @@
 #include <immintrin.h>
 
 #include "quest/base/bfloat16.h"
-
-#ifndef QUEST_LANE
-#define QUEST_LANE static inline __attribute__((always_inline))
-#endif
+#include "quest/kernels/x86/lane.h"
 
 namespace quest::kernels::avx2 {
 
@@ -34,10 +31,9 @@ struct Lanes {
   }
   template <class T>
   QUEST_LANE F load_partial(const T* p, int n) {
-    alignas(32) T values[kWidth];
-    __builtin_memset(values, 0, sizeof(values));
+    alignas(32) uint8_t values[kWidth * sizeof(T)] = {};
     __builtin_memcpy(values, p, sizeof(T) * static_cast<unsigned>(n));
-    return load(values);
+    return load(reinterpret_cast<const T*>(values));
   }
   QUEST_LANE void store(float* p, F x) {
     _mm256_storeu_ps(p, x.lo);

@@ -12,13 +12,16 @@
 #pragma once
 
 #include <cstdint>
+// GCC 12 takes its own _mm512_undefined_ps for a mistake (GCC bug 105593), at the place of
+// inlining: for the rest of the file.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
 
 #include "quest/base/bfloat16.h"
-
-#ifndef QUEST_LANE
-#define QUEST_LANE static inline __attribute__((always_inline))
-#endif
+#include "quest/kernels/x86/lane.h"
 
 namespace quest::kernels::avx512 {
 
