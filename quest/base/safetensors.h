@@ -1,22 +1,35 @@
 // Safetensors files: 8-byte little-endian header length, JSON header, raw little-endian tensors.
+// Format: https://github.com/huggingface/safetensors.
 //
-// The reader distrusts the file: length, JSON, dtype, shape, offsets, overlaps and holes are proven
-// before anything is handed out; every failure is a quest::Error (kData) that names the file and
-// the tensor. The writer publishes nothing until finish() has written and flushed everything.
+// The reader distrusts the file: length, JSON (strict UTF-8, no key twice), dtype, shape, offsets,
+// overlaps, holes and bytes after the last tensor are proven before anything is handed out; every
+// failure is a quest::Error (kData) that names the file and the tensor. A file that another program
+// truncates while it is mapped is outside this promise (the system ends the process with SIGBUS).
+//
+// Alignment: the format lets a tensor begin at any byte. as<T>() hands out the mapped bytes
+// themselves and throws kData if they are not aligned for T; to_vector<T>() and to_float() copy and
+// always work. Files of SafetensorsWriter are always aligned.
 //
 //   SafetensorsReader in("model.safetensors");
 //   const TensorView& w = in.tensor("lm_head.weight");     // throws if absent, lists near names
 //   std::span<const float> values = w.as<float>();         // throws if the dtype is not F32
+//
+//   SafetensorsWriter out("out.safetensors");
+//   out.add<float>("w", {2, 3}, values);
+//   out.finish();
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <map>
-#include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "quest/base/bfloat16.h"
@@ -41,16 +54,24 @@ struct TensorView {
   std::span<const std::byte> bytes;
 
   int64_t numel() const;  // 1 for a scalar (empty shape)
-  // Elements without conversion; throws kData if the dtype differs from T.
+  // Elements without conversion or copy; throws kData if the dtype differs from T or the bytes are
+  // not aligned for T, and for bool if a byte is neither 0 nor 1.
   template <class T>
   std::span<const T> as() const;
-  // Elements converted to float from F32, F64, F16, BF16 or any integer type.
+  // The same as a copy, at any alignment.
+  template <class T>
+  std::vector<T> to_vector() const;
+  // Elements converted to float from any dtype (bool: 0 or 1), at any alignment.
   std::vector<float> to_float() const;
 
  private:
-  void expect_dtype(DType wanted) const;
+  // dtype and the number of bytes; for bool also the values.
+  void expect_elements(DType wanted) const;
+  void expect_aligned(size_t alignment) const;
 };
 
+// Thread rules: const after construction; may be read from any number of threads. Views and spans
+// live as long as the reader.
 class SafetensorsReader {
  public:
   explicit SafetensorsReader(const std::filesystem::path& path);
@@ -69,12 +90,16 @@ class SafetensorsReader {
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes one file. add() keeps only a view: the bytes must live until finish().
+// Writes one file. add() keeps only a view: the bytes must live until finish(). In the file,
+// tensors are ordered by falling element size, then as added, and the data begins at a multiple of
+// 64: each tensor is aligned to its element size.
 class SafetensorsWriter {
  public:
   explicit SafetensorsWriter(std::filesystem::path path) : path_(std::move(path)) {}
 
   void set_metadata(std::string key, std::string value) { metadata_[key] = std::move(value); }
+  // Throws kUsage for a name that is taken, reserved ("__metadata__") or not UTF-8, a negative or
+  // overflowing shape, or bytes that do not fit the shape.
   void add(std::string name, DType dtype, std::vector<int64_t> shape,
            std::span<const std::byte> bytes);
   template <class T>
@@ -82,7 +107,8 @@ class SafetensorsWriter {
     add(std::move(name), DTypeOf<std::remove_const_t<T>>::value, std::move(shape),
         std::as_bytes(values));
   }
-  // Writes the file in place and fsyncs it. Throws kIo (path, reason) and removes the partial file.
+  // Writes a temporary sibling, fsyncs it and gives it its name. Throws kIo (path, reason), and
+  // then removes the partial file and leaves what stood under the name.
   void finish();
 
  private:
@@ -92,8 +118,11 @@ class SafetensorsWriter {
     std::vector<int64_t> shape;
     std::span<const std::byte> bytes;
   };
+  std::string header(const std::vector<Entry>& ordered) const;
+
   std::filesystem::path path_;
   std::vector<Entry> entries_;
+  std::set<std::string, std::less<>> names_;
   std::map<std::string, std::string> metadata_;
 };
 
@@ -144,8 +173,19 @@ struct DTypeOf<double> {
 
 template <class T>
 std::span<const T> TensorView::as() const {
-  expect_dtype(DTypeOf<T>::value);
-  return {reinterpret_cast<const T*>(bytes.data()), static_cast<size_t>(numel())};
+  expect_elements(DTypeOf<T>::value);
+  if (bytes.empty()) return {};
+  expect_aligned(alignof(T));
+  return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
+}
+
+template <class T>
+std::vector<T> TensorView::to_vector() const {
+  static_assert(!std::is_same_v<T, bool>, "std::vector<bool> has no bytes: use as<bool>()");
+  expect_elements(DTypeOf<T>::value);
+  std::vector<T> values(bytes.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
 }
 
 }  // namespace quest
