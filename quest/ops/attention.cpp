@@ -1,0 +1,162 @@
+#include "quest/ops/attention.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "quest/kernels/rope.h"
+#include "quest/ops/dispatch.h"
+
+namespace quest::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Rotates q and k inside qkv (B, T, (H + 2G) D) in place; row (b, t) has position start + t.
+void rotate_in_place(const at::Tensor& qkv, const at::Tensor& cos, const at::Tensor& sin,
+                     const AttentionShape& shape, int64_t start, int direction) {
+  const int64_t t_count = qkv.size(1), rows = qkv.size(0) * t_count, stride = qkv.size(2);
+  std::vector<int32_t> positions(static_cast<size_t>(rows));
+  for (int64_t row = 0; row < rows; ++row) {
+    positions[static_cast<size_t>(row)] = static_cast<int32_t>(start + row % t_count);
+  }
+  with_kernel_type(qkv.scalar_type(), "rope", [&](auto element) {
+    using T = decltype(element);
+    parallel_rows(rows, stride, [&](int64_t begin, int64_t end) {
+      kernels::rope<T>(data<T>(qkv) + begin * stride, end - begin, stride,
+                       shape.heads + shape.kv_heads, shape.head_dim, data<float>(cos),
+                       data<float>(sin), positions.data() + begin, direction);
+    });
+  });
+}
+
+// (B, heads, T, D) view of the heads that start at head `first`.
+at::Tensor heads_view(const at::Tensor& qkv, int64_t first, int64_t heads, int64_t head_dim) {
+  return qkv.view({qkv.size(0), qkv.size(1), -1, head_dim}).narrow(2, first, heads).transpose(1, 2);
+}
+
+struct Heads {
+  at::Tensor q, k, v;  // (B, H, T, D); with fewer key-value heads, k and v are repeated
+};
+
+Heads split_heads(const at::Tensor& qkv, const AttentionShape& shape) {
+  const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim;
+  Heads heads{heads_view(qkv, 0, h, d), heads_view(qkv, h, g, d), heads_view(qkv, h + g, g, d)};
+  if (h != g) {
+    heads.k = heads.k.repeat_interleave(h / g, 1);
+    heads.v = heads.v.repeat_interleave(h / g, 1);
+  }
+  return heads;
+}
+
+// Gradient of repeat_interleave: sums the copies of each key-value head.
+at::Tensor sum_repeats(const at::Tensor& grad, const AttentionShape& shape) {
+  if (shape.heads == shape.kv_heads) {
+    return grad;
+  }
+  const int64_t repeats = shape.heads / shape.kv_heads;
+  return grad.view({grad.size(0), shape.kv_heads, repeats, grad.size(2), grad.size(3)}).sum(2);
+}
+
+class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
+                            const at::Tensor& sin, AttentionShape shape) {
+    rotate_in_place(qkv, cos, sin, shape, 0, +1);
+    const Heads heads = split_heads(qkv, shape);
+    auto [out, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
+        heads.q, heads.k, heads.v, /*dropout_p=*/0.0, /*is_causal=*/true);
+    // The rotated matrix is saved detached: its memory is the input's, whose value nobody needs.
+    ctx->save_for_backward({qkv.detach(), cos, sin, out, logsumexp});
+    ctx->saved_data["shape"] = std::vector<int64_t>{shape.heads, shape.kv_heads, shape.head_dim};
+    return out.transpose(1, 2).reshape({qkv.size(0), qkv.size(1), shape.heads * shape.head_dim});
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &qkv = saved[0], &out = saved[3], &logsumexp = saved[4];
+    const auto sizes = ctx->saved_data["shape"].toIntVector();
+    const AttentionShape shape{sizes[0], sizes[1], sizes[2]};
+    const Heads heads = split_heads(qkv, shape);
+    const at::Tensor grad_out =
+        grads[0].view({qkv.size(0), qkv.size(1), shape.heads, shape.head_dim}).transpose(1, 2);
+    auto [grad_q, grad_k, grad_v] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+        grad_out, heads.q, heads.k, heads.v, out, logsumexp, 0.0, true);
+    at::Tensor grad_qkv = at::empty_like(qkv);
+    const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim;
+    heads_view(grad_qkv, 0, h, d).copy_(grad_q);
+    heads_view(grad_qkv, h, g, d).copy_(sum_repeats(grad_k, shape));
+    heads_view(grad_qkv, h + g, g, d).copy_(sum_repeats(grad_v, shape));
+    rotate_in_place(grad_qkv, saved[1], saved[2], shape, 0, -1);
+    return {grad_qkv, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+// Plain differentiable operations, for double.
+at::Tensor attention_by_definition(const at::Tensor& qkv, const at::Tensor& cos,
+                                   const at::Tensor& sin, const AttentionShape& shape) {
+  const int64_t t = qkv.size(1), half = shape.head_dim / 2;
+  const Heads heads = split_heads(qkv, shape);
+  const auto rotate = [&](const at::Tensor& x) {
+    const at::Tensor c = cos.narrow(0, 0, t).to(x.scalar_type());
+    const at::Tensor s = sin.narrow(0, 0, t).to(x.scalar_type());
+    const at::Tensor first = x.narrow(-1, 0, half), second = x.narrow(-1, half, half);
+    return at::cat({first * c - second * s, second * c + first * s}, -1);
+  };
+  const at::Tensor out =
+      at::scaled_dot_product_attention(rotate(heads.q), rotate(heads.k), heads.v, {}, 0.0, true);
+  return out.transpose(1, 2).reshape({qkv.size(0), t, shape.heads * shape.head_dim});
+}
+
+void check_shapes(const at::Tensor& qkv, const at::Tensor& cos, const AttentionShape& shape,
+                  int64_t positions) {
+  QUEST_CHECK(qkv.dim() == 3 && qkv.size(2) == (shape.heads + 2 * shape.kv_heads) * shape.head_dim,
+              ErrorKind::kUsage,
+              "[attention] qkv has {} columns, {} heads + 2 x {} of size {} need {}", qkv.size(-1),
+              shape.heads, shape.kv_heads, shape.head_dim,
+              (shape.heads + 2 * shape.kv_heads) * shape.head_dim);
+  QUEST_CHECK(positions <= cos.size(0), ErrorKind::kUsage,
+              "[attention] {} positions, the rotary table has {}; raise max_position_embeddings or "
+              "shorten the sequence",
+              positions, cos.size(0));
+}
+
+}  // namespace
+
+at::Tensor causal_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
+                                 const at::Tensor& sin, const AttentionShape& shape) {
+  check_shapes(qkv, cos, shape, qkv.size(1));
+  if (qkv.scalar_type() == at::kDouble) {
+    return attention_by_definition(qkv, cos, sin, shape);
+  }
+  return AttentionFunction::apply(qkv.contiguous(), cos, sin, shape);
+}
+
+at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
+                                 const at::Tensor& sin, const AttentionShape& shape,
+                                 at::Tensor& k_cache, at::Tensor& v_cache, int64_t start) {
+  const int64_t t = qkv.size(1), end = start + t;
+  check_shapes(qkv, cos, shape, end);
+  QUEST_CHECK(end <= k_cache.size(2), ErrorKind::kUsage,
+              "[attention] {} positions, the key-value cache holds {}", end, k_cache.size(2));
+  const at::NoGradGuard no_grad;
+  const at::Tensor rows = qkv.contiguous();
+  rotate_in_place(rows, cos, sin, shape, start, +1);
+  const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim;
+  k_cache.narrow(2, start, t).copy_(heads_view(rows, h, g, d));
+  v_cache.narrow(2, start, t).copy_(heads_view(rows, h + g, g, d));
+  // Query i sees keys 0 .. start + i.
+  const at::Tensor visible = at::ones({t, end}, rows.options().dtype(at::kBool)).tril(start);
+  const at::Tensor out = at::scaled_dot_product_attention(
+      heads_view(rows, 0, h, d), k_cache.narrow(2, 0, end), v_cache.narrow(2, 0, end), visible, 0.0,
+      false, std::nullopt, /*enable_gqa=*/h != g);
+  return out.transpose(1, 2).reshape({rows.size(0), t, h * d});
+}
+
+}  // namespace quest::ops

@@ -1,0 +1,31 @@
+// Rotary embedding and causal self-attention on the fused qkv matrix.
+//
+// The product is LibTorch's flash attention; rotary embedding is kernels/rope.h. Legend: B batch, T
+// tokens, H heads, G key-value heads (divides H), D head size.
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+namespace quest::ops {
+
+struct AttentionShape {
+  int64_t heads = 0;     // H
+  int64_t kv_heads = 0;  // G
+  int64_t head_dim = 0;  // D
+};
+
+// qkv (B, T, (H + 2G) D): q heads, k heads, v heads; float, bfloat16 or double. cos, sin (>= T,
+// D/2) f32. Position t of a row is t. Returns (B, T, H D). qkv's memory is reused (q and k are
+// rotated in place): do not read it afterwards.
+at::Tensor causal_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
+                                 const at::Tensor& sin, const AttentionShape& shape);
+
+// One step of generation, without gradients: rotates q and k at positions [start, start + T),
+// appends k and v to the caches (B, G, capacity, D) there, attends to positions [0, start + T).
+at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
+                                 const at::Tensor& sin, const AttentionShape& shape,
+                                 at::Tensor& k_cache, at::Tensor& v_cache, int64_t start);
+
+}  // namespace quest::ops

@@ -1,0 +1,47 @@
+// Shared by the operations: element types, raw pointers, rows dealt out to threads.
+//
+// Kernels take float and bfloat16. double runs through the scalar definition (quantizers) or
+// through plain differentiable LibTorch operations (everything else): it exists to check the other
+// two.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+
+#include "quest/base/bfloat16.h"
+#include "quest/base/error.h"
+
+namespace quest::ops {
+
+template <class T>
+T* data(const at::Tensor& tensor) {
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+// Calls f with a value of the kernels' element type of `type`: float or bfloat16.
+template <class F>
+decltype(auto) with_kernel_type(at::ScalarType type, std::string_view where, F&& f) {
+  if (type == at::kFloat) {
+    return f(float{});
+  }
+  QUEST_CHECK(type == at::kBFloat16, ErrorKind::kUsage,
+              "[{}] element type is {}, supported are float and bfloat16", where,
+              at::toString(type));
+  return f(bfloat16{});
+}
+
+// f(begin, end) on row ranges from all threads. Rows must be independent of each other: which
+// thread runs which rows changes nothing. work_per_row: about how many elements a row touches.
+template <class F>
+void parallel_rows(int64_t rows, int64_t work_per_row, F&& f) {
+  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work_per_row));
+  at::parallel_for(0, rows, grain, std::forward<F>(f));
+}
+
+// Contiguous 2-D view (M, last dimension).
+inline at::Tensor as_matrix(const at::Tensor& x) { return x.contiguous().view({-1, x.size(-1)}); }
+
+}  // namespace quest::ops

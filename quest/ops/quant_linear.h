@@ -1,0 +1,65 @@
+// y = Q_a(x) Q_w(w)^T, the product that the method trains (QuEST, arXiv 2502.05003, section 3).
+//
+// Forward: both sides quantized; integer grids are multiplied exactly as integers with the scales
+// in the FP32 epilogue, others as values of the compute type. Backward, Q in the rotated basis:
+//   dx = (M_x * (dy Q_w)) H^T        dw = (M_w * (dy^T Q_a)) H^T
+// Saved for backward: codes, units and mask bits of x; the weight's are shared by all
+// micro-batches.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "quest/kernels/gemm_lowbit.h"
+#include "quest/ops/quantized_tensor.h"
+
+namespace quest::ops {
+
+// How a quantized product is computed, chosen once from the two specs and the compute type.
+enum class ProductPlan {
+  kIntegerCodes,  // kernels::gemm_lowbit
+  kValues,        // LibTorch's product of dequantized values
+};
+ProductPlan choose_product_plan(const QuantRecipe& recipe, int64_t k, at::ScalarType compute);
+std::string product_plan_text(const QuantRecipe& recipe, int64_t k, at::ScalarType compute);
+
+// The weight side, quantized once per version of the weight.
+struct QuantizedWeight {
+  QuantizedTensor quantized;
+  std::shared_ptr<const kernels::PackedCodes> packed;  // for kIntegerCodes
+};
+
+// One linear layer's quantizers and the cached weight side. Not copyable: a layer owns one.
+// Thread rules: one thread at a time.
+class QuantLinearState {
+ public:
+  QuantLinearState(QuantRecipe recipe, at::ScalarType compute, std::string name)
+      : recipe_(std::move(recipe)), compute_(compute), name_(std::move(name)) {}
+  QuantLinearState(const QuantLinearState&) = delete;
+  QuantLinearState& operator=(const QuantLinearState&) = delete;
+
+  const QuantRecipe& recipe() const { return recipe_; }
+  at::ScalarType compute() const { return compute_; }
+  const std::string& name() const { return name_; }
+
+  // weight (N,K) master. Remade when the weight's version or storage changed since the last call,
+  // or when the mask is wanted for a gradient and the cached one was made without.
+  std::shared_ptr<const QuantizedWeight> weight_side(const at::Tensor& weight, bool want_mask);
+
+ private:
+  QuantRecipe recipe_;
+  at::ScalarType compute_;
+  std::string name_;
+  std::shared_ptr<const QuantizedWeight> cached_;
+  uint32_t cached_version_ = 0;
+  const void* cached_data_ = nullptr;
+  bool cached_mask_ = false;
+};
+
+// x (..., K) of the compute type, weight (N,K) FP32 (FP64 with FP64 compute) -> (..., N) compute
+// type. Throws kUsage with both shapes if they do not fit, kNumeric naming the layer and row.
+at::Tensor quant_linear(const at::Tensor& x, const at::Tensor& weight, QuantLinearState& state);
+
+}  // namespace quest::ops
