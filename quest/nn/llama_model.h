@@ -11,20 +11,20 @@
 // step. Thread rules: one thread at a time; work inside is parallel (at::parallel_for).
 #pragma once
 
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include <torch/torch.h>
+#include <ATen/core/Tensor.h>
 
 #include "quest/model/llama_config.h"
 #include "quest/nn/compute_type.h"
+#include "quest/nn/llama_block.h"
 
 namespace quest::nn {
 
 struct NamedParameter {
-  std::string name;   // ours: "model.layers.0.self_attn.qkv.weight"
+  std::string name;   // ours: "model.layers.0.self_attn.qkv_proj.weight"
   at::Tensor tensor;  // the leaf that autograd fills
   bool weight_decay;  // block matrices only (not embedding, head, norms)
 };
@@ -33,15 +33,24 @@ struct HfTensor {
   at::Tensor view;   // contiguous view into a parameter
 };
 
-// Keys and values of earlier positions, for generation.
-class KvState;
+// Keys and values of the positions generated so far; grows as needed.
+class KvState {
+ public:
+  explicit KvState(int64_t layers) : blocks_(static_cast<size_t>(layers)) {}
+  int64_t length() const { return length_; }  // positions held
 
-class LlamaBlock;
+ private:
+  friend class LlamaModel;
+  std::vector<BlockKv> blocks_;
+  int64_t length_ = 0;
+};
 
 class LlamaModel {
  public:
+  // Throws kUsage if the recipe cannot be applied to the shapes. Weights are zero (norms one).
   LlamaModel(const LlamaConfig& config, const QuantRecipe& recipe, ComputeType compute);
-  ~LlamaModel();
+  LlamaModel(const LlamaModel&) = delete;
+  LlamaModel& operator=(const LlamaModel&) = delete;
 
   const LlamaConfig& config() const { return config_; }
   const QuantRecipe& recipe() const { return recipe_; }
@@ -50,34 +59,38 @@ class LlamaModel {
   // N(0, 0.02), output projections N(0, 0.02/sqrt(2L)), norms 1; a function of the seed alone.
   void init_weights(uint64_t seed);
 
-  // Mean cross-entropy over targets that are not -100, FP32 (FP64 with kFloat64). Logits are never
-  // held whole.
+  // tokens, targets (B,T) int64. Mean cross-entropy over targets that are not -100, FP32 (FP64 with
+  // kFloat64). Logits are never held whole. Throws kData for ids outside the vocabulary.
   at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets);
   // Per-token cross-entropy without gradients: (B,T) f32, 0 where the target is -100.
   at::Tensor token_losses(const at::Tensor& tokens, const at::Tensor& targets);
-  // (B,T,V) f32, no gradients.
+  // (B,T,V), FP32 (FP64 with kFloat64), no gradients.
   at::Tensor logits(const at::Tensor& tokens);
-  // Logits of the last position (B,V) f32 for tokens (B,T) that follow what is in the state.
+  // Logits (B,V) FP32 after the last of tokens (B,T), which follow what the state holds. The state
+  // holds them too afterwards. kUsage beyond max_position_embeddings.
   at::Tensor decode(const at::Tensor& tokens, KvState& state);
-  std::unique_ptr<KvState> new_kv_state() const;
 
   // In a fixed order.
   std::vector<NamedParameter> parameters() const;
   std::vector<HfTensor> hf_tensors() const;
   void zero_grad();
-  // Bytes of saved-for-backward tensors and caches are torch's business; parameters only.
-  int64_t parameter_bytes() const;
 
  private:
   at::Tensor hidden_states(const at::Tensor& tokens,
                            KvState* state);  // (B,T,C), final norm applied
+  at::Tensor head_copy(bool grad_enabled);   // the head's weight in the compute type
+  const at::Tensor& head() const;
+  void grow(KvState& state, int64_t batch, int64_t positions) const;
 
   LlamaConfig config_;
   QuantRecipe recipe_;
   ComputeType compute_;
-  at::Tensor embedding_, head_, final_norm_;
+  at::Tensor embedding_;   // (V,C)
+  at::Tensor head_;        // (V,C); undefined if tied
+  at::Tensor final_norm_;  // (C)
   std::vector<std::unique_ptr<LlamaBlock>> blocks_;
-  at::Tensor rope_cos_, rope_sin_;
+  ops::QuantLinearState head_state_;
+  Rope rope_;
 };
 
 }  // namespace quest::nn

@@ -1,0 +1,69 @@
+// One Llama block: attention and MLP, each behind an RMSNorm and added to the residual stream.
+//
+// Legend: B batch, T tokens, C model width, H heads, G key-value heads, D head size, F MLP width.
+#pragma once
+
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "quest/model/llama_config.h"
+#include "quest/nn/quant_linear.h"
+
+namespace quest::nn {
+
+// Rotary tables (positions, D/2) f32, shared by all blocks.
+struct Rope {
+  at::Tensor cos;
+  at::Tensor sin;
+};
+
+// Keys and values of earlier positions of one block: (B, G, capacity, D) of the compute type.
+struct BlockKv {
+  at::Tensor k;
+  at::Tensor v;
+};
+
+class LlamaAttention {
+ public:
+  LlamaAttention(const std::string& prefix, const LlamaConfig& config, const QuantRecipe& recipe,
+                 ComputeType compute);
+
+  // x (B,T,C) -> (B,T,C). With kv: appends at position start and attends to all before.
+  at::Tensor forward(const at::Tensor& x, const Rope& rope, BlockKv* kv, int64_t start);
+
+  QuantLinear qkv_proj;  // ((H + 2G) D, C): q rows, k rows, v rows
+  QuantLinear o_proj;    // (C, H D)
+
+ private:
+  int64_t heads_, kv_heads_, head_dim_;
+};
+
+class LlamaMLP {
+ public:
+  LlamaMLP(const std::string& prefix, const LlamaConfig& config, const QuantRecipe& recipe,
+           ComputeType compute);
+
+  at::Tensor forward(const at::Tensor& x);  // (B,T,C) -> (B,T,C)
+
+  QuantLinear gate_up_proj;  // (2F, C): gate rows, up rows
+  QuantLinear down_proj;     // (C, F)
+};
+
+class LlamaBlock {
+ public:
+  LlamaBlock(int64_t index, const LlamaConfig& config, const QuantRecipe& recipe,
+             ComputeType compute);
+
+  at::Tensor forward(const at::Tensor& x, const Rope& rope, BlockKv* kv, int64_t start);
+
+  at::Tensor input_norm;           // (C)
+  at::Tensor post_attention_norm;  // (C)
+  LlamaAttention attention;
+  LlamaMLP mlp;
+
+ private:
+  double eps_;
+};
+
+}  // namespace quest::nn

@@ -1,0 +1,226 @@
+#include "quest/nn/llama_model.h"
+
+#include <cmath>
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+
+#include "quest/base/philox.h"
+#include "quest/model/rope_table.h"
+#include "quest/ops/linear_cross_entropy.h"
+#include "quest/ops/rms_norm.h"
+
+namespace quest::nn {
+namespace {
+
+at::Tensor parameter(std::vector<int64_t> shape, ComputeType compute) {
+  return at::zeros(shape, at::TensorOptions(master_scalar_type(compute)).requires_grad(true));
+}
+
+Rope make_rope(const LlamaConfig& config) {
+  const RopeTable table = make_rope_table(config, config.max_position_embeddings);
+  const auto tensor = [&](const std::vector<float>& values) {
+    at::Tensor t = at::empty({config.max_position_embeddings, config.head_dim / 2}, at::kFloat);
+    std::copy(values.begin(), values.end(), t.data_ptr<float>());
+    return t;
+  };
+  return {tensor(table.cos), tensor(table.sin)};
+}
+
+void check_tokens(const at::Tensor& tokens, int64_t vocabulary) {
+  QUEST_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.size(1) > 0,
+              ErrorKind::kUsage, "[llama] tokens must be a non-empty (B,T) int64 matrix");
+  const at::Tensor flat = tokens.contiguous();
+  const int64_t* ids = flat.data_ptr<int64_t>();
+  for (int64_t i = 0; i < flat.numel(); ++i) {
+    QUEST_CHECK(ids[i] >= 0 && ids[i] < vocabulary, ErrorKind::kData,
+                "[llama] token {} is {}, the vocabulary has {} tokens; was the data tokenized with "
+                "another tokenizer?",
+                i, ids[i], vocabulary);
+  }
+}
+
+void fill_normal(const at::Tensor& weight, double deviation, uint64_t seed, uint64_t stream) {
+  const Philox random(seed, stream);
+  const at::NoGradGuard no_grad;
+  at::Tensor values = at::empty(weight.sizes(), at::kFloat);
+  float* out = values.data_ptr<float>();
+  at::parallel_for(0, values.numel(), 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      out[i] = static_cast<float>(deviation * random.normal(static_cast<uint64_t>(i)));
+    }
+  });
+  weight.detach().copy_(values);
+}
+
+QuantRecipe unquantized() { return recipe_from_name("bf16"); }
+
+}  // namespace
+
+LlamaModel::LlamaModel(const LlamaConfig& config, const QuantRecipe& recipe, ComputeType compute)
+    : config_(config),
+      recipe_(recipe),
+      compute_(compute),
+      head_state_(unquantized(), scalar_type(compute), "lm_head") {
+  validate(config, recipe);
+  embedding_ = parameter({config.vocab_size, config.hidden_size}, compute);
+  if (!config.tie_word_embeddings) {
+    head_ = parameter({config.vocab_size, config.hidden_size}, compute);
+  }
+  final_norm_ = parameter({config.hidden_size}, compute);
+  final_norm_.detach().fill_(1.0);
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    blocks_.push_back(std::make_unique<LlamaBlock>(i, config, recipe, compute));
+  }
+  rope_ = make_rope(config);
+}
+
+void LlamaModel::init_weights(uint64_t seed) {
+  const double residual = 0.02 / std::sqrt(2.0 * static_cast<double>(config_.num_layers));
+  uint64_t stream = 0;
+  for (const NamedParameter& p : parameters()) {
+    const bool output = p.name.ends_with("o_proj.weight") || p.name.ends_with("down_proj.weight");
+    if (p.tensor.dim() == 1) {
+      p.tensor.detach().fill_(1.0);
+    } else {
+      fill_normal(p.tensor, output ? residual : 0.02, seed, stream);
+    }
+    ++stream;
+  }
+}
+
+const at::Tensor& LlamaModel::head() const {
+  return config_.tie_word_embeddings ? embedding_ : head_;
+}
+
+at::Tensor LlamaModel::head_copy(bool grad_enabled) {
+  return head_state_.weight_side(head(), grad_enabled)->quantized.values;
+}
+
+at::Tensor LlamaModel::hidden_states(const at::Tensor& tokens, KvState* state) {
+  check_tokens(tokens, config_.vocab_size);
+  at::Tensor x = at::embedding(embedding_, tokens).to(scalar_type(compute_));  // (B,T,C)
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    BlockKv* kv = state == nullptr ? nullptr : &state->blocks_[i];
+    x = blocks_[i]->forward(x, rope_, kv, state == nullptr ? 0 : state->length_);
+  }
+  return ops::rms_norm(x, final_norm_, config_.rms_norm_eps);
+}
+
+at::Tensor LlamaModel::loss(const at::Tensor& tokens, const at::Tensor& targets) {
+  const at::Tensor hidden = hidden_states(tokens, nullptr);
+  return ops::linear_cross_entropy(hidden.view({-1, config_.hidden_size}), head(),
+                                   head_copy(at::GradMode::is_enabled()),
+                                   targets.contiguous().view(-1));
+}
+
+at::Tensor LlamaModel::token_losses(const at::Tensor& tokens, const at::Tensor& targets) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor hidden = hidden_states(tokens, nullptr);
+  return ops::linear_token_losses(hidden.view({-1, config_.hidden_size}), head_copy(false),
+                                  targets.contiguous().view(-1))
+      .view(tokens.sizes());
+}
+
+at::Tensor LlamaModel::logits(const at::Tensor& tokens) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor hidden = hidden_states(tokens, nullptr);
+  return at::mm(hidden.view({-1, config_.hidden_size}), head_copy(false).t())
+      .to(master_scalar_type(compute_))
+      .view({tokens.size(0), tokens.size(1), config_.vocab_size});
+}
+
+void LlamaModel::grow(KvState& state, int64_t batch, int64_t positions) const {
+  for (BlockKv& kv : state.blocks_) {
+    const int64_t capacity = kv.k.defined() ? kv.k.size(2) : 0;
+    QUEST_CHECK(capacity == 0 || kv.k.size(0) == batch, ErrorKind::kUsage,
+                "[llama] decode got a batch of {}, the state holds {}", batch, kv.k.size(0));
+    if (positions <= capacity) {
+      continue;
+    }
+    const int64_t larger =
+        std::min(config_.max_position_embeddings,
+                 std::max<int64_t>(positions, std::max<int64_t>(64, 2 * capacity)));
+    for (at::Tensor* cache : {&kv.k, &kv.v}) {
+      at::Tensor bigger =
+          at::empty({batch, config_.num_kv_heads, larger, config_.head_dim}, scalar_type(compute_));
+      if (capacity > 0) {
+        bigger.narrow(2, 0, state.length_).copy_(cache->narrow(2, 0, state.length_));
+      }
+      *cache = bigger;
+    }
+  }
+}
+
+at::Tensor LlamaModel::decode(const at::Tensor& tokens, KvState& state) {
+  const at::NoGradGuard no_grad;
+  const int64_t end = state.length_ + tokens.size(1);
+  QUEST_CHECK(end <= config_.max_position_embeddings, ErrorKind::kUsage,
+              "[llama] {} positions, the model reads at most {} (max_position_embeddings)", end,
+              config_.max_position_embeddings);
+  grow(state, tokens.size(0), end);
+  const at::Tensor hidden = hidden_states(tokens, &state);
+  state.length_ = end;
+  const at::Tensor last = hidden.select(1, tokens.size(1) - 1);  // (B,C)
+  return at::mm(last, head_copy(false).t()).to(at::kFloat);
+}
+
+std::vector<NamedParameter> LlamaModel::parameters() const {
+  std::vector<NamedParameter> all;
+  all.push_back({"model.embed_tokens.weight", embedding_, false});
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const LlamaBlock& block = *blocks_[i];
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    all.push_back({prefix + "input_layernorm.weight", block.input_norm, false});
+    all.push_back({prefix + "post_attention_layernorm.weight", block.post_attention_norm, false});
+    for (const QuantLinear* layer : {&block.attention.qkv_proj, &block.attention.o_proj,
+                                     &block.mlp.gate_up_proj, &block.mlp.down_proj}) {
+      all.push_back({layer->name() + ".weight", layer->weight(), true});
+    }
+  }
+  all.push_back({"model.norm.weight", final_norm_, false});
+  if (head_.defined()) {
+    all.push_back({"lm_head.weight", head_, false});
+  }
+  return all;
+}
+
+std::vector<HfTensor> LlamaModel::hf_tensors() const {
+  std::vector<HfTensor> all;
+  const int64_t q = config_.q_size(), kv = config_.kv_size(), f = config_.intermediate_size;
+  for (const NamedParameter& p : parameters()) {
+    const at::Tensor tensor = p.tensor.detach();
+    const std::string suffix = ".weight";
+    const auto split = [&](const char* fused, std::vector<std::pair<const char*, int64_t>> parts) {
+      const std::string ending = fused + suffix;
+      if (!p.name.ends_with(ending)) {
+        return false;
+      }
+      const std::string prefix = p.name.substr(0, p.name.size() - ending.size());
+      int64_t row = 0;
+      for (const auto& [name, rows] : parts) {
+        all.push_back({prefix + name + suffix, tensor.narrow(0, row, rows)});
+        row += rows;
+      }
+      return true;
+    };
+    if (!split("qkv_proj", {{"q_proj", q}, {"k_proj", kv}, {"v_proj", kv}}) &&
+        !split("gate_up_proj", {{"gate_proj", f}, {"up_proj", f}})) {
+      all.push_back({p.name, tensor});
+    }
+  }
+  return all;
+}
+
+void LlamaModel::zero_grad() {
+  for (const NamedParameter& p : parameters()) {
+    p.tensor.mutable_grad() = at::Tensor();
+  }
+}
+
+}  // namespace quest::nn

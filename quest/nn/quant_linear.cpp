@@ -1,0 +1,34 @@
+#include "quest/nn/quant_linear.h"
+
+#include <ATen/ops/zeros.h>
+
+namespace quest::nn {
+
+at::ScalarType scalar_type(ComputeType type) {
+  switch (type) {
+    case ComputeType::kFloat32:
+      return at::kFloat;
+    case ComputeType::kBFloat16:
+      return at::kBFloat16;
+    case ComputeType::kFloat64:
+      return at::kDouble;
+  }
+  QUEST_ASSERT(false, "compute type {}", static_cast<int>(type));
+}
+
+at::ScalarType master_scalar_type(ComputeType type) {
+  return type == ComputeType::kFloat64 ? at::kDouble : at::kFloat;
+}
+
+QuantLinear::QuantLinear(std::string name, int64_t in_features, int64_t out_features,
+                         const QuantRecipe& recipe, ComputeType compute)
+    : name_(std::move(name)),
+      weight_(at::zeros({out_features, in_features},
+                        at::TensorOptions(master_scalar_type(compute)).requires_grad(true))),
+      state_(recipe, scalar_type(compute), name_) {}
+
+at::Tensor QuantLinear::forward(const at::Tensor& x) {
+  return ops::quant_linear(x, weight_, state_);
+}
+
+}  // namespace quest::nn
