@@ -26,6 +26,8 @@ std::string f32_entry(std::string_view name, std::string_view shape, int64_t beg
                      begin, end);
 }
 
+std::string header_of(const std::string& entries) { return fmt::format("{{{}}}", entries); }
+
 // Everything a caller may do with a file that was accepted; sanitizers watch.
 void use_all(const SafetensorsReader& in) {
   for (const TensorView& view : in.tensors()) {
@@ -158,7 +160,7 @@ TEST(Safetensors, WrongTypeAndMissingNameSayWhatThereIs) {
   const TemporaryFolder folder;
   const SafetensorsReader in(
       folder.write("x.safetensors",
-                   file_of("{" + f32_entry("model.layers.0.weight", "[1]", 0, 4) + "}", "abcd")));
+                   file_of(header_of(f32_entry("model.layers.0.weight", "[1]", 0, 4)), "abcd")));
   EXPECT_QUEST_ERROR(in.tensor("model.layers.0.weight").as<int32_t>(), ErrorKind::kData,
                      "is F32, expected I32");
   EXPECT_QUEST_ERROR(in.tensor("model.layers.1.weight"), ErrorKind::kData, "model.layers.0.weight");
@@ -177,7 +179,6 @@ TEST(Safetensors, BoolHoldsOnlyZeroAndOne) {
 
 TEST(Safetensors, RefusesWhatItCannotProve) {
   const TemporaryFolder folder;
-  const auto tensors = [](const std::string& entries) { return "{" + entries + "}"; };
   const std::string eight = "12345678";
   expect_refused(folder, "", "0 bytes");
   expect_refused(folder, "1234567", "7 bytes");
@@ -196,35 +197,35 @@ TEST(Safetensors, RefusesWhatItCannotProve) {
   expect_refused(folder, file_of("{}", "x"), "1 bytes follow");
   expect_refused(
       folder,
-      file_of(tensors(f32_entry("a", "[1]", 0, 4) + "," + f32_entry("a", "[1]", 4, 8)), eight),
+      file_of(header_of(f32_entry("a", "[1]", 0, 4) + "," + f32_entry("a", "[1]", 4, 8)), eight),
       "twice");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[-1]", 0, 4)), eight), "negative");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[-1,-1]", 0, 4)), eight), "negative");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[4611686018427387904,4]", 0, 0)), ""),
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[-1]", 0, 4)), eight), "negative");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[-1,-1]", 0, 4)), eight), "negative");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[4611686018427387904,4]", 0, 0)), ""),
                  "too large");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[18446744073709551615]", 0, 4)), eight),
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[18446744073709551615]", 0, 4)), eight),
                  "shape");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[1.0]", 0, 4)), "1234"), "shape");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[true]", 0, 4)), "1234"), "shape");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "4", 0, 4)), "1234"), "shape");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[1e400]", 0, 4)), "1234"), "JSON");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[1]", 0, 8)), eight),
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[1.0]", 0, 4)), "1234"), "shape");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[true]", 0, 4)), "1234"), "shape");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "4", 0, 4)), "1234"), "shape");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[1e400]", 0, 4)), "1234"), "JSON");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[1]", 0, 8)), eight),
                  "data_offsets hold 8");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[2]", 0, 8)), "1234"), "outside");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[1]", 8, 4)), eight), "outside");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[1]", -4, 0)), eight), "outside");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[2]", 0, 8)), "1234"), "outside");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[1]", 8, 4)), eight), "outside");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[1]", -4, 0)), eight), "outside");
   expect_refused(
       folder,
-      file_of(tensors(f32_entry("a", "[1]", 0, 4) + "," + f32_entry("b", "[1]", 2, 6)), "123456"),
+      file_of(header_of(f32_entry("a", "[1]", 0, 4) + "," + f32_entry("b", "[1]", 2, 6)), "123456"),
       "overlap");
   expect_refused(
       folder,
-      file_of(tensors(f32_entry("a", "[1]", 0, 4) + "," + f32_entry("b", "[1]", 0, 4)), "1234"),
+      file_of(header_of(f32_entry("a", "[1]", 0, 4) + "," + f32_entry("b", "[1]", 0, 4)), "1234"),
       "overlap");
-  expect_refused(folder, file_of(tensors(f32_entry("a", "[1]", 4, 8)), eight), "hole");
+  expect_refused(folder, file_of(header_of(f32_entry("a", "[1]", 4, 8)), eight), "hole");
   expect_refused(
       folder,
-      file_of(tensors(f32_entry("a", "[1]", 0, 4) + "," + f32_entry("z", "[0]", 2, 2)), "1234"),
+      file_of(header_of(f32_entry("a", "[1]", 0, 4) + "," + f32_entry("z", "[0]", 2, 2)), "1234"),
       "overlap");
   expect_refused(folder,
                  file_of(R"({"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}})", "1"),
