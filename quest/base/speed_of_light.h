@@ -1,8 +1,8 @@
 // Measured ceilings of this CPU, so that speeds can be reported as a percentage of what is
 // possible.
 //
-//   const CpuCeilings& ceilings = cpu_ceilings();                  // probes once, about 0.3 s
-//   double mfu = flops_done / seconds / ceilings.flops(ComputeType::kFp32);
+//   const CpuCeilings& ceilings = cpu_ceilings();                  // probes once, some tenths of a
+//   second double mfu = flops_done / seconds / ceilings.flops(ComputeType::kFp32);
 //
 // The probes are short loops: independent multiply-adds in registers (no memory traffic) for
 // compute, one pass after another over arrays larger than the last-level cache for memory. On a
@@ -36,7 +36,7 @@ struct CpuCeilings {
 CpuCeilings measure_cpu_ceilings(int threads, double seconds_per_probe = 0.05);
 // Measured once in the process, with default_thread_count() threads, at the first call.
 const CpuCeilings& cpu_ceilings();
-// "FP32 95 GFLOP/s (avx512), BF16 ..., memory 21 GB/s, 2 threads": for logs and `quest doctor`.
+// "FP32 0.16 TFLOP/s (avx512), BF16 ..., memory 21 GB/s, 2 threads": for logs and `quest doctor`.
 std::string describe(const CpuCeilings& ceilings);
 
 }  // namespace quest
