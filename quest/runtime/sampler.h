@@ -1,6 +1,6 @@
 // Choosing the next token from a row of logits.
 //
-// Order of the filters, as in llama.cpp and Hugging Face: repetition penalty on the logits,
+// Order of the filters, as in Hugging Face's generation: repetition penalty on the logits,
 // temperature, top-k, top-p, min-p; then one draw from what is left, in proportion. temperature 0
 // is greedy: the largest logit, the lowest id of equal ones. Ties at a filter's edge are broken by
 // the lowest id too, so the result is a pure function of (settings, logits, position, previous
