@@ -10,6 +10,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
+#include "quest/base/error.h"
 #include "quest/base/philox.h"
 #include "quest/model/rope_table.h"
 #include "quest/ops/linear_cross_entropy.h"

@@ -2,6 +2,8 @@
 
 #include <ATen/ops/zeros.h>
 
+#include "quest/base/error.h"
+
 namespace quest::nn {
 
 at::ScalarType scalar_type(ComputeType type) {
