@@ -24,7 +24,7 @@ std::vector<nn::NamedParameter> make_parameters(at::ScalarType type) {
       t.data_ptr<double>()[k] = random.normal(static_cast<uint64_t>(k));
     t = t.to(type);
     t.requires_grad_(true);
-    out.push_back({"p" + std::to_string(n), t, n != 33});
+    out.push_back({fmt::format("p{}", n), t, n != 33});
   }
   return out;
 }
