@@ -65,8 +65,8 @@ class RowDecision {
       code = static_cast<int8_t>(spec_.grid == Grid::kFp4 ? static_cast<int>(number)
                                                           : static_cast<int>(index));
     } else if (spec_.grid == Grid::kTernary) {
-      number = round_half_even(std::clamp(z, Real(-1), Real(1)));
-      code = static_cast<int8_t>(number);
+      code = static_cast<int8_t>(round_half_even(std::clamp(z, Real(-1), Real(1))));
+      number = code;  // never -0, which a code cannot say
     } else {
       const Real n = round_half_even(std::clamp(z, -half_levels_, half_levels_) + Real(0.5));
       number = 2 * n - 1;
