@@ -1,8 +1,14 @@
 // Softmax cross-entropy of rows of logits, with the gradient written over the logits.
 //
 // logits (M,V), T float or bfloat16; targets (M) int64, -100 is ignored (loss 0, gradient 0).
-// loss[m] = log(sum_v exp(l[m][v])) - l[m][target]; arithmetic float.
-// Single-threaded over the rows given.
+// loss[m] = log(sum_v exp(l[m][v])) - l[m][target]; arithmetic float, relative to the row's largest
+// logit, so that nothing overflows. Logits may be -inf (not all of a row); NaN or +inf give a NaN
+// loss. The definition is scalar/cross_entropy.cpp (the sum in double); vector levels agree with it
+// within the bound of the test and give each other's bits. Single-threaded over the rows given; any
+// number of calls may run at once.
+//
+//   cross_entropy(logits, targets, m, v, 1.0f / m, losses);  // logits now hold d(mean loss)/d
+//   logits
 #pragma once
 
 #include <cstdint>

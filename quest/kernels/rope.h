@@ -1,9 +1,13 @@
-// Rotary position embedding (Su et al., arXiv 2104.09864), half-split (Hugging Face) layout: element i
-// of the first half pairs with element i of the second half of a head.
+// Rotary position embedding (Su et al., arXiv 2104.09864), half-split (Hugging Face) layout:
+// element i of the first half pairs with element i of the second half of a head.
 //
 // x is (rows, heads, D) with a row stride in elements (so that it can rotate q and k inside a fused
 // qkv matrix in place). cos, sin are (positions, D/2) f32; row r has position positions[r].
-// T is float or bfloat16; arithmetic is float. Single-threaded over the rows given.
+// T is float or bfloat16; arithmetic is float. All levels give the bits of the definition,
+// scalar/rope.cpp. head_dim is even. Single-threaded over the rows given.
+//
+//   rope(qkv, rows, 3 * c, heads, d, cos, sin, positions, +1);      // q
+//   rope(qkv + c, rows, 3 * c, heads, d, cos, sin, positions, +1);  // k
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,11 @@
 // SwiGLU: y = silu(gate) * up, silu(g) = g / (1 + exp(-g)) (Shazeer, arXiv 2002.05202).
 //
-// gate_up (M, 2F): gate in the first F columns, up in the last F. T is float or bfloat16; arithmetic is
-// float. Single-threaded over the rows given.
+// gate_up (M, 2F): gate in the first F columns, up in the last F. T is float or bfloat16;
+// arithmetic is float. The definition is scalar/swiglu.cpp; vector levels agree with it within the
+// bound of the test and give each other's bits. Single-threaded over the rows given; any number of
+// calls may run at once.
+//
+//   swiglu(gate_up, m, f, y);
 #pragma once
 
 #include <cstdint>
