@@ -4,14 +4,8 @@
 // document's tokens are followed by the tokenizer's end-of-document token (if it has one) and, as
 // an option, preceded by the beginning-of-document token.
 //
-// Held-out split: the text is seen as a line of bytes in reading order, divided into strata of
-// span / validation_fraction bytes. In each stratum a pseudo-random position (by seed) is drawn and
-// from there text is held out until the validation part has its share of all text up to the
-// stratum's end. Documents of at most one chunk (256 KiB) and at most 4 spans are held out whole,
-// longer ones are cut: the held-out span and what remains on either side become documents of their
-// own. A span is 64 KiB; of a text below 8 MiB an eighth of the validation part. So a single book
-// gives 8 evenly spread passages, a web corpus whole pages, and validation and training text never
-// overlap.
+// Held-out split: held_out_split.h. A single book gives 8 evenly spread passages, a web corpus
+// whole pages; training and validation text never overlap.
 //
 //   TextSource source({"corpus/"}, {});
 //   BuildResult r = build_token_files(source, *tokenizer, {}, "data/train.qtok",

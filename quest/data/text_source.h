@@ -9,7 +9,8 @@
 // words where possible (so that the cut changes no token, Tokenizer::encode_continuation), else
 // after a line, else between two characters. Text comes out as well-formed UTF-8: a byte order mark
 // is dropped, ill-formed bytes become U+FFFD and are counted; a file with more than a tenth of them
-// is an error. Empty documents are skipped and counted.
+// is an error. Documents of nothing but whitespace are skipped and counted. Memory: a few chunks,
+// and of .jsonl the longest line (at most 1 GiB).
 //
 //   TextSource source({"corpus/", "-"}, {});
 //   for (TextChunk chunk; source.next(chunk);) { ... chunk.text ... }
@@ -43,11 +44,11 @@ struct TextChunk {
 
 struct TextCounts {
   int64_t files = 0;
-  int64_t documents = 0;
-  int64_t empty_documents = 0;
-  int64_t bad_lines = 0;
-  int64_t replaced_bytes = 0;  // that were no UTF-8
-  int64_t text_bytes = 0;      // handed out
+  int64_t documents = 0;        // handed out
+  int64_t empty_documents = 0;  // skipped
+  int64_t bad_lines = 0;        // skipped
+  int64_t replaced_bytes = 0;   // that were no UTF-8
+  int64_t text_bytes = 0;       // handed out
 };
 
 class TextSource {

@@ -29,7 +29,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -87,8 +86,8 @@ class TokenFile {
   std::span<const uint64_t> document_starts_;
 };
 
-// Writes a token file with bounded memory. The file appears under its name only by finish(); the
-// destructor removes what an unfinished writer left.
+// Writes a token file with bounded memory (8 bytes per document). The file appears under its name
+// only by finish(); the destructor removes what an unfinished writer left.
 class TokenFileWriter {
  public:
   // Of info: vocab_size, bos_id, eos_id, tokenizer_fingerprint.
