@@ -179,6 +179,14 @@ class ScheduleFreeAdamW : public Optimizer {
     training_point_.clear();
   }
 
+  std::vector<StateTensor> training_point() override {
+    std::vector<StateTensor> out;
+    if (!training_point_.empty()) {
+      name_state(out, parameters_, training_point_, "training_point");
+    }
+    return out;
+  }
+
   std::vector<StateTensor> state() override {
     std::vector<StateTensor> out;
     name_state(out, parameters_, z_, "z");

@@ -40,6 +40,9 @@ class Optimizer {
   // bit of the training point.
   virtual void to_evaluation_point() {}
   virtual void to_training_point() {}
+  // While at the evaluation point: the training point as "<parameter>.training_point"; empty if the
+  // two are the same.
+  virtual std::vector<StateTensor> training_point() { return {}; }
 
   // Live tensors, always the same ones and in the same order: copy them to save, copy_ into them to
   // restore. Scalars of the state are in scalars().

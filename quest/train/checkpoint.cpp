@@ -1,0 +1,297 @@
+#include "quest/train/checkpoint.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <map>
+#include <unistd.h>
+
+#include <ATen/core/grad_mode.h>
+
+#include "quest/base/atomic_folder.h"
+#include "quest/base/error.h"
+#include "quest/base/json_util.h"
+#include "quest/base/log.h"
+#include "quest/base/version.h"
+#include "quest/train/weights.h"
+
+namespace quest::train {
+
+namespace fs = std::filesystem;
+namespace {
+
+constexpr int kStateVersion = 1;
+constexpr std::string_view kPrefix = "step-";
+
+std::string checkpoint_name(int64_t step) { return fmt::format("{}{:08}", kPrefix, step); }
+
+// The step of a checkpoint folder's name; nullopt for any other name.
+std::optional<int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  int64_t step = 0;
+  const char* const end = name.data() + name.size();
+  const auto result = std::from_chars(name.data() + kPrefix.size(), end, step);
+  if (result.ec != std::errc() || result.ptr != end || name != checkpoint_name(step)) {
+    return std::nullopt;
+  }
+  return step;
+}
+
+// Step and path of all checkpoint folders, newest first.
+std::vector<std::pair<int64_t, fs::path>> list_checkpoints(const fs::path& run) {
+  std::vector<std::pair<int64_t, fs::path>> out;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints", error)) {
+    const auto step = step_of(entry.path().filename().string());
+    if (step && !entry.is_symlink() && entry.is_directory()) out.emplace_back(*step, entry.path());
+  }
+  std::sort(out.rbegin(), out.rend());
+  return out;
+}
+
+DType master_dtype(const nn::LlamaModel& model) {
+  return model.compute_type() == nn::ComputeType::kFloat64 ? DType::kF64 : DType::kF32;
+}
+
+void write_model_files(const fs::path& folder, const CheckpointParts& parts, DType dtype) {
+  const char* torch_dtype = dtype == DType::kBF16  ? "bfloat16"
+                            : dtype == DType::kF64 ? "float64"
+                                                   : "float32";
+  write_file_atomically(folder / "config.json",
+                        llama_config_json(parts.model.config(), parts.model.recipe(), torch_dtype));
+  save_weights(parts.model, folder / "model.safetensors", dtype);
+  parts.tokenizer.save(folder);
+  write_file_atomically(folder / "config.toml", parts.config_toml);
+}
+
+// Everything of optimizer.safetensors, as live tensors.
+std::vector<StateTensor> training_tensors(const CheckpointParts& parts) {
+  std::vector<StateTensor> out = parts.optimizer.state();
+  for (StateTensor& t : parts.averages.state()) out.push_back(std::move(t));
+  return out;
+}
+
+// The model's weights, and what training needs if it goes on from another point than the one that
+// model.safetensors holds.
+void write_training_files(const fs::path& folder, const CheckpointParts& parts, DType dtype) {
+  std::vector<StateTensor> tensors = training_tensors(parts);
+  const std::vector<StateTensor> training_point = parts.optimizer.training_point();
+  tensors.insert(tensors.end(), training_point.begin(), training_point.end());
+  SafetensorsWriter writer(folder / "optimizer.safetensors");
+  writer.set_metadata("optimizer", parts.optimizer.name());
+  writer.set_metadata("steps", fmt::format("{}", parts.optimizer.steps()));
+  writer.set_metadata("scalars", Json(parts.optimizer.scalars()).dump());
+  writer.set_metadata("averages", Json(parts.averages.counts()).dump());
+  for (const StateTensor& t : tensors) add_tensor(writer, t.name, t.tensor);
+  writer.finish();
+  write_model_files(folder, parts, dtype);
+}
+
+template <class T>
+std::vector<T> metadata_list(const SafetensorsReader& file, const std::string& key) {
+  const std::string where = file.path().string();
+  const auto found = file.metadata().find(key);
+  QUEST_CHECK(found != file.metadata().end(), ErrorKind::kData, "{}: no metadata '{}'", where, key);
+  const Json wrapped = {{key, parse_json(found->second, where)}};
+  return json_get<std::vector<T>>(wrapped, key, where);
+}
+
+std::string metadata_text(const SafetensorsReader& file, const std::string& key) {
+  const auto found = file.metadata().find(key);
+  return found == file.metadata().end() ? std::string() : found->second;
+}
+
+void restore_training_point(const SafetensorsReader& file, const CheckpointParts& parts) {
+  for (const nn::NamedParameter& p : parts.model.parameters()) {
+    copy_tensor(file.tensor(p.name + ".training_point"), p.tensor, file.path().string());
+  }
+}
+
+// A child run may have averages that its parent lacks, and the other way round.
+void restore_averages(const SafetensorsReader& file, const CheckpointParts& parts, bool strict) {
+  const std::vector<StateTensor> averages = parts.averages.state();
+  const bool all = std::all_of(averages.begin(), averages.end(),
+                               [&](const StateTensor& t) { return file.contains(t.name); });
+  if (!strict && !all) {
+    log::info("{} has other averages of weights: they begin anew", file.path().string());
+    return;
+  }
+  for (const StateTensor& t : averages) {
+    copy_tensor(file.tensor(t.name), t.tensor, file.path().string());
+  }
+  parts.averages.set_counts(metadata_list<int64_t>(file, "averages"));
+}
+
+}  // namespace
+
+nlohmann::json to_json(const TrainState& s) {
+  nlohmann::json out = {
+      {"format_version", kStateVersion},
+      {"program", version_text()},
+      {"step", s.step},
+      {"tokens", s.tokens},
+      {"loader", {{"seed", s.loader.seed}, {"position", s.loader.position}}},
+      {"data_fingerprint", s.data_fingerprint},
+      {"config_hash", s.config_hash},
+      {"parent", s.parent},
+      {"metrics",
+       {{"bytes", s.metrics.metrics_bytes},
+        {"event_file", s.metrics.event_file},
+        {"event_bytes", s.metrics.event_bytes}}},
+      {"seconds", s.seconds},
+      {"guards", s.guards},
+  };
+  if (s.validation_loss) out["validation_loss"] = *s.validation_loss;
+  return out;
+}
+
+TrainState train_state_from_json(const nlohmann::json& json, const std::string& where) {
+  const auto version = json_get<int64_t>(json, "format_version", where);
+  QUEST_CHECK(version == kStateVersion, ErrorKind::kData,
+              "{}: format_version is {}, this program reads {}", where, version, kStateVersion);
+  const auto object = [&](const char* key) -> const nlohmann::json& {
+    QUEST_CHECK(json.contains(key) && json[key].is_object(), ErrorKind::kData,
+                "{}: '{}' is missing or no object", where, key);
+    return json[key];
+  };
+  TrainState s;
+  s.step = json_get<int64_t>(json, "step", where);
+  s.tokens = json_get<int64_t>(json, "tokens", where);
+  QUEST_CHECK(s.step >= 0 && s.tokens >= 0, ErrorKind::kData, "{}: step {} and tokens {}", where,
+              s.step, s.tokens);
+  s.loader.seed = json_get<uint64_t>(object("loader"), "seed", where);
+  s.loader.position = json_get<int64_t>(object("loader"), "position", where);
+  s.data_fingerprint = json_get<std::string>(json, "data_fingerprint", where);
+  s.config_hash = json_get<std::string>(json, "config_hash", where);
+  s.parent = json_get<std::string>(json, "parent", where);
+  const nlohmann::json& metrics = object("metrics");
+  s.metrics.metrics_bytes = json_get<int64_t>(metrics, "bytes", where);
+  s.metrics.event_file = json_get<std::string>(metrics, "event_file", where);
+  s.metrics.event_bytes = json_get<int64_t>(metrics, "event_bytes", where);
+  QUEST_CHECK(s.metrics.metrics_bytes >= 0 && s.metrics.event_bytes >= 0 &&
+                  fs::path(s.metrics.event_file).filename() == s.metrics.event_file,
+              ErrorKind::kData, "{}: impossible 'metrics'", where);
+  s.seconds = json_get<double>(json, "seconds", where);
+  if (json.contains("validation_loss")) {
+    s.validation_loss = json_get<double>(json, "validation_loss", where);
+  }
+  s.guards = object("guards");
+  return s;
+}
+
+fs::path save_checkpoint(const fs::path& run, const CheckpointParts& parts,
+                         const TrainState& state) {
+  const fs::path destination = run / "checkpoints" / checkpoint_name(state.step);
+  AtomicFolder folder(destination);
+  parts.optimizer.to_evaluation_point();
+  try {
+    write_training_files(folder.path(), parts, master_dtype(parts.model));
+  } catch (...) {
+    parts.optimizer.to_training_point();
+    throw;
+  }
+  parts.optimizer.to_training_point();
+  write_file_atomically(folder.path() / "state.json", to_json(state).dump(1) + "\n");
+  folder.publish();
+  replace_link(run / "checkpoints" / "latest", destination.filename().string());
+  return destination;
+}
+
+TrainState read_train_state(const fs::path& checkpoint) {
+  const fs::path path = checkpoint / "state.json";
+  return train_state_from_json(read_json(path), path.string());
+}
+
+TrainState load_checkpoint(const fs::path& checkpoint, const CheckpointParts& parts, bool strict) {
+  verify_folder(checkpoint);
+  TrainState state = read_train_state(checkpoint);
+  load_weights(parts.model, checkpoint);
+  const SafetensorsReader file(checkpoint / "optimizer.safetensors");
+  const std::string where = file.path().string();
+  const std::string rule = metadata_text(file, "optimizer");
+  // Other rules, too, go on from the point that was trained.
+  if (rule == parts.optimizer.name() || !strict) {
+    const bool has_point = file.contains(parts.model.parameters().front().name + ".training_point");
+    if (has_point) restore_training_point(file, parts);
+  }
+  if (rule == parts.optimizer.name()) {
+    for (const StateTensor& t : parts.optimizer.state()) {
+      copy_tensor(file.tensor(t.name), t.tensor, where);
+    }
+    int64_t steps = -1;
+    const std::string text = metadata_text(file, "steps");
+    std::from_chars(text.data(), text.data() + text.size(), steps);
+    QUEST_CHECK(steps >= 0, ErrorKind::kData, "{}: metadata 'steps' is '{}'", where, text);
+    parts.optimizer.set_steps(steps);
+    parts.optimizer.set_scalars(metadata_list<double>(file, "scalars"));
+  } else {
+    QUEST_CHECK(!strict, ErrorKind::kData, "{} is of optimizer '{}', this run's is {}", where, rule,
+                parts.optimizer.name());
+    log::warn("{} is of optimizer '{}': {} starts without history", where, rule,
+              parts.optimizer.name());
+  }
+  restore_averages(file, parts, strict);
+  return state;
+}
+
+CheckpointScan find_checkpoints(const fs::path& run, bool all) {
+  CheckpointScan scan;
+  for (const auto& [step, path] : list_checkpoints(run)) {
+    try {
+      verify_folder(path);
+      const TrainState state = read_train_state(path);
+      QUEST_CHECK(state.step == step, ErrorKind::kData, "{}: state.json is of step {}",
+                  path.string(), state.step);
+      scan.valid.push_back(path);
+      if (!all) break;
+    } catch (const Error& error) {
+      scan.broken.push_back(path.filename().string() + ": " + error.what());
+    }
+  }
+  return scan;
+}
+
+void prune_checkpoints(const fs::path& run, int64_t keep_last, bool keep_best) {
+  const auto all = list_checkpoints(run);
+  std::optional<double> best_loss;
+  fs::path best;
+  for (const auto& [step, path] : all) {
+    try {
+      const TrainState state = read_train_state(path);
+      // Of equal ones the newest.
+      if (state.validation_loss && (!best_loss || *state.validation_loss < *best_loss)) {
+        best_loss = state.validation_loss;
+        best = path;
+      }
+    } catch (const Error& error) {
+      log::warn("{}: {}", path.string(), error.what());
+    }
+  }
+  if (keep_best && best_loss) {
+    replace_link(run / "checkpoints" / "best", best.filename().string());
+  }
+  for (size_t k = static_cast<size_t>(keep_last); k < all.size(); ++k) {
+    if (keep_best && all[k].second == best) continue;
+    std::error_code error;
+    fs::remove_all(all[k].second, error);
+    if (error) log::warn("cannot remove {}: {}", all[k].second.string(), error.message());
+  }
+}
+
+void save_final(const fs::path& destination, const CheckpointParts& parts, DType dtype) {
+  AtomicFolder folder(destination);
+  write_model_files(folder.path(), parts, dtype);
+  folder.publish();
+}
+
+void replace_link(const fs::path& link, const std::string& target) {
+  const fs::path temporary = fmt::format("{}.tmp-{}", link.string(), getpid());
+  std::error_code error;
+  fs::remove(temporary, error);
+  fs::create_directory_symlink(target, temporary, error);
+  if (!error) fs::rename(temporary, link, error);
+  QUEST_CHECK(!error, ErrorKind::kIo, "cannot link {} to {}: {}", link.string(), target,
+              error.message());
+}
+
+}  // namespace quest::train

@@ -1,0 +1,90 @@
+// Checkpoints of a run: everything that going on bit for bit needs, published atomically.
+//
+//   RUN/checkpoints/step-00000100/
+//     config.json           shape and quantization (LlamaForCausalLM)
+//     model.safetensors     master weights under Hugging Face names: the point to evaluate
+//     tokenizer files       as the tokenizer saves itself
+//     optimizer.safetensors optimizer and averages, and the training point where it differs
+//     state.json            TrainState
+//     config.toml           the run's configuration
+//     checksums.json        of all of them
+//   RUN/checkpoints/latest, best   links to two of these folders
+//
+//   save_checkpoint(run, parts, state);
+//   CheckpointScan scan = find_checkpoints(run);     // which are whole, newest first
+//   TrainState state = load_checkpoint(scan.valid.front(), parts);
+//
+// Errors: kIo when writing (older checkpoints stay as they are), kData naming file and reason when
+// a checkpoint is damaged or belongs to another model.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "quest/data/data_loader.h"
+#include "quest/nn/llama_model.h"
+#include "quest/text/tokenizer.h"
+#include "quest/train/averaging.h"
+#include "quest/train/guards.h"
+#include "quest/train/metrics.h"
+#include "quest/train/optimizer.h"
+
+namespace quest::train {
+
+struct TrainState {
+  int64_t step = 0;    // optimizer steps behind (skipped ones included)
+  int64_t tokens = 0;  // input tokens behind
+  DataLoaderState loader;
+  std::string data_fingerprint;  // of the training token files
+  std::string config_hash;
+  std::string parent;  // checkpoint that the run began from; empty: none
+  MetricsPosition metrics;
+  double seconds = 0;                     // of training, all processes of this run together
+  std::optional<double> validation_loss;  // if this very step was evaluated
+  nlohmann::json guards;
+};
+nlohmann::json to_json(const TrainState& state);
+TrainState train_state_from_json(const nlohmann::json& json, const std::string& where);
+
+// What a checkpoint is made of and restored into.
+struct CheckpointParts {
+  nn::LlamaModel& model;
+  Optimizer& optimizer;
+  WeightAverages& averages;
+  const Tokenizer& tokenizer;
+  std::string config_toml;
+};
+
+// Writes RUN/checkpoints/step-XXXXXXXX and points `latest` to it. Returns its path.
+std::filesystem::path save_checkpoint(const std::filesystem::path& run,
+                                      const CheckpointParts& parts, const TrainState& state);
+
+// Reads weights, optimizer and averages. The optimizer's state is only taken if it is of the same
+// rule; with `strict` another one is an error, otherwise it is left as it was and that is logged.
+TrainState load_checkpoint(const std::filesystem::path& checkpoint, const CheckpointParts& parts,
+                           bool strict);
+TrainState read_train_state(const std::filesystem::path& checkpoint);
+
+struct CheckpointScan {
+  std::vector<std::filesystem::path> valid;  // newest first
+  std::vector<std::string> broken;           // "step-00000100: <reason>", newest first
+};
+// Proves the newest checkpoints until one is whole (all of them with `all`).
+CheckpointScan find_checkpoints(const std::filesystem::path& run, bool all = false);
+
+// Points `best` to the checkpoint with the lowest validation loss; then removes all but the newest
+// keep_last, and the best one if keep_best.
+void prune_checkpoints(const std::filesystem::path& run, int64_t keep_last, bool keep_best);
+
+// A folder to use, not to go on from: config.json, weights, tokenizer, config.toml.
+void save_final(const std::filesystem::path& folder, const CheckpointParts& parts, DType dtype);
+
+// Points `link` to `target` (a name beside it) in one step. Throws kIo.
+void replace_link(const std::filesystem::path& link, const std::string& target);
+
+}  // namespace quest::train

@@ -1,0 +1,72 @@
+// What a run writes while it trains: metrics.jsonl and TensorBoard event files.
+//
+// Both are append-only files whose length is part of the checkpoint's state: on resume they are cut
+// to that length, so that the curve has neither gaps nor repeats.
+//
+//   MetricsWriter metrics(run, /*tensorboard=*/true, position);   // cuts, then appends
+//   metrics.write({{"step", 10}, {"tokens", 40960}, {"loss", 3.2}});
+//   MetricsPosition here = metrics.sync();                        // into state.json
+//
+// Errors: kIo with path and reason (full disk). Thread rules: one thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+namespace quest::train {
+
+// A file that only grows; every append reaches the operating system before it returns.
+class AppendFile {
+ public:
+  // Creates the file or cuts it to `length`. A file shorter than that has lost data: a warning.
+  AppendFile(std::filesystem::path path, int64_t length);
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+
+  void append(std::string_view bytes);
+  void sync();  // fsync
+  int64_t length() const { return length_; }
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;
+  int64_t length_ = 0;
+};
+
+// TFRecord framing of one message: length, masked CRC-32C of it, bytes, masked CRC-32C of them.
+std::string tfrecord(std::string_view message);
+uint32_t masked_crc32c(std::string_view bytes);
+// One TensorBoard event with every number of the line as a scalar: below validation/ if the line
+// has a validation_loss, else below train/.
+std::string tensorboard_event(const nlohmann::ordered_json& line, double wall_time);
+std::string tensorboard_header(double wall_time);  // a file's first event
+
+struct MetricsPosition {
+  int64_t metrics_bytes = 0;
+  std::string event_file;  // name below tensorboard/; empty: none
+  int64_t event_bytes = 0;
+};
+
+class MetricsWriter {
+ public:
+  MetricsWriter(const std::filesystem::path& run, bool tensorboard,
+                const MetricsPosition& position);
+
+  // A JSON object with "step". Not-finite numbers become null.
+  void write(const nlohmann::ordered_json& line);
+  // Everything written is on the disk.
+  MetricsPosition sync();
+
+ private:
+  std::unique_ptr<AppendFile> metrics_;
+  std::unique_ptr<AppendFile> events_;
+  std::string event_file_;
+};
+
+}  // namespace quest::train
