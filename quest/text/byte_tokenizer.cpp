@@ -38,7 +38,6 @@ class ByteTokenizer final : public Tokenizer {
     check_id(id);
     return id == kEndOfDocument ? "</s>" : fmt::format("<0x{:02X}>", id);
   }
-  LeadingSpace leading_space() const override { return LeadingSpace::kKeep; }
   int64_t vocab_size() const override { return kVocabSize; }
   std::optional<int32_t> bos_id() const override { return std::nullopt; }
   std::optional<int32_t> eos_id() const override { return kEndOfDocument; }

@@ -55,9 +55,7 @@ class SentencePieceTokenizer final : public Tokenizer {
                 model.pieces.size(), processor_.GetPieceSize());
     kind_ = "sentencepiece-" + model.model_type;
     adds_space_ = model.add_dummy_prefix;
-    leading_space_ = model.remove_extra_whitespaces ? LeadingSpace::kDropAll
-                     : model.add_dummy_prefix       ? LeadingSpace::kDropOne
-                                                    : LeadingSpace::kKeep;
+    drops_space_ = model.add_dummy_prefix || model.remove_extra_whitespaces;
     fill_token_bytes(model, name);
     bos_id_ = optional_id(processor_.bos_id());
     eos_id_ = optional_id(processor_.eos_id());
@@ -97,11 +95,17 @@ class SentencePieceTokenizer final : public Tokenizer {
     check_id(id);
     return token_bytes_[static_cast<size_t>(id)];
   }
+  std::string_view first_token_bytes(int32_t id) const override {
+    std::string_view bytes = token_bytes(id);
+    // Not the space of a byte token: only a piece can hold the one that encode() added.
+    if (drops_space_ && !bytes.empty() && processor_.IdToPiece(id).starts_with(kSpaceMark))
+      bytes.remove_prefix(1);
+    return bytes;
+  }
   std::string token_name(int32_t id) const override {
     check_id(id);
     return processor_.IdToPiece(id);
   }
-  LeadingSpace leading_space() const override { return leading_space_; }
   int64_t vocab_size() const override { return static_cast<int64_t>(token_bytes_.size()); }
   std::optional<int32_t> bos_id() const override { return bos_id_; }
   std::optional<int32_t> eos_id() const override { return eos_id_; }
@@ -167,8 +171,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::string fingerprint_;
   sentencepiece::SentencePieceProcessor processor_;
   std::string kind_;
-  bool adds_space_ = true;
-  LeadingSpace leading_space_ = LeadingSpace::kDropOne;
+  bool adds_space_ = true;  // encode() does
+  bool drops_space_ = true;
   std::vector<std::string> token_bytes_;
   std::optional<int32_t> bos_id_, eos_id_;
   std::vector<int32_t> newline_ids_;

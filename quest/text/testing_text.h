@@ -5,7 +5,8 @@
 
 namespace quest::testing {
 
-inline constexpr std::string_view kSampleText = R"(Ge1:1 In the beginning God created the heaven and the earth.
+inline constexpr std::string_view kSampleText =
+    R"(Ge1:1 In the beginning God created the heaven and the earth.
 Ge1:2 And the earth was without form, and void; and darkness was upon the face of the deep. And the Spirit of God moved upon the face of the waters.
 Ge1:3 And God said, Let there be light: and there was light.
 Ge1:4 And God saw the light, that it was good: and God divided the light from the darkness.

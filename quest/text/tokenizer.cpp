@@ -1,6 +1,5 @@
 #include "quest/text/tokenizer.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "quest/base/atomic_folder.h"
@@ -81,13 +80,8 @@ StreamingDecoder StreamingDecoder::continuing(const Tokenizer& tokenizer) {
 std::string StreamingDecoder::push(int32_t id) {
   std::string_view bytes = tokenizer_.token_bytes(id);
   if (at_start_ && !bytes.empty()) {
-    using LeadingSpace = Tokenizer::LeadingSpace;
-    const LeadingSpace rule = tokenizer_.leading_space();
-    if (rule == LeadingSpace::kDropOne && bytes[0] == ' ') bytes.remove_prefix(1);
-    if (rule == LeadingSpace::kDropAll) {
-      bytes.remove_prefix(std::min(bytes.find_first_not_of(' '), bytes.size()));
-    }
-    at_start_ = rule == LeadingSpace::kDropAll && bytes.empty();
+    bytes = tokenizer_.first_token_bytes(id);
+    at_start_ = false;
   }
   std::string text = std::exchange(pending_, {});
   text += bytes;

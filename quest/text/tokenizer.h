@@ -44,6 +44,9 @@ class Tokenizer {
   // token nothing. Alone they may be no well-formed UTF-8. An id outside the vocabulary throws
   // kData.
   virtual std::string_view token_bytes(int32_t id) const = 0;
+  // The same for a document's first token that stands for anything: without the space that encode()
+  // put in front ("▁the" gives "the").
+  virtual std::string_view first_token_bytes(int32_t id) const { return token_bytes(id); }
   // How the token is written in the model, to be looked at: "▁the", "<0x0A>", "</s>".
   virtual std::string token_name(int32_t id) const = 0;
   // Text of a whole document: the tokens' bytes, without the space that encode() put in front;
@@ -51,10 +54,6 @@ class Tokenizer {
   // unless the model normalizes text (Llama's and ours do not, except that the character U+2581
   // reads as a space).
   std::string decode(std::span<const int32_t> ids) const;
-  // Leading spaces that decode() drops: those that encode() may have added.
-  enum class LeadingSpace { kKeep, kDropOne, kDropAll };
-  virtual LeadingSpace leading_space() const = 0;
-
   virtual int64_t vocab_size() const = 0;
   virtual std::optional<int32_t> bos_id() const = 0;  // beginning of document
   virtual std::optional<int32_t> eos_id() const = 0;  // end of document

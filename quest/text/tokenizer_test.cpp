@@ -9,6 +9,7 @@
 
 #include "quest/base/atomic_folder.h"
 #include "quest/base/testing.h"
+#include "quest/text/sentencepiece_tokenizer.h"
 #include "quest/text/testing_text.h"
 #include "quest/text/train_sentencepiece.h"
 #include "quest/text/utf8.h"
@@ -285,11 +286,10 @@ TEST(Tokenizer, DamageInASavedFolderIsAlwaysFound) {
 }
 
 // A foreign model has no checksum: damage is found or harmless.
-void expect_no_crash(const std::string& model, const TemporaryFolder& folder) {
-  const auto path = folder.write("foreign.model", model);
+void expect_no_crash(const std::string& model) {
   std::unique_ptr<Tokenizer> tokenizer;
   try {
-    tokenizer = load_tokenizer(path);
+    tokenizer = make_sentencepiece_tokenizer(model, "foreign.model");
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kData) << error.what();
     EXPECT_NE(std::string(error.what()).find("foreign.model"), std::string::npos) << error.what();
@@ -304,15 +304,14 @@ void expect_no_crash(const std::string& model, const TemporaryFolder& folder) {
 }
 
 void damage_everywhere(const std::string& good, size_t from, size_t to, uint32_t seed) {
-  TemporaryFolder folder;
   std::mt19937 random(seed);
   for (int i = 0; i < 400; ++i) {
     std::string bad = good;
     const size_t at = from + random() % (to - from);
     bad[at] = static_cast<char>(bad[at] ^ (1 << (random() % 8)));
-    expect_no_crash(bad, folder);
+    expect_no_crash(bad);
   }
-  for (int i = 0; i < 100; ++i) expect_no_crash(good.substr(0, random() % good.size()), folder);
+  for (int i = 0; i < 100; ++i) expect_no_crash(good.substr(0, random() % good.size()));
 }
 
 TEST(Tokenizer, DamagedForeignModelsDoNotCrash) {
@@ -358,7 +357,7 @@ TEST(TrainSentencepiece, IsDeterministic) {
 }
 
 TEST(TrainSentencepiece, SamplesLargeTextsBySeed) {
-  const SentencePieceOptions few{.vocab_size = 300, .max_lines = 10, .seed = 1};
+  const SentencePieceOptions few{.vocab_size = 320, .max_lines = 10, .seed = 1};
   SentencePieceOptions other = few;
   other.seed = 2;
   EXPECT_EQ(train(few)->fingerprint(), train(few)->fingerprint());
