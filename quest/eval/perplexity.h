@@ -21,9 +21,10 @@ namespace quest {
 struct PerplexityOptions {
   int64_t context_length = 0;  // inputs per window; 0: the scorer's own
   int64_t stride = 0;  // 1 .. context_length; 0: context_length. Smaller: more context, slower
-  std::optional<int64_t> text_bytes;  // bytes of the text that `tokens` encode: for bits per byte
+  std::optional<int64_t> text_bytes =
+      {};  // bytes of the text that `tokens` encode: for bits per byte
   // Called after each batch with the targets scored so far and in all; may throw to stop.
-  std::function<void(int64_t done, int64_t total)> progress;
+  std::function<void(int64_t done, int64_t total)> progress = {};
 };
 
 struct PerplexityResult {
