@@ -130,6 +130,7 @@ nlohmann::json to_json(const TrainState& s) {
       {"program", version_text()},
       {"step", s.step},
       {"tokens", s.tokens},
+      {"first_tokens", s.first_tokens},
       {"loader", {{"seed", s.loader.seed}, {"position", s.loader.position}}},
       {"data_fingerprint", s.data_fingerprint},
       {"config_hash", s.config_hash},
@@ -138,7 +139,9 @@ nlohmann::json to_json(const TrainState& s) {
        {{"bytes", s.metrics.metrics_bytes},
         {"event_file", s.metrics.event_file},
         {"event_bytes", s.metrics.event_bytes}}},
-      {"seconds", s.seconds},
+      {"train_seconds", s.train_seconds},
+      {"wall_seconds", s.wall_seconds},
+      {"evaluation", s.evaluation},
       {"guards", s.guards},
   };
   if (s.validation_loss) out["validation_loss"] = *s.validation_loss;
@@ -157,6 +160,7 @@ TrainState train_state_from_json(const nlohmann::json& json, const std::string& 
   TrainState s;
   s.step = json_get<int64_t>(json, "step", where);
   s.tokens = json_get<int64_t>(json, "tokens", where);
+  s.first_tokens = json_get<int64_t>(json, "first_tokens", where);
   QUEST_CHECK(s.step >= 0 && s.tokens >= 0, ErrorKind::kData, "{}: step {} and tokens {}", where,
               s.step, s.tokens);
   s.loader.seed = json_get<uint64_t>(object("loader"), "seed", where);
@@ -171,7 +175,9 @@ TrainState train_state_from_json(const nlohmann::json& json, const std::string& 
   QUEST_CHECK(s.metrics.metrics_bytes >= 0 && s.metrics.event_bytes >= 0 &&
                   fs::path(s.metrics.event_file).filename() == s.metrics.event_file,
               ErrorKind::kData, "{}: impossible 'metrics'", where);
-  s.seconds = json_get<double>(json, "seconds", where);
+  s.train_seconds = json_get<double>(json, "train_seconds", where);
+  s.wall_seconds = json_get<double>(json, "wall_seconds", where);
+  s.evaluation = object("evaluation");
   if (json.contains("validation_loss")) {
     s.validation_loss = json_get<double>(json, "validation_loss", where);
   }
@@ -272,8 +278,11 @@ void prune_checkpoints(const fs::path& run, int64_t keep_last, bool keep_best) {
   }
   for (size_t k = static_cast<size_t>(keep_last); k < all.size(); ++k) {
     if (keep_best && all[k].second == best) continue;
+    // Renamed first: a kill in the middle must not leave half a checkpoint under its name.
+    const fs::path dying = fmt::format("{}.tmp-{}-0", all[k].second.string(), getpid());
     std::error_code error;
-    fs::remove_all(all[k].second, error);
+    fs::rename(all[k].second, dying, error);
+    if (!error) fs::remove_all(dying, error);
     if (error) log::warn("cannot remove {}: {}", all[k].second.string(), error.message());
   }
 }

@@ -55,6 +55,12 @@ double Guards::z_score(double loss) const {
   return deviation > 0 ? (loss - mean) / deviation : 0;
 }
 
+double Guards::mean_loss() const {
+  double sum = 0;
+  for (const double x : window_) sum += x;
+  return window_.empty() ? 0 : sum / static_cast<double>(window_.size());
+}
+
 nlohmann::json Guards::state() const {
   return {{"window", window_}, {"skipped_in_a_row", skipped_in_a_row_}};
 }

@@ -27,6 +27,9 @@ class Guards {
   // max_skipped skipped steps in a row.
   Verdict check(int64_t step, double loss, double gradient_norm);
 
+  // Mean of the losses in the window; 0 if there are none.
+  double mean_loss() const;
+
   // Everything that decides, for state.json; restore() throws kData.
   nlohmann::json state() const;
   void restore(const nlohmann::json& state);

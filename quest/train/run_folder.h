@@ -1,0 +1,45 @@
+// The folder of one run: <run.folder>/<name>-<hash of the configuration>.
+//
+//   RunFolder folder(config);          // made or found, locked until destruction
+//   folder.path() / "metrics.jsonl"
+//
+// One configuration, one folder: what is found there was made by the same settings, so going on
+// from its checkpoints is right, and another run's state is never taken. Throws kIo (unwritable
+// folder, another process trains in it) and kData (its config.toml is of another configuration).
+#pragma once
+
+#include <filesystem>
+
+#include "quest/train/train_config.h"
+
+namespace quest::train {
+
+class RunFolder {
+ public:
+  explicit RunFolder(const TrainConfig& config);
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  // <run.folder>/<name> becomes a link to this run, for people and scripts that do not know the
+  // hash.
+  void link_name(const TrainConfig& config) const;
+
+ private:
+  void lock();
+
+  std::filesystem::path path_;
+  int lock_fd_ = -1;
+};
+
+// Token files and tokenizer that [data] names, with a folder's parts filled in.
+struct DataPaths {
+  std::vector<std::filesystem::path> train;
+  std::filesystem::path validation;  // empty: none
+  std::filesystem::path tokenizer;
+};
+// Throws kUsage if data.train is empty.
+DataPaths resolve_data(const TrainConfig::Data& data);
+
+}  // namespace quest::train
