@@ -3,7 +3,11 @@
 # *_test.cpp below it, found by glob so that none is forgotten. A room without sources is an interface.
 add_library(quest_options INTERFACE)
 target_compile_options(quest_options INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror>
+  # GCC's analyses of data flow complain about the inside of std::string, differently in each release
+  # (GCC bugs 105329, 105651): warnings they stay, but a newer compiler must not stop the build.
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-error=restrict -Wno-error=array-bounds
+    -Wno-error=stringop-overflow -Wno-error=stringop-overread -Wno-error=maybe-uninitialized>)
 add_library(quest_sanitize INTERFACE)
 if(QUEST_SANITIZE)
   target_compile_options(quest_sanitize INTERFACE -fsanitize=${QUEST_SANITIZE} -fno-sanitize-recover=all

@@ -1,0 +1,106 @@
+#include "quest/cli/machine_report.h"
+
+#include <algorithm>
+#include <sstream>
+
+#include <fmt/format.h>
+
+#include "quest/base/progress.h"
+
+namespace quest::cli {
+namespace {
+
+// "A B": the names of those that are there.
+std::string listed(const std::vector<std::pair<const char*, bool>>& flags) {
+  std::string text;
+  for (const auto& [name, present] : flags) {
+    if (present) text += (text.empty() ? "" : " ") + std::string(name);
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string format_report(const std::vector<ReportSection>& sections) {
+  std::string text;
+  for (const ReportSection& section : sections) {
+    size_t width = 0;
+    for (const auto& fact : section.facts) width = std::max(width, fact.first.size());
+    text += (text.empty() ? "" : "\n") + section.title + "\n";
+    for (const auto& [name, value] : section.facts) {
+      text += fmt::format("  {:<{}}  {}\n", name, width, value);
+    }
+  }
+  return text;
+}
+
+MemoryInfo parse_meminfo(const std::string& text) {
+  MemoryInfo info;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) {
+    std::istringstream words(line);
+    std::string name;
+    int64_t kibibytes = 0;
+    if (!(words >> name >> kibibytes)) continue;
+    if (name == "MemTotal:") info.total_bytes = kibibytes * 1024;
+    if (name == "MemAvailable:") info.available_bytes = kibibytes * 1024;
+  }
+  return info;
+}
+
+std::string instruction_sets(const CpuFeatures& cpu) {
+  std::string text = listed({{"AVX2", cpu.avx2}, {"FMA", cpu.fma}, {"F16C", cpu.f16c}});
+  const std::string avx512 = listed({{"F", cpu.avx512f},
+                                     {"BW", cpu.avx512bw},
+                                     {"DQ", cpu.avx512dq},
+                                     {"VL", cpu.avx512vl},
+                                     {"VNNI", cpu.avx512vnni},
+                                     {"VBMI", cpu.avx512vbmi},
+                                     {"BITALG", cpu.avx512bitalg},
+                                     {"VPOPCNTDQ", cpu.avx512vpopcntdq},
+                                     {"BF16", cpu.avx512bf16}});
+  const std::string amx =
+      listed({{"TILE", cpu.amx_tile}, {"INT8", cpu.amx_int8}, {"BF16", cpu.amx_bf16}});
+  if (!avx512.empty()) text += (text.empty() ? "" : ", ") + fmt::format("AVX-512 ({})", avx512);
+  if (!amx.empty()) text += (text.empty() ? "" : ", ") + fmt::format("AMX ({})", amx);
+  return text.empty() ? "none known" : text;
+}
+
+std::vector<std::string> advise(const MachineFacts& facts) {
+  std::vector<std::string> advice;
+  const auto add = [&advice](std::string text) { advice.push_back(std::move(text)); };
+  if (facts.chosen < facts.highest) {
+    add(fmt::format(
+        "QUEST_ISA holds the kernels at {} although this CPU can run {}: unset it for full speed.",
+        isa_level_name(facts.chosen), isa_level_name(facts.highest)));
+  }
+  if (facts.highest == IsaLevel::kScalar) {
+    add("This CPU has no vector level that the kernels know (AVX2 or better): everything works, "
+        "slowly.");
+  }
+  if (facts.has_amx_without_os) {
+    add("The CPU has AMX, but the system does not let programs use it: Linux 5.16 or newer is "
+        "needed, and in a virtual machine a host that passes AMX on.");
+  }
+  if (facts.threads < facts.cpu.usable_cores) {
+    add(fmt::format(
+        "Torch computes with {} threads on {} usable cores: unset OMP_NUM_THREADS or raise it.",
+        facts.threads, facts.cpu.usable_cores));
+  }
+  constexpr int64_t kLittleMemory = int64_t{2} << 30;
+  if (facts.memory.total_bytes > 0 && facts.memory.available_bytes < kLittleMemory) {
+    add(fmt::format(
+        "Only {} of memory are free: training a 30M model takes about 2 GB at batch 4 x 512.",
+        format_quantity(static_cast<double>(facts.memory.available_bytes), "B")));
+  }
+  if (!facts.has_gnuplot) {
+    add("gnuplot is missing, so `quest plot` cannot draw: apt-get install gnuplot-nox.");
+  }
+  if (facts.has_gpu_driver && !facts.is_built_for_gpu) {
+    add("An NVIDIA driver is loaded, but this build is for the CPU: make build PRESET=cuda builds "
+        "the GPU side.");
+  }
+  return advice;
+}
+
+}  // namespace quest::cli

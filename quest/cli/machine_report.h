@@ -1,0 +1,49 @@
+// What `quest doctor` says about the machine: facts in sections, and what is missing with the way
+// to get it. Collecting reads the system; format_report and advise are functions of what was
+// collected.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "quest/base/cpu_features.h"
+
+namespace quest::cli {
+
+struct ReportSection {
+  std::string title;
+  std::vector<std::pair<std::string, std::string>> facts;  // name, value
+};
+
+// "Title\n  name   value\n...", values of a section in one column.
+std::string format_report(const std::vector<ReportSection>& sections);
+
+struct MemoryInfo {
+  int64_t total_bytes = 0;  // 0: not known
+  int64_t available_bytes = 0;
+};
+// From the text of /proc/meminfo.
+MemoryInfo parse_meminfo(const std::string& text);
+
+// What advise() looks at.
+struct MachineFacts {
+  CpuFeatures cpu;
+  IsaLevel highest = IsaLevel::kScalar;
+  IsaLevel chosen = IsaLevel::kScalar;  // lower than highest if QUEST_ISA says so
+  MemoryInfo memory;
+  int threads = 1;  // that torch computes with
+  bool has_gnuplot = false;
+  bool has_gpu_driver = false;      // an NVIDIA driver is loaded
+  bool is_built_for_gpu = false;    // the build has a GPU side
+  bool has_amx_without_os = false;  // the CPU lists AMX, the system does not let programs use it
+};
+
+// One sentence for each thing that is missing or slows this program down, with the remedy.
+std::vector<std::string> advise(const MachineFacts& facts);
+
+// "AVX2, FMA, F16C, AVX-512 (F BW DQ VL VNNI ...), AMX (TILE INT8 BF16)"; "none known" if so.
+std::string instruction_sets(const CpuFeatures& cpu);
+
+}  // namespace quest::cli
