@@ -41,12 +41,12 @@ class ProgressBar {
 // The text of one progress line, at most `width` columns wide where the title and numbers allow it.
 // The bar is left out if with_bar is false (log files) or if there is no room for it.
 struct ProgressLine {
-  std::string_view title;
+  std::string_view title = {};
   int64_t done = 0;
   int64_t total = 0;  // 0: unknown
-  std::string_view unit;
+  std::string_view unit = {};
   double seconds = 0;  // since the start
-  std::string_view suffix;
+  std::string_view suffix = {};
   bool final_line = false;  // shows the time taken instead of the time left
   bool with_bar = true;
 };

@@ -1,0 +1,161 @@
+// Tests of the small headers of base: error, log, bfloat16, checksum, mmap_file, cpu_features,
+// shutdown, version.
+#include <cmath>
+#include <csignal>
+#include <limits>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "quest/base/bfloat16.h"
+#include "quest/base/checksum.h"
+#include "quest/base/cpu_features.h"
+#include "quest/base/error.h"
+#include "quest/base/log.h"
+#include "quest/base/mmap_file.h"
+#include "quest/base/shutdown.h"
+#include "quest/base/testing.h"
+#include "quest/base/version.h"
+
+namespace quest {
+namespace {
+
+using testing::TemporaryFolder;
+
+TEST(Error, KindsHaveDifferentExitCodes) {
+  EXPECT_EQ(exit_code(ErrorKind::kUsage), 2);
+  EXPECT_EQ(exit_code(ErrorKind::kData), 3);
+  EXPECT_EQ(exit_code(ErrorKind::kIo), 4);
+  EXPECT_EQ(exit_code(ErrorKind::kEnvironment), 5);
+  EXPECT_EQ(exit_code(ErrorKind::kNumeric), 6);
+  EXPECT_EQ(error_kind_name(ErrorKind::kIo), "io");
+  EXPECT_QUEST_ERROR(QUEST_CHECK(1 > 2, ErrorKind::kUsage, "bits is {}", 9), ErrorKind::kUsage,
+                     "bits is 9");
+  EXPECT_EQ(errno_text(ENOENT), "No such file or directory");
+}
+
+TEST(ErrorDeathTest, AssertNamesPlaceConditionAndMessage) {
+  EXPECT_DEATH(QUEST_ASSERT(1 > 2), "base_test.cpp:.*1 > 2 is false");
+  EXPECT_DEATH(QUEST_ASSERT(1 > 2, "n is {}", 5), "n is 5");
+}
+
+TEST(Log, WritesToStderrAboveItsLevel) {
+  ::testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStdout();
+  log::set_level(log::Level::kWarn);
+  log::info("not {}", "shown");
+  log::warn("shown {}", 1);
+  log::set_level(log::Level::kInfo);
+  log::info("braces {} stay", "{}");
+  const std::string text = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(text.find("not shown"), std::string::npos);
+  EXPECT_NE(text.find("warning: shown 1\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("info: braces {} stay\n"), std::string::npos) << text;
+  EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
+}
+
+TEST(Bfloat16, RoundsToNearestEven) {
+  EXPECT_EQ(bfloat16(1.0f).bits, 0x3f80);
+  EXPECT_EQ(round_to_bfloat16(1.0f + 0x1p-8f), 1.0f);                // a tie, to even
+  EXPECT_EQ(round_to_bfloat16(1.0f + 3 * 0x1p-8f), 1.0f + 0x1p-6f);  // a tie, to even
+  EXPECT_EQ(round_to_bfloat16(1.0f + 0x1p-8f + 0x1p-20f), 1.0f + 0x1p-7f);
+  EXPECT_EQ(round_to_bfloat16(std::numeric_limits<float>::max()),
+            std::numeric_limits<float>::infinity());
+  EXPECT_TRUE(std::isnan(round_to_bfloat16(std::numeric_limits<float>::quiet_NaN())));
+  EXPECT_TRUE(std::signbit(round_to_bfloat16(-0.0f)));
+}
+
+// The empty input's values are those of the xxHash specification's reference implementation.
+TEST(Checksum, KnownValuesAndSensitivity) {
+  EXPECT_EQ(checksum64({}), 0x2d06800538d394c2u);
+  EXPECT_EQ(checksum128_hex(std::string_view()), "99aa06d3014798d86001c324468d497f");
+  EXPECT_NE(checksum128_hex("a"), checksum128_hex("b"));
+  const std::string zeros(32, '\0');
+  EXPECT_EQ(checksum128_hex(zeros).size(), 32u);
+  EXPECT_EQ(checksum128_hex(zeros), checksum128_hex(std::as_bytes(std::span(zeros.data(), 32))));
+}
+
+TEST(MmapFile, MapsMovesAndRefuses) {
+  const TemporaryFolder folder;
+  MmapFile a(folder.write("a", "hello"));
+  EXPECT_EQ(a.bytes().size(), 5u);
+  EXPECT_EQ(static_cast<char>(a.bytes()[4]), 'o');
+  MmapFile b(std::move(a));
+  EXPECT_EQ(static_cast<char>(b.bytes()[0]), 'h');
+  b = MmapFile(folder.write("b", "x"));
+  EXPECT_EQ(b.bytes().size(), 1u);
+  EXPECT_EQ(b.path(), folder / "b");
+  EXPECT_TRUE(MmapFile(folder.write("empty", "")).bytes().empty());
+  EXPECT_QUEST_ERROR(MmapFile(folder / "absent"), ErrorKind::kIo, "absent: No such file");
+  EXPECT_QUEST_ERROR(MmapFile(folder.path()), ErrorKind::kIo, "a folder");
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_QUEST_ERROR(MmapFile(folder / "pipe"), ErrorKind::kIo, "pipe");
+}
+
+TEST(CpuFeatures, LevelsAreNamedAndOrdered) {
+  const auto levels = available_isa_levels();
+  ASSERT_FALSE(levels.empty());
+  EXPECT_EQ(levels.front(), IsaLevel::kScalar);
+  EXPECT_EQ(levels.back(), highest_isa_level());
+  EXPECT_LE(isa_level(), highest_isa_level());
+  for (const IsaLevel level : levels) EXPECT_EQ(isa_level_from_name(isa_level_name(level)), level);
+  EXPECT_QUEST_ERROR(isa_level_from_name("sse9"), ErrorKind::kUsage,
+                     "allowed are scalar, avx2, avx512, avx512vnni, amx");
+  if (highest_isa_level() < IsaLevel::kAmx) {
+    EXPECT_QUEST_ERROR(isa_level_from_name("amx"), ErrorKind::kEnvironment, "amx");
+  }
+}
+
+TEST(CpuFeatures, AgreeWithTheCompilersOwnDetection) {
+  const CpuFeatures& f = cpu_features();
+  EXPECT_FALSE(f.model_name.empty());
+  EXPECT_GE(f.usable_cores, 1);
+#if defined(__x86_64__)
+  EXPECT_EQ(f.avx2, __builtin_cpu_supports("avx2") != 0);
+  EXPECT_EQ(f.fma, __builtin_cpu_supports("fma") != 0);
+  EXPECT_EQ(f.avx512f, __builtin_cpu_supports("avx512f") != 0);
+  EXPECT_EQ(f.avx512bw, __builtin_cpu_supports("avx512bw") != 0);
+  EXPECT_EQ(f.avx512vl, __builtin_cpu_supports("avx512vl") != 0);
+  EXPECT_EQ(f.avx512dq, __builtin_cpu_supports("avx512dq") != 0);
+  EXPECT_EQ(f.avx512vnni, __builtin_cpu_supports("avx512vnni") != 0);
+  EXPECT_EQ(f.avx512vbmi, __builtin_cpu_supports("avx512vbmi") != 0);
+  EXPECT_EQ(f.avx512bitalg, __builtin_cpu_supports("avx512bitalg") != 0);
+  EXPECT_EQ(f.avx512vpopcntdq, __builtin_cpu_supports("avx512vpopcntdq") != 0);
+#endif
+}
+
+TEST(Shutdown, RemembersTheFirstSignal) {
+  install_shutdown_handlers();
+  reset_shutdown_signal();
+  EXPECT_EQ(shutdown_signal(), 0);
+  std::raise(SIGTERM);
+  EXPECT_EQ(shutdown_signal(), SIGTERM);
+  std::raise(SIGTERM);
+  EXPECT_EQ(shutdown_signal(), SIGTERM);
+  reset_shutdown_signal();
+  std::raise(SIGINT);
+  EXPECT_EQ(shutdown_signal(), SIGINT);
+  reset_shutdown_signal();
+}
+
+TEST(ShutdownDeathTest, ASecondInterruptEndsTheProcess) {
+  EXPECT_EXIT(
+      {
+        install_shutdown_handlers();
+        std::raise(SIGTERM);
+        std::raise(SIGINT);
+        std::exit(0);
+      },
+      ::testing::ExitedWithCode(130), "");
+}
+
+TEST(Version, NamesProgramNumberAndBuild) {
+  EXPECT_EQ(version_text().rfind("quest " + version_number() + " (", 0), 0u) << version_text();
+  EXPECT_EQ(version_text().back(), ')');
+  EXPECT_EQ(std::count(version_number().begin(), version_number().end(), '.'), 2);
+}
+
+}  // namespace
+}  // namespace quest
