@@ -9,8 +9,9 @@
 //
 //   std::vector<int8_t> codes(m * k);
 //   std::vector<float> units(m);
-//   const int64_t bad = kernels::hadamard_quantize(spec, x, m, k, codes.data(), units.data(),
-//   nullptr); QUEST_CHECK(bad < 0, ErrorKind::kNumeric, "row {} of {} is not finite", bad, name);
+//   const int64_t bad_row =
+//       kernels::hadamard_quantize(spec, x, m, k, codes.data(), units.data(), nullptr);
+//   if (bad_row >= 0) throw kNumeric with the names of the tensor and the row
 //
 // Source: QuEST (arXiv 2502.05003), sections 3.1-3.3.
 #pragma once

@@ -4,8 +4,7 @@
 // the golden comparison, which asks what would have happened to a value moved by a rounding error.
 //
 //   const RowDecision<float> decide(spec, row_constants<float>(spec, rms));
-//   const Decision<float> d = decide(xh, /*kept=*/true);     // value = d.value, mask bit =
-//   d.trusted
+//   const Decision<float> d = decide(xh, /*kept=*/true);   // d.code, d.value, mask bit d.trusted
 #pragma once
 
 #include <algorithm>

@@ -3,9 +3,8 @@
 // A golden folder holds quantizers.safetensors: inputs `x` and `grad_out` (R rows of K) and for
 // each case `<spec>.y` and `<spec>.grad_x`, where <spec> is the text of a QuantSpec (quant_spec.h),
 // all F32; Lloyd-Max levels `gauss<b>.levels`; and learned-step cases (`<format>.lsq*`), which are
-// skipped. R, K and the cases are read from the file. An optional golden.json states trust limits
-// as
-// "<spec>.trust": number, in units of rms.
+// skipped. R, K and the cases are read from the file. An optional golden.json states trust limits:
+// key "<spec>.trust", a number in units of rms.
 //
 // The rule. y and grad_x of a Hadamard case are in the original basis; both sides are rotated back
 // before they are compared. Every value must agree to 1e-5 of its row's largest |golden|. A value
@@ -14,9 +13,8 @@
 // sides of a decision. A case passes if every other value agrees and fewer than 0.1 % of its values
 // are ties. Other implementations of the quantizers must equal the scalar definition bit for bit.
 //
-//   for (const GoldenCase& c : run_quantizer_golden("tests/golden",
-//   kernels::quantizer_implementations()))
-//     if (c.status == GoldenStatus::kFail) ...
+//   const auto others = kernels::quantizer_implementations();
+//   for (const GoldenCase& result : run_quantizer_golden("tests/golden", others)) ...
 #pragma once
 
 #include <cstdint>
