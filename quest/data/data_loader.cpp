@@ -30,7 +30,16 @@ int64_t windows_of(const DataLoaderOptions& options, int64_t tokens) {
                                  : (tokens - 1) / options.sequence_length;
 }
 
+std::vector<TokenFile> list_of(TokenFile file) {
+  std::vector<TokenFile> files;
+  files.push_back(std::move(file));
+  return files;
+}
+
 }  // namespace
+
+DataLoader::DataLoader(TokenFile file, const DataLoaderOptions& options)
+    : DataLoader(list_of(std::move(file)), options) {}
 
 DataLoader::DataLoader(std::vector<TokenFile> files, const DataLoaderOptions& options)
     : files_(std::move(files)), options_(options) {

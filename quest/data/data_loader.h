@@ -15,7 +15,7 @@
 // beginning of another. With mask_document_starts the target that would be predicted from another
 // document (each document's first token) is kIgnoredTarget.
 //
-//   DataLoader loader({TokenFile::open("data/train.qtok")}, {.batch = 8, .sequence_length = 512});
+//   DataLoader loader(TokenFile::open("data/train.qtok"), {.batch = 8, .sequence_length = 512});
 //   Batch batch = loader.next();              // inputs, targets: (8, 512)
 //   DataLoaderState state = loader.state();   // into the checkpoint; loader.restore(state) goes on
 //   there
@@ -63,6 +63,7 @@ class DataLoader {
   // Throws kUsage for options out of range, kData if the files differ in tokenizer or hold no
   // window.
   DataLoader(std::vector<TokenFile> files, const DataLoaderOptions& options);
+  DataLoader(TokenFile file, const DataLoaderOptions& options);
 
   Batch next();
 
