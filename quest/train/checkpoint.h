@@ -26,6 +26,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "quest/base/safetensors.h"
 #include "quest/data/data_loader.h"
 #include "quest/nn/llama_model.h"
 #include "quest/text/tokenizer.h"

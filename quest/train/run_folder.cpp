@@ -15,14 +15,16 @@ namespace quest::train {
 
 namespace fs = std::filesystem;
 
-RunFolder::RunFolder(const TrainConfig& config)
+RunFolder::RunFolder(const TrainConfig& config, bool writer)
     : path_(fs::path(config.run.folder) / run_folder_name(config)) {
+  if (!writer) return;
   std::error_code error;
   fs::create_directories(path_ / "checkpoints", error);
   QUEST_CHECK(!error, ErrorKind::kIo, "cannot create the folder {}: {}", path_.string(),
               error.message());
   lock();
   try {
+    // What killed processes left.
     remove_stale_temporaries(path_);
     remove_stale_temporaries(path_ / "checkpoints");
     const fs::path config_path = path_ / "config.toml";
@@ -42,7 +44,9 @@ RunFolder::RunFolder(const TrainConfig& config)
   }
 }
 
-RunFolder::~RunFolder() { close(lock_fd_); }
+RunFolder::~RunFolder() {
+  if (lock_fd_ >= 0) close(lock_fd_);
+}
 
 void RunFolder::lock() {
   const fs::path file = path_ / ".lock";

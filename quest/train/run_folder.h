@@ -1,6 +1,6 @@
 // The folder of one run: <run.folder>/<name>-<hash of the configuration>.
 //
-//   RunFolder folder(config);          // made or found, locked until destruction
+//   RunFolder folder(config, rank == 0);  // made or found, locked until destruction
 //   folder.path() / "metrics.jsonl"
 //
 // One configuration, one folder: what is found there was made by the same settings, so going on
@@ -16,7 +16,8 @@ namespace quest::train {
 
 class RunFolder {
  public:
-  explicit RunFolder(const TrainConfig& config);
+  // Only the writer (rank 0) makes and locks it; for others path() is all there is.
+  RunFolder(const TrainConfig& config, bool writer);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;

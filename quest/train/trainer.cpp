@@ -58,8 +58,11 @@ std::string weights_checksum(const nn::LlamaModel& model) {
 }  // namespace
 
 TrainOutcome Trainer::run(bool must_resume) {
-  const RunFolder folder(config_);
-  folder.link_name(config_);
+  const bool writer = group_.rank() == 0;
+  const RunFolder folder(config_, writer);
+  // A child run leaves the name to the run that it goes on from.
+  if (writer && config_.run.parent.empty()) folder.link_name(config_);
+  group_.barrier();
   restore_or_begin(folder, must_resume);
   TrainOutcome outcome;
   outcome.run = folder.path();
@@ -72,7 +75,7 @@ TrainOutcome Trainer::run(bool must_resume) {
                                                     nullptr, /*allow_exceptions=*/false);
     return outcome;
   }
-  if (group_.rank() == 0) {
+  if (writer) {
     metrics_ =
         std::make_unique<MetricsWriter>(folder.path(), config_.log.tensorboard, state_.metrics);
   }
