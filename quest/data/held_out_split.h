@@ -26,7 +26,7 @@ namespace quest {
 enum class Side { kTrain, kValidation };
 
 struct TextPiece {
-  std::string text;  // empty only to end a document
+  std::string text = {};  // empty only to end a document
   Side side = Side::kTrain;
   bool begins_document = true;
   bool ends_document = true;

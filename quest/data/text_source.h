@@ -30,14 +30,15 @@ namespace quest {
 
 struct TextSourceOptions {
   std::string json_field = "text";
-  std::string document_separator;    // of plain text, e.g. "\n\n\n" or "<|endoftext|>"; empty: none
+  std::string document_separator =
+      {};                            // of plain text, e.g. "\n\n\n" or "<|endoftext|>"; empty: none
   std::string stdin_format = "txt";  // "txt" or "jsonl"
   int64_t max_chunk_bytes = 256 << 10;
   bool skip_bad_lines = false;  // .jsonl: count and skip a bad line instead of failing
 };
 
 struct TextChunk {
-  std::string text;  // never empty
+  std::string text = {};  // never empty
   bool begins_document = true;
   bool ends_document = true;
 };
