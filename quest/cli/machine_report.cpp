@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <sstream>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -68,7 +69,7 @@ std::string instruction_sets(const CpuFeatures& cpu) {
 
 std::vector<std::string> advise(const MachineFacts& facts) {
   std::vector<std::string> advice;
-  const auto add = [&advice](std::string text) { advice.push_back(std::move(text)); };
+  const auto add = [&advice](std::string_view text) { advice.emplace_back(text); };
   if (facts.chosen < facts.highest) {
     add(fmt::format(
         "QUEST_ISA holds the kernels at {} although this CPU can run {}: unset it for full speed.",
