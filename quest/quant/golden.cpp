@@ -23,7 +23,7 @@ constexpr double kTolerance = 1e-5;
 constexpr double kTieFraction = 1e-3;
 
 struct Inputs {
-  std::span<const float> x, grad_out;
+  std::vector<float> x, grad_out;
   size_t rows = 0, k = 0;
 };
 
@@ -39,7 +39,7 @@ Inputs read_inputs(const SafetensorsReader& file) {
               "{}: x must have two dimensions (rows, values) above 0", file.path().string());
   QUEST_CHECK(grad_out.shape == x.shape, ErrorKind::kData, "{}: grad_out has another shape than x",
               file.path().string());
-  return {x.as<float>(), grad_out.as<float>(), static_cast<size_t>(x.shape[0]),
+  return {x.to_vector<float>(), grad_out.to_vector<float>(), static_cast<size_t>(x.shape[0]),
           static_cast<size_t>(x.shape[1])};
 }
 
@@ -97,7 +97,7 @@ void compare_values(const QuantSpec& spec, const Inputs& in, const QuantizerResu
     const std::span<const float> grad(&ours.grad_x[at], in.k);
     const auto y_off = row_deviation(y, golden_y.subspan(at, in.k), spec.hadamard);
     const auto grad_off = row_deviation(grad, golden_grad.subspan(at, in.k), spec.hadamard);
-    const TieRow tie(spec, in.x.subspan(at, in.k));
+    const TieRow tie(spec, std::span(in.x).subspan(at, in.k));
     for (size_t i = 0; i < in.k; ++i) {
       const double off = std::max(y_off[i], grad_off[i]);
       if (off > kTolerance && tie(i)) {
@@ -156,7 +156,7 @@ GoldenCase run_case(const SafetensorsReader& file, const Inputs& in, const std::
     if (y == nullptr || grad_x == nullptr) return result;
     const QuantizerResult ours = run_scalar_quantizer(
         spec, in.x, in.grad_out, static_cast<int64_t>(in.rows), static_cast<int64_t>(in.k));
-    compare_values(spec, in, ours, y->as<float>(), grad_x->as<float>(), result);
+    compare_values(spec, in, ours, y->to_vector<float>(), grad_x->to_vector<float>(), result);
     compare_implementations(spec, in, ours, others, result);
   } catch (const Error& error) {
     fail(result, error.what());
@@ -172,7 +172,7 @@ GoldenCase run_levels(const SafetensorsReader& file, const std::string& name, in
   const TensorView* tensor = golden_tensor(file, name, {static_cast<int64_t>(ours.size())}, result);
   if (tensor == nullptr) return result;
   result.values = tensor->numel();
-  const std::vector<double> deviation = row_deviation(ours, tensor->as<float>(), false);
+  const std::vector<double> deviation = row_deviation(ours, tensor->to_vector<float>(), false);
   result.max_deviation = *std::max_element(deviation.begin(), deviation.end());
   if (result.max_deviation > kTolerance) fail(result, "the levels differ");
   return result;
