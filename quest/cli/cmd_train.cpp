@@ -95,11 +95,16 @@ void run_train(const TrainArguments& arguments) {
   // A file beyond the user's limit is then an error like a full disk, not the end of the process.
   std::signal(SIGXFSZ, SIG_IGN);
   TrainConfig config = read_config(arguments);
+  if (arguments.print_config) {
+    fmt::print("{}", train::config_to_toml(config));
+    return;
+  }
   train::SingleProcess group;
   train::Trainer trainer(std::move(config), group);
-  if (arguments.print_config) fmt::print("{}", train::config_to_toml(trainer.config()));
-  if (arguments.dry_run) fmt::print("{}", trainer.plan().text());
-  if (arguments.print_config || arguments.dry_run) return;
+  if (arguments.dry_run) {
+    fmt::print("{}", trainer.plan().text());
+    return;
+  }
   install_shutdown_handlers();
   print_outcome(trainer.run(/*must_resume=*/!arguments.resume.empty()));
 }

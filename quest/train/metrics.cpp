@@ -121,7 +121,8 @@ std::string tensorboard_event(const nlohmann::ordered_json& line, double wall_ti
 
 MetricsWriter::MetricsWriter(const fs::path& run, bool tensorboard, const MetricsPosition& position)
     : metrics_(std::make_unique<AppendFile>(run / "metrics.jsonl", position.metrics_bytes)),
-      event_file_(position.event_file) {
+      event_file_(position.event_file),
+      event_bytes_(position.event_bytes) {
   if (!tensorboard) return;
   const fs::path folder = run / "tensorboard";
   std::error_code error;
@@ -152,7 +153,7 @@ void MetricsWriter::write(const nlohmann::ordered_json& line) {
 MetricsPosition MetricsWriter::sync() {
   metrics_->sync();
   if (events_) events_->sync();
-  return {metrics_->length(), event_file_, events_ ? events_->length() : 0};
+  return {metrics_->length(), event_file_, events_ ? events_->length() : event_bytes_};
 }
 
 }  // namespace quest::train

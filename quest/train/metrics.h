@@ -67,6 +67,7 @@ class MetricsWriter {
   std::unique_ptr<AppendFile> metrics_;
   std::unique_ptr<AppendFile> events_;
   std::string event_file_;
+  int64_t event_bytes_ = 0;  // while no events are written
 };
 
 }  // namespace quest::train

@@ -230,7 +230,7 @@ ConfigFlags::ConfigFlags(CLI::App& app) {
     const std::string range = s.range.empty() ? "" : "; " + s.range;
     flag->option = app.add_option(
         names, flag->text, fmt::format("{} (default {}{})", s.help, toml_text(s.get()), range));
-    flag->option->group("[" + std::string(section_of(s.key)) + "]")->type_name("");
+    flag->option->group("[" + std::string(section_of(s.key)) + "]")->type_name("")->take_last();
     flags_.push_back(std::move(flag));
   }
 }

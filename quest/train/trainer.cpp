@@ -99,7 +99,9 @@ TrainOutcome Trainer::run(bool must_resume) {
     }
     state_.wall_seconds = wall_before + seconds_since(start);
     const bool stop = group_.all_reduce_max(shutdown_signal()) != 0;
-    if (stop || checkpoint_due()) save(folder.path());
+    // Ranks agree, whatever their clocks say.
+    const bool due = group_.all_reduce_max(checkpoint_due() ? 1 : 0) != 0;
+    if (stop || due) save(folder.path());
     if (stop && state_.step < total) {
       progress.finish(last_status);
       log::info("stopped by a signal at step {} of {}; the same command goes on from there",
@@ -152,6 +154,10 @@ double Trainer::forward_and_backward() {
     mine += targets.back();
   }
   const double all = group_.all_reduce_sum(static_cast<double>(mine));
+  QUEST_CHECK(all > 0, ErrorKind::kData,
+              "step {}: no token of the batch is a target (data.mask_document_starts leaves out "
+              "every document's first)",
+              state_.step + 1);
   double sum = 0;
   try {
     for (size_t k = 0; k < batches.size(); ++k) {

@@ -112,19 +112,17 @@ void Trainer::open_data() {
 
 void Trainer::make_model() {
   const std::string& source = config_.run.init.empty() ? config_.run.parent : config_.run.init;
-  LlamaConfig shape;
-  if (!source.empty()) {
-    shape = load_llama_config(fs::path(source) / "config.json", nullptr);
+  // Settings that hold the shape already (a run's config.toml) do not need the folder any more.
+  const bool adopt = !source.empty() && (fs::exists(fs::path(source) / "config.json") ||
+                                         config_.model.preset != "none");
+  if (adopt) {
+    adopt_shape(config_.model, load_llama_config(fs::path(source) / "config.json", nullptr));
     log::info("the model's shape is that of {}", source);
-    adopt_shape(config_.model, shape);
   }
-  LlamaConfig resolved = resolve_model(config_, tokenizer_->vocab_size());
-  if (!source.empty()) resolved = shape;  // with its token ids
-  if (source.empty()) {
-    resolved.bos_token_id = tokenizer_->bos_id().value_or(-1);
-    resolved.eos_token_id = tokenizer_->eos_id().value_or(-1);
-  }
-  model_ = std::make_unique<nn::LlamaModel>(resolved, config_.quant,
+  LlamaConfig shape = resolve_model(config_, tokenizer_->vocab_size());
+  shape.bos_token_id = tokenizer_->bos_id().value_or(-1);
+  shape.eos_token_id = tokenizer_->eos_id().value_or(-1);
+  model_ = std::make_unique<nn::LlamaModel>(shape, config_.quant,
                                             nn::compute_type_from_name(config_.train.compute_type));
   optimizer_ = make_optimizer(config_.optimizer, model_->parameters());
   QUEST_CHECK(config_.optimizer.name != "schedule_free_adamw" ||
