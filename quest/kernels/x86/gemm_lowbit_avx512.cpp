@@ -8,6 +8,7 @@ struct Vector512 {
   using Int = __m512i;
   static constexpr int kVectors = 4;
 
+  static inline __attribute__((always_inline)) void pin(Int&) {}
   static Int zero() { return _mm512_setzero_si512(); }
   static Int broadcast(int32_t x) { return _mm512_set1_epi32(x); }
   static Int load(const void* p) { return _mm512_loadu_si512(p); }
@@ -18,6 +19,9 @@ struct Vector512 {
   static Int add32(Int x, Int y) { return _mm512_add_epi32(x, y); }
   static Int bit_and(Int x, Int y) { return _mm512_and_si512(x, y); }
   static Int shift_right16_by_8(Int x) { return _mm512_srli_epi16(x, 8); }
+  // Of each 16-bit pair of bytes the lower or the upper one, as a 16-bit number.
+  static Int sign_extend_low_bytes(Int x) { return _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8); }
+  static Int sign_extend_high_bytes(Int x) { return _mm512_srai_epi16(x, 8); }
 };
 
 }  // namespace
