@@ -1,7 +1,5 @@
 #include "quest/nn/llama_block.h"
 
-#include <ATen/ops/ones.h>
-
 #include "quest/ops/attention.h"
 #include "quest/ops/rms_norm.h"
 #include "quest/ops/swiglu.h"
@@ -10,8 +8,9 @@ namespace quest::nn {
 namespace {
 
 at::Tensor norm_weight(const LlamaConfig& config, ComputeType compute) {
-  return at::ones({config.hidden_size},
-                  at::TensorOptions(master_scalar_type(compute)).requires_grad(true));
+  at::Tensor weight = make_parameter({config.hidden_size}, compute);
+  weight.detach().fill_(1.0);
+  return weight;
 }
 
 std::string prefix_of(int64_t index) { return fmt::format("model.layers.{}.", index); }

@@ -19,10 +19,6 @@
 namespace quest::nn {
 namespace {
 
-at::Tensor parameter(std::vector<int64_t> shape, ComputeType compute) {
-  return at::zeros(shape, at::TensorOptions(master_scalar_type(compute)).requires_grad(true));
-}
-
 Rope make_rope(const LlamaConfig& config) {
   const RopeTable table = make_rope_table(config, config.max_position_embeddings);
   const auto tensor = [&](const std::vector<float>& values) {
@@ -69,11 +65,11 @@ LlamaModel::LlamaModel(const LlamaConfig& config, const QuantRecipe& recipe, Com
       compute_(compute),
       head_state_(unquantized(), scalar_type(compute), "lm_head") {
   validate(config, recipe);
-  embedding_ = parameter({config.vocab_size, config.hidden_size}, compute);
+  embedding_ = make_parameter({config.vocab_size, config.hidden_size}, compute);
   if (!config.tie_word_embeddings) {
-    head_ = parameter({config.vocab_size, config.hidden_size}, compute);
+    head_ = make_parameter({config.vocab_size, config.hidden_size}, compute);
   }
-  final_norm_ = parameter({config.hidden_size}, compute);
+  final_norm_ = make_parameter({config.hidden_size}, compute);
   final_norm_.detach().fill_(1.0);
   for (int64_t i = 0; i < config.num_layers; ++i) {
     blocks_.push_back(std::make_unique<LlamaBlock>(i, config, recipe, compute));

@@ -22,11 +22,14 @@ at::ScalarType master_scalar_type(ComputeType type) {
   return type == ComputeType::kFloat64 ? at::kDouble : at::kFloat;
 }
 
+at::Tensor make_parameter(std::vector<int64_t> shape, ComputeType compute) {
+  return at::zeros(shape, at::TensorOptions(master_scalar_type(compute))).set_requires_grad(true);
+}
+
 QuantLinear::QuantLinear(std::string name, int64_t in_features, int64_t out_features,
                          const QuantRecipe& recipe, ComputeType compute)
     : name_(std::move(name)),
-      weight_(at::zeros({out_features, in_features},
-                        at::TensorOptions(master_scalar_type(compute)).requires_grad(true))),
+      weight_(make_parameter({out_features, in_features}, compute)),
       state_(recipe, scalar_type(compute), name_) {}
 
 at::Tensor QuantLinear::forward(const at::Tensor& x) {

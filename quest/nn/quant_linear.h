@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -14,6 +15,9 @@ namespace quest::nn {
 
 at::ScalarType scalar_type(ComputeType type);         // of activations and products
 at::ScalarType master_scalar_type(ComputeType type);  // of parameters: FP32, or FP64 with kFloat64
+
+// A leaf of zeros that requires a gradient.
+at::Tensor make_parameter(std::vector<int64_t> shape, ComputeType compute);
 
 class QuantLinear {
  public:
