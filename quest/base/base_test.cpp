@@ -154,7 +154,8 @@ TEST(ShutdownDeathTest, ASecondInterruptEndsTheProcess) {
 TEST(Version, NamesProgramNumberAndBuild) {
   EXPECT_EQ(version_text().rfind("quest " + version_number() + " (", 0), 0u) << version_text();
   EXPECT_EQ(version_text().back(), ')');
-  EXPECT_EQ(std::count(version_number().begin(), version_number().end(), '.'), 2);
+  const std::string number = version_number();
+  EXPECT_EQ(std::count(number.begin(), number.end(), '.'), 2) << number;
 }
 
 }  // namespace

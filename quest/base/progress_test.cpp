@@ -38,7 +38,7 @@ TEST(FormatProgress, LineOfATerminal) {
                              .unit = "B",
                              .seconds = 1,
                              .suffix = "loss 3"},
-                            83),
+                            76),
             "tokenizing  43 % [#####        ]  1.9/4.4 MB  1.9 MB/s  ETA 0:00:01  loss 3");
 }
 
