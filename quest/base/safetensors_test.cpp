@@ -1,5 +1,6 @@
 #include "quest/base/safetensors.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -55,8 +56,13 @@ void expect_round_trip(const TemporaryFolder& folder, std::vector<T> values) {
   const TensorView& view = in.tensor("t");
   EXPECT_EQ(view.dtype, DTypeOf<T>::value);
   ASSERT_EQ(view.as<T>().size(), values.size());
-  EXPECT_EQ(std::memcmp(view.as<T>().data(), values.data(), values.size() * sizeof(T)), 0);
-  EXPECT_EQ(std::memcmp(view.to_vector<T>().data(), values.data(), values.size() * sizeof(T)), 0);
+  // Bit by bit: NaN and -0 count too.
+  const auto expect_same_bytes = [&](std::span<const T> found) {
+    const auto a = std::as_bytes(found), b = std::as_bytes(std::span<const T>(values));
+    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end()));
+  };
+  expect_same_bytes(view.as<T>());
+  expect_same_bytes(view.to_vector<T>());
   const std::vector<float> floats = view.to_float();
   for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(floats[i], static_cast<float>(values[i]));
 }
