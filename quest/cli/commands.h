@@ -1,5 +1,5 @@
-// The subcommands of `quest`. Each adds itself with its options and a callback that does the work and
-// throws quest::Error; main.cpp catches once and chooses the exit code.
+// The subcommands of `quest`. Each adds itself with its options and a callback that does the work
+// and throws quest::Error; main.cpp catches once and chooses the exit code.
 #pragma once
 
 namespace CLI {
