@@ -9,6 +9,7 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/log.h"
+#include "quest/data/data_folder.h"
 #include "quest/train/checkpoint.h"
 
 namespace quest::train {
@@ -81,8 +82,10 @@ DataPaths resolve_data(const TrainConfig::Data& data) {
   fs::path folder;
   if (std::error_code ignored; fs::is_directory(data.train, ignored)) {
     folder = data.train;
-    paths.train.push_back(folder / "train.qtok");
-    if (fs::exists(folder / "validation.qtok")) paths.validation = folder / "validation.qtok";
+    paths.train.push_back(folder / kTrainTokensName);
+    if (fs::exists(folder / kValidationTokensName)) {
+      paths.validation = folder / kValidationTokensName;
+    }
   } else {
     size_t begin = 0;
     while (begin <= data.train.size()) {

@@ -1,5 +1,6 @@
 #include "quest/train/toml.h"
 
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstring>

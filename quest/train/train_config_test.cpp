@@ -1,5 +1,9 @@
 #include "quest/train/train_config.h"
 
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
 #include <CLI/CLI.hpp>
 #include <gtest/gtest.h>
 
@@ -51,13 +55,13 @@ TEST(TrainConfig, EverySettingComesBackExactly) {
   for (const Setting& s : list_settings(config)) {
     const TomlValue value = s.get();
     if (s.key == "quant.recipe") {
-      s.set(std::string("w4a4"));
+      s.set(std::string("w4a4_nohadamard"));
     } else if (const auto* flag = std::get_if<bool>(&value)) {
       s.set(!*flag);
     } else if (std::get_if<int64_t>(&value)) {
       s.set(int64_t{s.key.ends_with("bits") ? 3 : 13});
     } else if (std::get_if<double>(&value)) {
-      s.set(s.key.starts_with("quant") ? 0.3 : std::get<double>(value) == 0.1 ? 0.7 : 0.1 + 0.2);
+      s.set(s.key.starts_with("model.rope") ? 10.1 + 0.2 : 0.1 + 0.2);
     } else if (s.range.empty()) {
       s.set(std::string("a \"b\" # c, \\d"));
     } else {
@@ -149,6 +153,20 @@ TEST(TrainConfig, RefusesImpossibleCombinations) {
   config.quant.weight.grid = Grid::kUniform;
   config.quant.weight.bits = 12;
   EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, "12");
+}
+
+TEST(TrainConfig, TheConfigsOfThisProjectAreValid) {
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(QUEST_SOURCE_DIR "/configs")) {
+    if (entry.path().extension() != ".toml") continue;
+    SCOPED_TRACE(entry.path());
+    TrainConfig config;
+    apply_toml(config, parse_toml_file(entry.path()));
+    EXPECT_NO_THROW(finish_config(config));
+    EXPECT_NO_THROW(resolve_model(config, 0 < config.model.vocab_size ? 0 : 32000));
+    ++count;
+  }
+  EXPECT_GE(count, 7);
 }
 
 TEST(TrainConfig, HashIsOfWhatChangesTheResult) {

@@ -177,7 +177,8 @@ TEST_F(TrainerTest, StoppedAfterEveryStepAndResumedIsBitwiseTheSame) {
 }
 
 TEST_F(TrainerTest, ADamagedCheckpointIsLeftAside) {
-  const TrainConfig c = tiny("damaged");
+  TrainConfig c = tiny("damaged");
+  c.checkpoint.keep_best = false;
   const TrainOutcome straight = train(c);
   const fs::path checkpoints = straight.run / "checkpoints";
   fs::remove(straight.run / "summary.json");
