@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <unordered_map>
 
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
@@ -190,7 +191,8 @@ void silence_sentencepiece() {
   std::call_once(once, [] {
     // The public way to the log level is a training that sets it and then fails for want of an
     // input.
-    (void)sentencepiece::SentencePieceTrainer::Train("--minloglevel=3");
+    const std::unordered_map<std::string, std::string> settings = {{"minloglevel", "3"}};
+    (void)sentencepiece::SentencePieceTrainer::Train(settings);
   });
 }
 

@@ -1,5 +1,6 @@
 #include "quest/text/tokenizer.h"
 
+#include <cstdlib>
 #include <random>
 #include <set>
 
@@ -246,6 +247,21 @@ TEST(Tokenizer, SavedIsLoadedAgain) {
     }
   }
   EXPECT_EQ(load_tokenizer("bytes")->kind(), "bytes");
+}
+
+// In a process of its own, where nothing has silenced SentencePiece before.
+TEST(TokenizerDeathTest, NothingIsLogged) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  TemporaryFolder folder;
+  sample_tokenizer().save(folder.path());
+  const auto model = folder / "tokenizer.model";
+  EXPECT_EXIT(
+      {
+        load_tokenizer(model)->encode("text");
+        train({.vocab_size = 400});
+        std::exit(0);
+      },
+      ::testing::ExitedWithCode(0), "^$");
 }
 
 TEST(Tokenizer, WrongPlacesAreClearErrors) {
