@@ -123,6 +123,26 @@ QuantizedTensor quantize_tensor(const QuantSpec& spec, const std::string& name,
   return out;
 }
 
+// Every code of the grid, so that the bins of all tensors are the same.
+std::map<int8_t, int64_t> empty_counts(const QuantSpec& spec) {
+  std::map<int8_t, int64_t> counts;
+  const CodeFormat format = code_format(spec);
+  if (spec.grid == Grid::kFp4) {
+    const LevelTable<float>& table = level_table<float>(spec);
+    for (int i = 0; i < table.count; ++i)
+      counts[static_cast<int8_t>(table.numbers[static_cast<size_t>(i)])] = 0;
+  } else if (!format.is_integer) {
+    for (size_t i = 0; i < format.levels.size(); ++i) counts[static_cast<int8_t>(i)] = 0;
+  } else {
+    for (int number = -format.max_number; number <= format.max_number;
+         number += spec.grid == Grid::kTernary ? 1 : 2) {
+      counts[static_cast<int8_t>((number - format.offset) / format.multiplier)] = 0;
+    }
+    if (spec.grid == Grid::kUniform4of8) counts[0] = 0;  // dropped pairs
+  }
+  return counts;
+}
+
 QuantizeReport make_report(const QuantSpec& spec, const std::string& name,
                            const std::vector<float>& x, const Shape& shape,
                            const QuantizedTensor& out) {
@@ -143,7 +163,7 @@ QuantizeReport make_report(const QuantSpec& spec, const std::string& name,
   for (const uint8_t byte : out.mask) passing += std::popcount(byte);
   report.masked_fraction = 1 - static_cast<double>(passing) / count;
   if (has_codes(spec)) {
-    std::map<int8_t, int64_t> counts;
+    std::map<int8_t, int64_t> counts = empty_counts(spec);
     for (const int8_t code : out.codes) ++counts[code];
     const CodeFormat format = code_format(spec);
     for (const auto& [code, n] : counts) {

@@ -38,7 +38,8 @@ struct QuantizeReport {
   double mean_squared_error = 0;
   double relative_error = 0;   // mean squared error / mean square; NaN for a tensor of zeros
   double masked_fraction = 0;  // of values whose gradient is stopped
-  // Number of values per number (integer grids) or level, ascending; empty for grids without codes.
+  // Number of values per number (integer grids) or level, ascending, those that do not occur too;
+  // empty for grids without codes.
   std::vector<std::pair<float, int64_t>> histogram;
 
   double signal_to_noise_db() const;

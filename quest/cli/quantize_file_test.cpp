@@ -1,5 +1,6 @@
 #include "quest/cli/quantize_file.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -129,6 +130,17 @@ TEST_F(QuantizeFile, ReportsTheErrorOfAGaussian) {
   EXPECT_NE(text.find("layer.w"), std::string::npos);
   EXPECT_NE(text.find(" -15:"), std::string::npos) << text;
   EXPECT_NE(format_quantize_report(run("int8.trust", "layer.w")).find(".."), std::string::npos);
+}
+
+TEST_F(QuantizeFile, HistogramsHoldEveryCode) {
+  const std::vector<std::pair<const char*, size_t>> sizes = {
+      {"int1.trust", 2}, {"int4.trust", 16},  {"int8.trust", 256},     {"ternary.trust", 3},
+      {"fp4.trust", 15}, {"gauss3.trust", 8}, {"int4_4of8.trust", 17}, {"masked_4of8", 0}};
+  for (const auto& [spec, size] : sizes) {
+    const auto histogram = run(spec, "row").at(0).histogram;
+    EXPECT_EQ(histogram.size(), size) << spec;
+    EXPECT_TRUE(std::is_sorted(histogram.begin(), histogram.end())) << spec;
+  }
 }
 
 TEST_F(QuantizeFile, RowsAndZeros) {

@@ -130,7 +130,7 @@ QUEST_LANE uint16_t kept_lanes(typename L::F xh) {
 template <class L>
 struct Broadcast {
   typename L::F unit, inverse_step, trust_limit, clip_limit;
-  typename L::F half_levels, negative_half_levels, half, one;
+  typename L::F half_levels, negative_half_levels, half, one, two, minus_one;
   typename L::F numbers, midpoints;  // of a table
   typename L::F middle;              // its midpoint 7
 };
@@ -170,7 +170,7 @@ QUEST_LANE typename L::I decide(const Broadcast<L>& c, typename L::F xh, uint16_
       codes = L::to_int(number);
     } else {
       const F n = L::round_even(L::add(clamped, c.half));
-      number = L::sub(L::add(n, n), c.one);
+      number = L::fma(n, c.two, c.minus_one);  // 2n - 1 is exact
       if constexpr (code == CodeKind::kOdd4of8)
         number = L::zero_unless(L::from_bits(kept_lanes<L>(xh)), number);
       codes = L::to_int(code == CodeKind::kOdd8Bit ? L::sub(n, c.one) : number);
@@ -200,6 +200,8 @@ QUEST_LANE void decide_row(const QuantizePlan& plan, const RowConstants<float>& 
   c.negative_half_levels = L::set1(-plan.half_levels);
   c.half = L::set1(0.5f);
   c.one = L::set1(1.0f);
+  c.two = L::set1(2.0f);
+  c.minus_one = L::set1(-1.0f);
   if constexpr (code == CodeKind::kNumberTable || code == CodeKind::kIndexTable) {
     const float* midpoints = reinterpret_cast<const float*>(&plan.table->midpoints);
     c.numbers = L::load(reinterpret_cast<const float*>(&plan.table->numbers));
