@@ -5,7 +5,14 @@
 //
 // number(code) = multiplier * code + offset (CodeFormat of each side, quest/quant/quantizer.h). All
 // levels give the same bits. Weights are packed once per optimizer step into the level's tile
-// order. Single-threaded on a tile of the output: callers split M and N.
+// order. Single-threaded on a tile of the output: callers split M and N; calls may run at once.
+//
+//   PackedCodes w = pack_codes(w_format, w_codes, n, k);
+//   gemm_lowbit(a_format, a_codes, a_units, 0, m, w, w_units, 0, n, out, n);   // out (M,N)
+//
+// Codes are trusted to be what their format allows (|number| <= max_number): small numbers go
+// through narrower sums. Errors: kUsage for formats that are tables of levels, for a K whose sums
+// could leave 32 bits, for column ranges outside the weights.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +34,8 @@ struct PackedCodes {
   int64_t tile_offset = 0;        // of the aligned start in tiles
 };
 
-// codes (N,K) int8 row-major. Throws kUsage if a sum could leave int32:
-// k * max_number(a) * max_number(w) must be below 2^31 (checked in gemm_lowbit too).
+// codes (N,K) int8 row-major. Throws kUsage if k * max_number alone could leave int32; gemm_lowbit
+// checks k * max_number(a) * max_number(w) < 2^31. A PackedCodes may be copied and moved.
 PackedCodes pack_codes(const CodeFormat& format, const int8_t* codes, int64_t n, int64_t k,
                        IsaLevel level = isa_level());
 

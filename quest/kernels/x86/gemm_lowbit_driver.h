@@ -2,7 +2,7 @@
 //
 // Everything here has internal linkage: the file is compiled once for each instruction set, and a
 // shared symbol could bring AVX-512 code to a CPU without it. For the same reason it uses no
-// library templates. The plain loops are vectorized by the compiler; they contain no sums of
+// library functions. The plain loops are vectorized by the compiler; they contain no sums of
 // floats, so every level gives the same bits.
 //
 // A Kernel has
@@ -12,7 +12,6 @@
 //   sums);
 #pragma once
 
-#include <bit>
 #include <cstdint>
 
 #include "quest/kernels/gemm_lowbit_task.h"
@@ -25,7 +24,7 @@ inline constexpr int64_t kRowBlock = 192;
 
 // The rounding of base/bfloat16.h as straight-line code.
 inline uint16_t to_bfloat16_bits(float value) {
-  const uint32_t u = std::bit_cast<uint32_t>(value);
+  const uint32_t u = __builtin_bit_cast(uint32_t, value);
   const uint32_t nan = (u >> 16) | 0x40u;
   const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   return static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
