@@ -1,6 +1,6 @@
-// exp of 16 lanes: at most 1.01 units in the last place from the true value (exp_test.cpp), the same
-// bits at every level. exp(-inf) = 0, overflow gives infinity, subnormal results are right to one
-// unit of their own, NaN stays NaN.
+// exp of 16 lanes: at most 1.01 units in the last place from the true value (exp_test.cpp), the
+// same bits at every level. exp(-inf) = 0, overflow gives infinity, subnormal results are right to
+// one unit of their own, NaN stays NaN.
 //
 // x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 p(r) with the coefficients of Cephes'
 // expf (S. Moshier, netlib.org/cephes); 2^n in two factors, each a normal number.
