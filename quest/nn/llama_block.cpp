@@ -1,5 +1,8 @@
 #include "quest/nn/llama_block.h"
 
+#include <ATen/TensorOperators.h>
+
+#include "quest/base/error.h"
 #include "quest/ops/attention.h"
 #include "quest/ops/rms_norm.h"
 #include "quest/ops/swiglu.h"

@@ -5,6 +5,7 @@
 #include <limits>
 #include <sys/resource.h>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
