@@ -41,6 +41,12 @@ void name_state(std::vector<StateTensor>& out, const std::vector<nn::NamedParame
   }
 }
 
+// LibTorch's fused updates do not raise the version of the tensors they write; the layers'
+// quantized copies are remade when it changes.
+void raise_versions(const std::vector<nn::NamedParameter>& parameters) {
+  for (const auto& p : parameters) p.tensor.unsafeGetTensorImpl()->bump_version();
+}
+
 // at::_fused_adamw_: one pass over each parameter, per group of equal weight decay.
 class AdamW : public Optimizer {
  public:
@@ -71,6 +77,7 @@ class AdamW : public Optimizer {
                         decay ? settings_.weight_decay : 0.0, settings_.eps, /*amsgrad=*/false,
                         /*maximize=*/false);
     }
+    raise_versions(parameters_);
   }
 
   std::vector<StateTensor> state() override {
@@ -108,6 +115,7 @@ class Sgd : public Optimizer {
     at::_fused_sgd_(tensors, grads, momentum_, /*weight_decay=*/0.0, settings_.momentum, lr,
                     /*dampening=*/0.0, settings_.nesterov, /*maximize=*/false,
                     /*is_first_step=*/steps_ == 0);
+    raise_versions(parameters_);
     ++steps_;
   }
 
