@@ -4,7 +4,6 @@
 #   find_package(quest REQUIRED COMPONENTS torch)   # and quest::nn, quest::train, ...; takes the torch
 #                                                   # of QUEST_TORCH_DIR or of python3
 #   target_link_libraries(my_program PRIVATE quest::quant)
-include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(quest_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/quest)
 
@@ -23,6 +22,8 @@ foreach(program quest quest-run)
     install(TARGETS ${program} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   endif()
 endforeach()
+
+install(DIRECTORY tests/golden DESTINATION ${CMAKE_INSTALL_DATADIR}/quest)
 
 # Headers of rooms that exist in this build, so that what is installed is what can be linked.
 foreach(room ${quest_rooms} ${quest_torch_rooms})

@@ -1,0 +1,51 @@
+#include "quest/cli/model_folder.h"
+
+#include "quest/base/atomic_folder.h"
+#include "quest/base/error.h"
+#include "quest/base/log.h"
+#include "quest/train/allocator.h"
+#include "quest/train/weights.h"
+
+namespace quest::cli {
+
+std::filesystem::path find_model_folder(const std::filesystem::path& folder) {
+  QUEST_CHECK(std::filesystem::exists(folder), ErrorKind::kIo, "{}: no such folder",
+              folder.string());
+  for (const char* place : {"", "final", "checkpoints/best", "checkpoints/latest"}) {
+    const std::filesystem::path candidate = *place == '\0' ? folder : folder / place;
+    if (std::filesystem::exists(candidate / "config.json")) {
+      return candidate;
+    }
+  }
+  QUEST_THROW(ErrorKind::kIo,
+              "{}: no model here: neither config.json, nor final/, checkpoints/best/ or "
+              "checkpoints/latest/ of a run",
+              folder.string());
+}
+
+LoadedModel load_model(const std::filesystem::path& folder, const std::string& compute_type,
+                       const std::string& tokenizer) {
+  train::keep_freed_memory();
+  const nn::ComputeType compute = nn::compute_type_from_name(compute_type);
+  LoadedModel loaded;
+  loaded.folder = find_model_folder(folder);
+  if (std::filesystem::exists(loaded.folder / "checksums.json")) {
+    verify_folder(loaded.folder);
+  }
+  QuantRecipe recipe;
+  const LlamaConfig config = load_llama_config(loaded.folder / "config.json", &recipe);
+  loaded.tokenizer =
+      load_tokenizer(tokenizer.empty() ? loaded.folder : std::filesystem::path(tokenizer));
+  QUEST_CHECK(loaded.tokenizer->vocab_size() <= config.vocab_size, ErrorKind::kData,
+              "{}: the tokenizer has {} tokens, the model {}: it is another model's tokenizer",
+              loaded.folder.string(), loaded.tokenizer->vocab_size(), config.vocab_size);
+  loaded.model = std::make_unique<nn::LlamaModel>(config, recipe, compute);
+  train::load_weights(*loaded.model, loaded.folder);
+  log::info("{}: {} ({} weights, {} activations), {:.2f} M parameters, computing in {}",
+            loaded.folder.string(), recipe.name, to_string(recipe.weight),
+            to_string(recipe.activation), static_cast<double>(config.parameters()) / 1e6,
+            compute_type);
+  return loaded;
+}
+
+}  // namespace quest::cli
