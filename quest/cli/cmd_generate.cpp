@@ -154,7 +154,7 @@ void add_generate_command(CLI::App& app) {
       ->required();
   command->add_option("--prompt", arguments->prompt, "text to go on from (default: none)");
   command->add_option("--prompt-file", arguments->prompt_file, "file with the prompt; - is stdin");
-  command->add_option("--tokens", arguments->tokens, "tokens to write at most")
+  command->add_option("--max-tokens", arguments->tokens, "tokens to write at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();
   command->add_option("--temperature", sampler.temperature, "0: always the most probable token")
