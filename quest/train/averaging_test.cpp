@@ -1,5 +1,7 @@
 #include "quest/train/averaging.h"
 
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "quest/base/error.h"

@@ -3,6 +3,8 @@
 #include <fstream>
 #include <set>
 
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "quest/base/atomic_folder.h"
@@ -29,9 +31,9 @@ LlamaConfig tiny_shape() {
 }
 
 // A model with optimizer and averages that have seen two steps.
-struct Setup {
-  explicit Setup(const std::string& optimizer_name = "adamw", uint64_t seed = 1,
-                 const LlamaConfig& shape = tiny_shape())
+struct Fixture {
+  explicit Fixture(const std::string& optimizer_name = "adamw", uint64_t seed = 1,
+                   const LlamaConfig& shape = tiny_shape())
       : model(shape, recipe_from_name("w4a4"), nn::ComputeType::kFloat32) {
     model.init_weights(seed);
     TrainConfig::Optimizer settings;
@@ -89,7 +91,7 @@ void expect_equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor
 TEST(Checkpoint, RestoresEveryBit) {
   for (const char* name : {"adamw", "sgd", "schedule_free_adamw"}) {
     const testing::TemporaryFolder run;
-    Setup before(name);
+    Fixture before(name);
     before.train(3);
     const auto expected = before.everything();
     const fs::path path = save_checkpoint(run.path(), before.parts(), state_at(3));
@@ -97,7 +99,7 @@ TEST(Checkpoint, RestoresEveryBit) {
     EXPECT_EQ(path.filename(), "step-00000003");
     EXPECT_TRUE(fs::equivalent(run.path() / "checkpoints" / "latest", path));
 
-    Setup after(name, /*seed=*/2);
+    Fixture after(name, /*seed=*/2);
     const TrainState state = load_checkpoint(path, after.parts(), true);
     expect_equal(after.everything(), expected);
     EXPECT_EQ(to_json(state), to_json(state_at(3)));
@@ -110,10 +112,10 @@ TEST(Checkpoint, RestoresEveryBit) {
 
 TEST(Checkpoint, ScheduleFreeSavesThePointToEvaluate) {
   const testing::TemporaryFolder run;
-  Setup setup("schedule_free_adamw");
+  Fixture setup("schedule_free_adamw");
   setup.train(3);
   const fs::path path = save_checkpoint(run.path(), setup.parts(), state_at(3));
-  Setup loaded("adamw");
+  Fixture loaded("adamw");
   load_weights(loaded.model, path);
   const at::Tensor y = setup.model.parameters()[0].tensor.detach().clone();
   setup.optimizer->to_evaluation_point();
@@ -125,10 +127,10 @@ TEST(Checkpoint, ScheduleFreeSavesThePointToEvaluate) {
 
 TEST(Checkpoint, AnotherRuleIsAnErrorOrStartsAnew) {
   const testing::TemporaryFolder run;
-  Setup sgd("sgd");
+  Fixture sgd("sgd");
   sgd.train(1);
   const fs::path path = save_checkpoint(run.path(), sgd.parts(), state_at(1));
-  Setup adam("adamw");
+  Fixture adam("adamw");
   EXPECT_QUEST_ERROR(load_checkpoint(path, adam.parts(), true), ErrorKind::kData, "'sgd'");
   load_checkpoint(path, adam.parts(), false);
   EXPECT_EQ(adam.optimizer->steps(), 0);
@@ -138,7 +140,7 @@ TEST(Checkpoint, AnotherRuleIsAnErrorOrStartsAnew) {
 // Every file truncated, emptied, removed and with one bit flipped: never taken, the older one is.
 TEST(Checkpoint, DamagedOnesAreLeftAside) {
   const testing::TemporaryFolder run;
-  Setup setup;
+  Fixture setup;
   const fs::path good = save_checkpoint(run.path(), setup.parts(), state_at(1));
   const fs::path newest = save_checkpoint(run.path(), setup.parts(), state_at(2));
   EXPECT_EQ(find_checkpoints(run.path()).valid, std::vector<fs::path>{newest});
@@ -168,7 +170,7 @@ TEST(Checkpoint, DamagedOnesAreLeftAside) {
 
 TEST(Checkpoint, KeepsTheLastAndTheBest) {
   const testing::TemporaryFolder run;
-  Setup setup;
+  Fixture setup;
   const double losses[] = {3.0, 1.5, 2.0, 2.5, 1.6};
   for (int64_t step = 1; step <= 5; ++step) {
     TrainState state = state_at(step);
@@ -209,7 +211,7 @@ TEST(Checkpoint, ImpossibleStatesAreRefused) {
 // A Hugging Face folder: shards with an index, F16, BF16 and F32 tensors, rotary tables.
 TEST(Weights, ShardedHuggingFaceFolder) {
   const testing::TemporaryFolder folder;
-  Setup source;
+  Fixture source;
   std::vector<at::Tensor> values;
   SafetensorsWriter first(folder.path() / "model-00001-of-00002.safetensors");
   SafetensorsWriter second(folder.path() / "model-00002-of-00002.safetensors");
@@ -228,7 +230,7 @@ TEST(Weights, ShardedHuggingFaceFolder) {
   first.finish();
   second.finish();
   const fs::path index_file = folder.write("model.safetensors.index.json", index.dump());
-  Setup loaded("adamw", 5);
+  Fixture loaded("adamw", 5);
   load_weights(loaded.model, folder.path());
   const auto tensors = loaded.model.hf_tensors();
   for (size_t j = 0; j < tensors.size(); ++j) {
@@ -250,20 +252,20 @@ TEST(Weights, ShardedHuggingFaceFolder) {
 
 TEST(Weights, MissingUnknownAndMisshapenTensorsAreNamed) {
   const testing::TemporaryFolder folder;
-  Setup source;
+  Fixture source;
   LlamaConfig shape = tiny_shape();
   shape.num_layers = 3;
   save_weights(source.model, folder.path() / "model.safetensors", DType::kF32);
-  Setup deeper("adamw", 1, shape);
+  Fixture deeper("adamw", 1, shape);
   EXPECT_QUEST_ERROR(load_weights(deeper.model, folder.path()), ErrorKind::kData,
                      "missing: model.layers.2.");
   shape.num_layers = 1;
-  Setup flatter("adamw", 1, shape);
+  Fixture flatter("adamw", 1, shape);
   EXPECT_QUEST_ERROR(load_weights(flatter.model, folder.path()), ErrorKind::kData,
                      "unknown: model.layers.1.");
   shape = tiny_shape();
   shape.intermediate_size = 96;
-  Setup wider("adamw", 1, shape);
+  Fixture wider("adamw", 1, shape);
   const at::Tensor before = wider.model.parameters()[0].tensor.detach().clone();
   EXPECT_QUEST_ERROR(load_weights(wider.model, folder.path()), ErrorKind::kData, "(64, 32)");
   EXPECT_TRUE(at::equal(wider.model.parameters()[0].tensor, before));
@@ -273,7 +275,7 @@ TEST(Weights, TiedModelsAndBf16) {
   const testing::TemporaryFolder folder;
   LlamaConfig shape = tiny_shape();
   shape.tie_word_embeddings = true;
-  Setup tied("adamw", 1, shape);
+  Fixture tied("adamw", 1, shape);
   SafetensorsWriter writer(folder.path() / "model.safetensors");
   std::vector<at::Tensor> values;
   for (const nn::HfTensor& t : tied.model.hf_tensors()) {
@@ -283,7 +285,7 @@ TEST(Weights, TiedModelsAndBf16) {
   const at::Tensor head = at::zeros({257, 32});
   add_tensor(writer, "lm_head.weight", head);
   writer.finish();
-  Setup other("adamw", 9, shape);
+  Fixture other("adamw", 9, shape);
   load_weights(other.model, folder.path());
   EXPECT_TRUE(at::equal(other.model.parameters()[0].tensor, tied.model.parameters()[0].tensor));
 

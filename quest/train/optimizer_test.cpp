@@ -3,6 +3,9 @@
 #include <cmath>
 #include <functional>
 
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "quest/base/error.h"

@@ -3,9 +3,12 @@
 #include <barrier>
 #include <csignal>
 #include <fstream>
+#include <limits>
 #include <sys/resource.h>
 #include <thread>
 
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "quest/base/atomic_folder.h"
