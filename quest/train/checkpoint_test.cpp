@@ -153,7 +153,7 @@ TEST(Checkpoint, DamagedOnesAreLeftAside) {
     std::string flipped = content;
     flipped[content.size() / 2] = static_cast<char>(flipped[content.size() / 2] ^ 4);
     for (const std::string& broken :
-         {content.substr(0, content.size() - 1), flipped, std::string()}) {
+         {content.substr(0, content.size() / 2), flipped, std::string()}) {
       std::ofstream(file, std::ios::binary | std::ios::trunc) << broken;
       const CheckpointScan scan = find_checkpoints(run.path());
       EXPECT_EQ(scan.valid, std::vector<fs::path>{good}) << file;

@@ -84,14 +84,17 @@ TrainOutcome Trainer::run(bool must_resume) {
   const double wall_before = state_.wall_seconds;
   const Clock::time_point start = Clock::now();
   const int64_t first = state_.step;
-  ProgressBar progress(first == 0 ? "training" : fmt::format("training from step {}", first),
-                       total - first, "steps", config_.log.seconds);
+  std::optional<ProgressBar> progress;
+  if (writer) {
+    progress.emplace(first == 0 ? "training" : fmt::format("training from step {}", first),
+                     total - first, "steps", config_.log.seconds);
+  }
   std::string last_status;
   while (state_.step < total) {
     const StepResult result = step();
     write_training_line(result);
     last_status = status(result);
-    progress.update(state_.step - first, last_status);
+    if (progress) progress->update(state_.step - first, last_status);
     state_.validation_loss.reset();
     if (state_.step == total) {
       evaluate_now(config_.eval.full_at_end);
@@ -104,15 +107,17 @@ TrainOutcome Trainer::run(bool must_resume) {
     const bool due = group_.all_reduce_max(checkpoint_due() ? 1 : 0) != 0;
     if (stop || due) save(folder.path());
     if (stop && state_.step < total) {
-      progress.finish(last_status);
-      log::info("stopped by a signal at step {} of {}; the same command goes on from there",
-                state_.step, total);
+      if (progress) {
+        progress->finish(last_status);
+        log::info("stopped by a signal at step {} of {}; the same command goes on from there",
+                  state_.step, total);
+      }
       outcome.step = state_.step;
       outcome.interrupted = true;
       return outcome;
     }
   }
-  progress.finish(last_status);
+  if (progress) progress->finish(last_status);
   return finish(folder.path());
 }
 
@@ -248,8 +253,10 @@ void Trainer::evaluate_now(bool whole_file) {
     line[name + "_perplexity"] = average.perplexity;
   }
   if (metrics_) metrics_->write(line);
-  log::info("step {}: validation loss {:.4f}, perplexity {:.2f}", state_.step, own.loss,
-            own.perplexity);
+  if (group_.rank() == 0) {
+    log::info("step {}: validation loss {:.4f}, perplexity {:.2f}", state_.step, own.loss,
+              own.perplexity);
+  }
   if (std::isfinite(own.loss)) state_.validation_loss = own.loss;
   state_.evaluation = line;
 }
