@@ -81,7 +81,7 @@ python3 scripts/demo_table.py "${runs[@]}"
   --out "$demo/loss.png" || echo "demo: no picture (see above); the rest goes on"
 for recipe in "${recipes[@]}"; do
   printf '\n-- %s writes:\n' "${recipe^^}"
-  "$quest" generate "$demo/runs/$recipe/final" --prompt "$prompt" --max-tokens 80 --temperature 0.8 --seed 1
+  "$quest" generate "$demo/runs/$recipe" --prompt "$prompt" --max-tokens 80 --temperature 0.8 --seed 1
 done
 printf '\nDone in %d min %d s. Runs, curves and models are in %s/runs/, the picture is %s/loss.png.\n' \
   $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$demo" "$demo"
