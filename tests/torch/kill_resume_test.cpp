@@ -98,11 +98,11 @@ class KillResume : public ::testing::Test {
                                                "--batch=8",
                                                "--micro-batch=4",
                                                "--sequence-length=64",
-                                               "--steps=24",
+                                               "--steps=48",
                                                "--lr=3e-3",
                                                "--eval-every=6",
                                                "--eval.tokens=512",
-                                               "--checkpoint-every=2",
+                                               "--checkpoint-every=3",
                                                "--ema=0.9",
                                                "--averaging.horizon=4",
                                                "--threads=1",
@@ -120,13 +120,18 @@ class KillResume : public ::testing::Test {
 };
 
 TEST_F(KillResume, FinalWeightsAndCurveAreThoseOfAnUndisturbedRun) {
+  // Twice: the second start finds the program in memory and tells how long a run takes.
   int status = 0;
-  const auto begin = Clock::now();
-  ASSERT_TRUE(ends_within(start(command("calm"), log()), 300, status)) << read_file(log());
-  ASSERT_EQ(status, 0) << read_file(log());
-  const double whole = std::chrono::duration<double>(Clock::now() - begin).count();
+  double whole = 0;
+  for (const char* name : {"calm", "calm again"}) {
+    const auto begin = Clock::now();
+    ASSERT_TRUE(ends_within(start(command(name), log()), 300, status)) << read_file(log());
+    ASSERT_EQ(status, 0) << read_file(log());
+    whole = std::chrono::duration<double>(Clock::now() - begin).count();
+  }
   const Result calm = read_result(folder_ / "calm" / "kill");
-  ASSERT_EQ(calm.curve.size(), 24u + 4u);
+  ASSERT_EQ(calm.curve.size(), 48u + 8u);
+  EXPECT_EQ(read_result(folder_ / "calm again" / "kill").weights, calm.weights);
 
   const int64_t wanted = from_environment("QUEST_KILL_COUNT", 20);
   const Philox random(static_cast<uint64_t>(from_environment("QUEST_KILL_SEED", 1)));
