@@ -99,20 +99,24 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
   }
 };
 
-// Plain differentiable operations, for double.
+// x (B, heads, T, D) rotated from position start on, by plain differentiable operations, for
+// double.
+at::Tensor rotate_by_definition(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
+                                int64_t start) {
+  const int64_t t = x.size(2), half = x.size(3) / 2;
+  const at::Tensor c = cos.narrow(0, start, t).to(x.scalar_type());
+  const at::Tensor s = sin.narrow(0, start, t).to(x.scalar_type());
+  const at::Tensor first = x.narrow(-1, 0, half), second = x.narrow(-1, half, half);
+  return at::cat({first * c - second * s, second * c + first * s}, -1);
+}
+
 at::Tensor attention_by_definition(const at::Tensor& qkv, const at::Tensor& cos,
                                    const at::Tensor& sin, const AttentionShape& shape) {
-  const int64_t t = qkv.size(1), half = shape.head_dim / 2;
   const Heads heads = split_heads(qkv, shape);
-  const auto rotate = [&](const at::Tensor& x) {
-    const at::Tensor c = cos.narrow(0, 0, t).to(x.scalar_type());
-    const at::Tensor s = sin.narrow(0, 0, t).to(x.scalar_type());
-    const at::Tensor first = x.narrow(-1, 0, half), second = x.narrow(-1, half, half);
-    return at::cat({first * c - second * s, second * c + first * s}, -1);
-  };
-  const at::Tensor out =
-      at::scaled_dot_product_attention(rotate(heads.q), rotate(heads.k), heads.v, {}, 0.0, true);
-  return out.transpose(1, 2).reshape({qkv.size(0), t, shape.heads * shape.head_dim});
+  const at::Tensor q = rotate_by_definition(heads.q, cos, sin, 0);
+  const at::Tensor k = rotate_by_definition(heads.k, cos, sin, 0);
+  const at::Tensor out = at::scaled_dot_product_attention(q, k, heads.v, {}, 0.0, true);
+  return out.transpose(1, 2).reshape({qkv.size(0), qkv.size(1), shape.heads * shape.head_dim});
 }
 
 void check_shapes(const at::Tensor& qkv, const at::Tensor& cos, const AttentionShape& shape,
@@ -148,15 +152,21 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
               "[attention] {} positions, the key-value cache holds {}", end, k_cache.size(2));
   const at::NoGradGuard no_grad;
   const at::Tensor rows = qkv.contiguous();
-  rotate_in_place(rows, cos, sin, shape, start, +1);
   const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim;
-  k_cache.narrow(2, start, t).copy_(heads_view(rows, h, g, d));
+  at::Tensor q = heads_view(rows, 0, h, d), k = heads_view(rows, h, g, d);
+  if (rows.scalar_type() == at::kDouble) {
+    q = rotate_by_definition(q, cos, sin, start);
+    k = rotate_by_definition(k, cos, sin, start);
+  } else {
+    rotate_in_place(rows, cos, sin, shape, start, +1);
+  }
+  k_cache.narrow(2, start, t).copy_(k);
   v_cache.narrow(2, start, t).copy_(heads_view(rows, h + g, g, d));
   // Query i sees keys 0 .. start + i.
   const at::Tensor visible = at::ones({t, end}, rows.options().dtype(at::kBool)).tril(start);
-  const at::Tensor out = at::scaled_dot_product_attention(
-      heads_view(rows, 0, h, d), k_cache.narrow(2, 0, end), v_cache.narrow(2, 0, end), visible, 0.0,
-      false, std::nullopt, /*enable_gqa=*/h != g);
+  const at::Tensor out =
+      at::scaled_dot_product_attention(q, k_cache.narrow(2, 0, end), v_cache.narrow(2, 0, end),
+                                       visible, 0.0, false, std::nullopt, /*enable_gqa=*/h != g);
   return out.transpose(1, 2).reshape({rows.size(0), t, h * d});
 }
 

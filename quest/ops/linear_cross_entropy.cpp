@@ -123,9 +123,10 @@ at::Tensor linear_cross_entropy(const at::Tensor& x, const at::Tensor& weight,
                                 const at::Tensor& weight_copy, const at::Tensor& targets) {
   check_shapes(x, weight, targets);
   if (x.scalar_type() == at::kDouble) {
+    const int64_t count = count_targets(targets, weight.size(0));
     const at::Tensor sum =
         at::cross_entropy_loss(at::mm(x, weight.t()), targets, {}, at::Reduction::Sum);
-    return sum / static_cast<double>(std::max<int64_t>(1, count_targets(targets, weight.size(0))));
+    return sum / static_cast<double>(std::max<int64_t>(1, count));
   }
   return LinearCrossEntropyFunction::apply(x.contiguous(), weight, weight_copy, targets,
                                            at::GradMode::is_enabled());
@@ -135,11 +136,11 @@ at::Tensor linear_token_losses(const at::Tensor& x, const at::Tensor& weight_cop
                                const at::Tensor& targets) {
   check_shapes(x, weight_copy, targets);
   const at::NoGradGuard no_grad;
+  count_targets(targets, weight_copy.size(0));
   if (x.scalar_type() == at::kDouble) {
     return at::cross_entropy_loss(at::mm(x, weight_copy.t()), targets, {}, at::Reduction::None)
         .to(at::kFloat);
   }
-  count_targets(targets, weight_copy.size(0));
   at::Tensor losses = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
   const int64_t rows = chunk_rows(weight_copy.size(0), x.element_size());
   for (int64_t begin = 0; begin < x.size(0); begin += rows) {

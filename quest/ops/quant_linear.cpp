@@ -145,6 +145,11 @@ at::Tensor quant_linear(const at::Tensor& x, const at::Tensor& weight, QuantLine
   QUEST_CHECK(x.scalar_type() == state.compute(), ErrorKind::kUsage,
               "[quant_linear] {}: x is {}, the layer computes in {}", state.name(),
               at::toString(x.scalar_type()), at::toString(state.compute()));
+  const auto master = state.compute() == at::kDouble ? at::kDouble : at::kFloat;
+  QUEST_CHECK(weight.scalar_type() == master && weight.is_contiguous(), ErrorKind::kUsage,
+              "[quant_linear] {}: weight is {}, a layer that computes in {} needs a contiguous {}",
+              state.name(), at::toString(weight.scalar_type()), at::toString(state.compute()),
+              at::toString(master));
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);
   // Inside a Function's forward the grad mode is always off: it is read here.

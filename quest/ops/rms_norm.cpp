@@ -65,6 +65,11 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   QUEST_CHECK(x.size(-1) == weight.numel(), ErrorKind::kUsage,
               "[rms_norm] x has C={}, weight has {}", x.size(-1), weight.numel());
+  const auto master = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  QUEST_CHECK(weight.scalar_type() == master && weight.is_contiguous(), ErrorKind::kUsage,
+              "[rms_norm] weight is {}, with x {} it must be a contiguous {}",
+              at::toString(weight.scalar_type()), at::toString(x.scalar_type()),
+              at::toString(master));
   if (x.scalar_type() == at::kDouble) {
     return x * (x * x).mean(-1, /*keepdim=*/true).add(eps).rsqrt() * weight;
   }
