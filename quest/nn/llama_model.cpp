@@ -30,7 +30,7 @@ Rope make_rope(const LlamaConfig& config) {
 }
 
 void check_tokens(const at::Tensor& tokens, int64_t vocabulary) {
-  QUEST_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.size(1) > 0,
+  QUEST_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.numel() > 0,
               ErrorKind::kUsage, "[llama] tokens must be a non-empty (B,T) int64 matrix");
   const at::Tensor flat = tokens.contiguous();
   const int64_t* ids = flat.data_ptr<int64_t>();
@@ -156,6 +156,10 @@ void LlamaModel::grow(KvState& state, int64_t batch, int64_t positions) const {
 
 at::Tensor LlamaModel::decode(const at::Tensor& tokens, KvState& state) {
   const at::NoGradGuard no_grad;
+  check_tokens(tokens, config_.vocab_size);
+  QUEST_CHECK(state.blocks_.size() == blocks_.size(), ErrorKind::kUsage,
+              "[llama] decode got a state of {} layers, the model has {}", state.blocks_.size(),
+              blocks_.size());
   const int64_t end = state.length_ + tokens.size(1);
   QUEST_CHECK(end <= config_.max_position_embeddings, ErrorKind::kUsage,
               "[llama] {} positions, the model reads at most {} (max_position_embeddings)", end,
