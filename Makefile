@@ -1,5 +1,6 @@
 # `make` lists what there is. Variables: PRESET=cpu|cuda (default cpu), JOBS=n, PREFIX=/usr/local,
-# QUEST_TORCH_DIR=/path/to/libtorch (a torch of your own instead of .venv's).
+# QUEST_TORCH_DIR=/path/to/libtorch (a torch of your own instead of .venv's), TARGETS="quest ..." (build
+# only these).
 PRESET ?= cpu
 PREFIX ?= /usr/local
 JOBS ?= $(shell scripts/jobs.sh)
@@ -21,7 +22,7 @@ setup:  ## install what is missing (apt packages, torch into .venv); says what
 build:  ## setup, configure, compile; programs are then in build/bin/ (PRESET=cuda: build-cuda/bin/)
 	@scripts/setup.sh $(PRESET) --quiet
 	cmake --preset $(PRESET) $(CCACHE) $(TORCH)
-	cmake --build $(BUILD) --parallel $(JOBS)
+	cmake --build $(BUILD) --parallel $(JOBS) $(if $(TARGETS),--target $(TARGETS))
 
 test: build  ## all checks from a clean clone: build, tests, format, sanitizers
 	scripts/run_tests.sh $(BUILD) $(JOBS)

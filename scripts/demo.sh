@@ -30,7 +30,7 @@ trap on_exit EXIT
 
 current="setup and build"
 step "1/6 setup and build"
-make --no-print-directory build
+make --no-print-directory build TARGETS=quest
 
 current="corpus"
 step "2/6 corpus"
