@@ -146,7 +146,7 @@ const char* compute_type_name(ComputeType type) {
   return "unknown";
 }
 
-CpuCeilings measure_cpu_ceilings(int threads, double seconds_per_probe) {
+CpuCeilings measure_cpu_flops(int threads, double seconds_per_probe) {
   QUEST_CHECK(threads >= 1, ErrorKind::kUsage,
               "the number of threads is {}, allowed are 1 and more", threads);
   QUEST_CHECK(seconds_per_probe > 0, ErrorKind::kUsage,
@@ -174,6 +174,11 @@ CpuCeilings measure_cpu_ceilings(int threads, double seconds_per_probe) {
   for (const ComputeType type : {ComputeType::kBf16, ComputeType::kInt8}) {
     note(ceilings, type, fp32, fp32_instructions.c_str());
   }
+  return ceilings;
+}
+
+CpuCeilings measure_cpu_ceilings(int threads, double seconds_per_probe) {
+  CpuCeilings ceilings = measure_cpu_flops(threads, seconds_per_probe);
   ceilings.memory_read_bytes_per_second = memory_rate(threads, seconds_per_probe);
   return ceilings;
 }

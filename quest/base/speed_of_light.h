@@ -34,6 +34,9 @@ struct CpuCeilings {
 
 // Probes with `threads` threads, each probe for about `seconds_per_probe`.
 CpuCeilings measure_cpu_ceilings(int threads, double seconds_per_probe = 0.05);
+// The compute probes alone, which need no memory; memory_read_bytes_per_second stays 0. (The memory
+// probe reads an array of up to 1 GiB, which a program that keeps freed memory never gives back.)
+CpuCeilings measure_cpu_flops(int threads, double seconds_per_probe = 0.05);
 // Measured once in the process, with default_thread_count() threads, at the first call.
 const CpuCeilings& cpu_ceilings();
 // "FP32 0.16 TFLOP/s (avx512), BF16 ..., memory 21 GB/s, 2 threads": for logs and `quest doctor`.
