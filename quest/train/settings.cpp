@@ -284,6 +284,12 @@ void declare_quant(Declaration& d, QuantRecipe& quant) {
   declare_side(d, "activation", quant.activation);
 }
 
+void set_length(TrainConfig::Train& train, int64_t steps, int64_t tokens, double epochs) {
+  train.steps = steps;
+  train.tokens = tokens;
+  train.epochs = epochs;
+}
+
 void declare_data(Declaration& d, TrainConfig& c) {
   d.text("data.train", c.data.train, {},
          "token files made by `quest data` (joined by commas), or its folder with train.qtok",
@@ -298,10 +304,20 @@ void declare_data(Declaration& d, TrainConfig& c) {
   d.boolean("data.mask_document_starts", c.data.mask_document_starts,
             "no loss on a document's first token, which another document precedes");
 
-  d.integer("train.steps", c.train.steps, 0, kMany, "optimizer steps; this, tokens or epochs",
-            {"--steps"});
-  d.integer("train.tokens", c.train.tokens, 0, kMany, "tokens to train on, e.g. 3e9", {"--tokens"});
-  d.real("train.epochs", c.train.epochs, 0, 1e6, "passes over the training tokens", {"--epochs"});
+  // One of three says how long to train: a flag replaces what the file says.
+  TrainConfig::Train& t = c.train;
+  d.integer(
+      "train.steps", [&t] { return t.steps; },
+      [&t](int64_t x) { x > 0 ? set_length(t, x, 0, 0) : void(t.steps = 0); }, 0, kMany,
+      "optimizer steps; this, tokens or epochs", {"--steps"});
+  d.integer(
+      "train.tokens", [&t] { return t.tokens; },
+      [&t](int64_t x) { x > 0 ? set_length(t, 0, x, 0) : void(t.tokens = 0); }, 0, kMany,
+      "tokens to train on, e.g. 3e9", {"--tokens"});
+  d.real(
+      "train.epochs", [&t] { return t.epochs; },
+      [&t](double x) { x > 0 ? set_length(t, 0, 0, x) : void(t.epochs = 0); }, 0, 1e6,
+      "passes over the training tokens", {"--epochs"});
   d.integer("train.batch_size", c.train.batch_size, 1, 1 << 24,
             "sequences per optimizer step, over all ranks", {"--batch"});
   d.integer("train.micro_batch_size", c.train.micro_batch_size, 0, 1 << 24,

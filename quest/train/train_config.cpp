@@ -43,6 +43,20 @@ std::string_view section_of(std::string_view key) { return key.substr(0, key.rfi
               place.empty() ? "" : place + ": ", key, nearest->key);
 }
 
+// Of values given together (one file, one command line) only one may say how long to train.
+void check_one_length(const std::vector<std::string_view>& given) {
+  const auto is_length = [](std::string_view key) {
+    return key == "train.steps" || key == "train.tokens" || key == "train.epochs";
+  };
+  QUEST_CHECK(std::count_if(given.begin(), given.end(), is_length) <= 1, ErrorKind::kUsage,
+              "train.steps, train.tokens and train.epochs: exactly one of them says how long to "
+              "train");
+}
+
+bool is_zero(const TomlValue& value) {
+  return value == TomlValue(int64_t{0}) || value == TomlValue(0.0);
+}
+
 std::string to_toml(const TrainConfig& config, bool identity_only, bool comments) {
   TrainConfig copy = config;
   std::string out;
@@ -89,6 +103,11 @@ void apply_toml(TrainConfig& config, const TomlTable& table) {
     if (!known) unknown_key(settings, entry.key, entry.place);
     entries[entry.key] = &entry;
   }
+  std::vector<std::string_view> given;
+  for (const TomlEntry& entry : table) {
+    if (!is_zero(entry.value)) given.push_back(entry.key);
+  }
+  check_one_length(given);
   for (const Setting& s : settings) {
     const auto found = entries.find(s.key);
     if (found == entries.end()) continue;
@@ -236,6 +255,11 @@ ConfigFlags::ConfigFlags(CLI::App& app) {
 }
 
 void ConfigFlags::apply(TrainConfig& config) const {
+  std::vector<std::string_view> given;
+  for (const auto& flag : flags_) {
+    if (flag->option->count() > 0) given.push_back(flag->key);
+  }
+  check_one_length(given);
   for (const auto& flag : flags_) {
     if (flag->option->count() > 0) apply_setting(config, flag->key, flag->text);
   }

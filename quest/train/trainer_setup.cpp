@@ -50,7 +50,7 @@ int64_t total_steps(const TrainConfig::Train& train, int64_t windows_per_epoch) 
 double peak_flops_of(const TrainConfig& config) {
   if (config.log.peak_tflops > 0) return config.log.peak_tflops * 1e12;
   const bool bf16 = config.train.compute_type == "bf16";
-  return measure_cpu_ceilings(at::get_num_threads())
+  return measure_cpu_flops(at::get_num_threads())
       .flops(bf16 ? ComputeType::kBf16 : ComputeType::kFp32);
 }
 
