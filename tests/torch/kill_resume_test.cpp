@@ -1,7 +1,8 @@
 // kill -9 at random moments of a real run of the real program, then resume, again and again: the
 // final weights and the learning curve must be those of a run that nobody disturbed.
 //
-// QUEST_KILL_COUNT (default 20) kills in all, at moments drawn from QUEST_KILL_SEED (default 1).
+// QUEST_KILL_COUNT (default 20) kills in all, at moments drawn from QUEST_KILL_SEED (default 1), of
+// the program QUEST_KILL_PROGRAM (default: the one built with this test).
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -108,7 +109,8 @@ class KillResume : public ::testing::Test {
                                                "--threads=1",
                                                "--log.peak_tflops=1",
                                                "--name=kill"};
-    std::vector<std::string> all = {QUEST_PROGRAM, "train"};
+    const char* program = std::getenv("QUEST_KILL_PROGRAM");
+    std::vector<std::string> all = {program == nullptr ? QUEST_PROGRAM : program, "train"};
     all.insert(all.end(), settings.begin(), settings.end());
     all.push_back("--data=" + folder_.path().string());
     all.push_back("--out=" + (folder_ / out).string());
