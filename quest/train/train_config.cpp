@@ -89,7 +89,14 @@ const std::vector<ModelPreset>& model_presets() {
 void apply_setting(TrainConfig& config, std::string_view key, std::string_view text) {
   const std::vector<Setting> settings = list_settings(config);
   for (const Setting& s : settings) {
-    if (s.key == key) return s.set(s.read(text));
+    if (s.key != key) continue;
+    TomlValue value;
+    try {
+      value = s.read(text);
+    } catch (const Error&) {
+      QUEST_THROW(ErrorKind::kUsage, "{} is '{}', allowed: {}", key, text, s.range);
+    }
+    return s.set(value);
   }
   unknown_key(settings, key, "");
 }
