@@ -8,6 +8,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "quest/kernels/rope.h"
@@ -69,6 +70,7 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
                             const at::Tensor& sin, AttentionShape shape) {
+    RECORD_USER_SCOPE("quest::attention");
     rotate_in_place(qkv, cos, sin, shape, 0, +1);
     const Heads heads = split_heads(qkv, shape);
     auto [out, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(

@@ -7,6 +7,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "quest/kernels/cross_entropy.h"
@@ -60,6 +61,7 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
                             const at::Tensor& weight_copy, const at::Tensor& targets,
                             bool grad_enabled) {
+    RECORD_USER_SCOPE("quest::linear_cross_entropy");
     const int64_t m = x.size(0), v = weight_copy.size(0);
     const int64_t count = count_targets(targets, v);
     const bool grad_x_wanted = grad_enabled && x.requires_grad();

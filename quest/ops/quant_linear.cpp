@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "quest/ops/dispatch.h"
@@ -20,6 +21,7 @@ bool has_integer_codes(const QuantSpec& spec) {
 // Exact product of codes, dealt out to threads by rows, or by columns when rows are few.
 at::Tensor integer_product(const QuantSpec& activation, const QuantizedTensor& x,
                            const QuantizedWeight& weight, at::ScalarType compute) {
+  RECORD_USER_SCOPE("quest::integer_product");
   const kernels::PackedCodes& packed = *weight.packed;
   const int64_t m = x.codes.size(0), n = packed.n;
   at::Tensor y = at::empty({m, n}, x.codes.options().dtype(compute));
@@ -122,6 +124,7 @@ std::shared_ptr<const QuantizedWeight> QuantLinearState::weight_side(const at::T
       (cached_mask_ || !want_mask)) {
     return cached_;
   }
+  RECORD_USER_SCOPE("quest::weight_side");
   cached_.reset();  // frees its memory before the new one is made
   auto made = std::make_shared<QuantizedWeight>();
   made->quantized =

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include <ATen/ops/empty.h>
+#include <ATen/record_function.h>
 
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/ops/dispatch.h"
@@ -103,6 +104,7 @@ at::Tensor rotate(const at::Tensor& x) {
 
 QuantizedTensor quantize(const QuantSpec& spec, const at::Tensor& x, at::ScalarType value_type,
                          bool want_mask, std::string_view name) {
+  RECORD_USER_SCOPE("quest::quantize");
   QUEST_CHECK(x.dim() == 2 && x.is_contiguous(), ErrorKind::kUsage,
               "[quantize] {}: x must be a contiguous matrix, it has {} dimensions", name, x.dim());
   QuantizedTensor out;
@@ -127,6 +129,7 @@ QuantizedTensor quantize(const QuantSpec& spec, const at::Tensor& x, at::ScalarT
 
 at::Tensor dequantize(const QuantSpec& spec, const QuantizedTensor& quantized,
                       at::ScalarType value_type) {
+  RECORD_USER_SCOPE("quest::dequantize");
   if (!quantized.has_codes()) {
     return quantized.values.to(value_type);
   }
@@ -149,6 +152,7 @@ at::Tensor quantize_backward(const QuantSpec& spec, const at::Tensor& mask,
   if (!mask.defined() && !spec.hadamard) {
     return grad_values;
   }
+  RECORD_USER_SCOPE("quest::quantize_backward");
   grad_values = grad_values.contiguous();
   const int64_t m = grad_values.size(0), k = grad_values.size(1), mask_bytes = (k + 7) / 8;
   if (grad_values.scalar_type() == at::kDouble) {

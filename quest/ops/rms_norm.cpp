@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "quest/kernels/rms_norm.h"
@@ -22,6 +23,7 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
                             double eps) {
+    RECORD_USER_SCOPE("quest::rms_norm");
     const int64_t m = x.size(0), c = x.size(1);
     at::Tensor y = at::empty_like(x);
     at::Tensor inverse_rms = at::empty({m}, x.options().dtype(at::kFloat));

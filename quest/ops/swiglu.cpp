@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/silu.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "quest/kernels/swiglu.h"
@@ -18,6 +19,7 @@ using torch::autograd::variable_list;
 class SwigluFunction : public torch::autograd::Function<SwigluFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_up) {
+    RECORD_USER_SCOPE("quest::swiglu");
     const int64_t m = gate_up.size(0), f = gate_up.size(1) / 2;
     at::Tensor y = at::empty({m, f}, gate_up.options());
     with_kernel_type(gate_up.scalar_type(), "swiglu", [&](auto element) {
