@@ -123,7 +123,9 @@ TEST(TrainConfig, FlagsComeAfterFilesAndRecipesBeforeTheirSides) {
   EXPECT_EQ(config.run.name, "x y");
   EXPECT_EQ(from_flags({"--tokens=1_000"}).train.tokens, 1000);
   EXPECT_THROW(from_flags({"--no-such-flag", "1"}), CLI::ParseError);
-  EXPECT_QUEST_ERROR(from_flags({"--steps", "many"}), ErrorKind::kUsage, "many");
+  EXPECT_QUEST_ERROR(from_flags({"--steps", "many"}), ErrorKind::kUsage,
+                     "train.steps is 'many', allowed: 0 or more");
+  EXPECT_QUEST_ERROR(from_flags({"--data.shuffle", "maybe"}), ErrorKind::kUsage, "true, false");
 
   // A length given by a flag replaces the file's.
   TrainConfig length;

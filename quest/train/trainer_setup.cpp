@@ -78,6 +78,8 @@ void Trainer::open_data() {
   accumulation_ = per_rank / micro;
 
   paths_ = resolve_data(config_.data);
+  std::vector<TokenFile> files;
+  for (const fs::path& path : paths_.train) files.push_back(TokenFile::open(path));
   tokenizer_ = load_tokenizer(paths_.tokenizer);
   const auto check_tokenizer = [&](const TokenFile& file) {
     QUEST_CHECK(file.info().tokenizer_fingerprint == tokenizer_->fingerprint(), ErrorKind::kData,
@@ -85,13 +87,10 @@ void Trainer::open_data() {
                 file.path().string(), file.info().tokenizer_fingerprint, paths_.tokenizer.string(),
                 tokenizer_->fingerprint());
   };
-  std::vector<TokenFile> files;
   std::string identity;
-  for (const fs::path& path : paths_.train) {
-    files.push_back(TokenFile::open(path));
-    check_tokenizer(files.back());
-    identity +=
-        fmt::format("{:016x} {} ", files.back().info().data_checksum, files.back().token_count());
+  for (const TokenFile& file : files) {
+    check_tokenizer(file);
+    identity += fmt::format("{:016x} {} ", file.info().data_checksum, file.token_count());
   }
   data_fingerprint_ = checksum128_hex(identity);
   if (!paths_.validation.empty()) {
