@@ -223,6 +223,7 @@ TEST(LlamaModel, ComputeTypesAgree) {
 
 // Of the whole unquantized model, at a few weights of each parameter.
 TEST(LlamaModel, FiniteDifferences) {
+  const testing::ThreadCount one(1);  // many tiny passes: threads would only wait for each other
   for (const bool tied : {false, true}) {
     LlamaConfig config = small_config();
     config.tie_word_embeddings = tied;

@@ -38,6 +38,13 @@ struct Golden {
   SafetensorsReader init;
 };
 
+// A member that is an object itself; `where` for errors.
+const Json& section(const Json& object, const std::string& key, const std::string& where) {
+  QUEST_CHECK(object.is_object() && object.contains(key) && object[key].is_object(),
+              ErrorKind::kData, "{}: {} must be there and be an object", where, key);
+  return object[key];
+}
+
 // {"format": "int4", "hadamard": true, "estimator": "trust", "trust_scale": 1, "clip_scale": 1}
 QuantSpec read_side(const Json& side, bool rotated, const std::string& where) {
   const auto format = json_get<std::string>(side, "format", where);
@@ -55,12 +62,10 @@ QuantSpec read_side(const Json& side, bool rotated, const std::string& where) {
 }
 
 QuantRecipe read_mode(const Golden& golden, const std::string& mode) {
-  const std::string where = (golden.folder / "golden.json").string() + " " + mode;
-  const Json& description = golden.description;
-  QUEST_CHECK(description.contains(mode), ErrorKind::kData, "{}: no description of this mode",
-              where);
-  const Json& weight = description[mode].at("weight");
-  const Json& activation = description[mode].at("activation");
+  const std::string file = (golden.folder / "golden.json").string(), where = file + " " + mode;
+  const Json& description = section(golden.description, mode, file);
+  const Json& weight = section(description, "weight", where);
+  const Json& activation = section(description, "activation", where);
   const bool rotated = json_get_or<bool>(weight, "hadamard", false, where) ||
                        json_get_or<bool>(activation, "hadamard", false, where);
   QuantRecipe recipe{mode, read_side(weight, rotated, where),
@@ -70,9 +75,8 @@ QuantRecipe read_mode(const Golden& golden, const std::string& mode) {
 }
 
 LlamaConfig read_shape(const Golden& golden) {
-  const std::string where = (golden.folder / "golden.json").string() + " shapes";
-  QUEST_CHECK(golden.description.contains("shapes"), ErrorKind::kData, "{}: missing", where);
-  const Json& shapes = golden.description["shapes"];
+  const std::string file = (golden.folder / "golden.json").string(), where = file + " shapes";
+  const Json& shapes = section(golden.description, "shapes", file);
   LlamaConfig config;
   config.vocab_size = json_get<int64_t>(shapes, "vocab", where);
   config.hidden_size = json_get<int64_t>(shapes, "n_embd", where);
@@ -83,7 +87,10 @@ LlamaConfig read_shape(const Golden& golden) {
               config.num_heads);
   config.head_dim = config.hidden_size / config.num_heads;
   config.max_position_embeddings = json_get<int64_t>(shapes, "seq", where);
-  config.intermediate_size = golden.init.tensor("transformer.h.0.mlp.w1.weight").shape.at(0);
+  const TensorView& gate = golden.init.tensor("transformer.h.0.mlp.w1.weight");
+  QUEST_CHECK(gate.shape.size() == 2, ErrorKind::kData, "{}: {} must be a matrix",
+              golden.init.path().string(), gate.name);
+  config.intermediate_size = gate.shape[0];
   return config;
 }
 
@@ -153,6 +160,21 @@ class Trajectory {
     return tokens_[step].narrow(1, 1, tokens_.size(2) - 1).contiguous();
   }
 
+  double scalar(const std::string& name) const {
+    const at::Tensor value = tensor_as(file_, name, at::kDouble);
+    QUEST_CHECK(value.numel() == 1, ErrorKind::kData, "{}: {} has {} values, expected one",
+                file_.path().string(), name, value.numel());
+    return value.item<double>();
+  }
+  // One value per step.
+  at::Tensor per_step(const std::string& name) const {
+    const at::Tensor values = tensor_as(file_, name, at::kDouble);
+    QUEST_CHECK(values.dim() == 1 && values.size(0) >= tokens_.size(0), ErrorKind::kData,
+                "{}: {} must be a list of at least {} values, one for each step of tokens",
+                file_.path().string(), name, tokens_.size(0));
+    return values;
+  }
+
   // (deviation relative to the largest |golden|, values beyond kExact)
   std::pair<double, int64_t> logits_deviation(nn::LlamaModel& model) const {
     const at::Tensor golden = tensor_as(file_, "step0.logits", at::kDouble);
@@ -189,8 +211,7 @@ class Trajectory {
     for (const nn::AuthorsTensor& t : nn::authors_tensors(model_)) {
       const at::Tensor gradient =
           nn::to_authors_layout(t, t.rows_of(t.parameter.grad())).to(at::kDouble).reshape(-1);
-      const double golden_norm =
-          tensor_as(file_, "step0.grad_norm." + t.name, at::kDouble).item<double>();
+      const double golden_norm = scalar("step0.grad_norm." + t.name);
       judge(c, relative(gradient.norm().item<double>(), golden_norm), tolerances_.gradient_norm0,
             "norm of " + t.name);
       const at::Tensor golden = tensor_as(file_, "step0.grad_head." + t.name, at::kDouble).view(-1);
@@ -205,10 +226,16 @@ class Trajectory {
     }
   }
 
+  std::string optimizer_place() const {
+    return (golden_.folder / "golden.json").string() + " optimizer";
+  }
+  const Json& optimizer_json() const {
+    return section(golden_.description, "optimizer", (golden_.folder / "golden.json").string());
+  }
+
   std::unique_ptr<Optimizer> make_adamw() const {
-    const std::string where = (golden_.folder / "golden.json").string() + " optimizer";
-    QUEST_CHECK(golden_.description.contains("optimizer"), ErrorKind::kData, "{}: missing", where);
-    const Json& json = golden_.description["optimizer"];
+    const std::string where = optimizer_place();
+    const Json& json = optimizer_json();
     const auto betas = json_get<std::vector<double>>(json, "betas", where);
     QUEST_CHECK(json_get<std::string>(json, "name", where) == "adamw" && betas.size() == 2,
                 ErrorKind::kData, "{}: expected adamw with two betas", where);
@@ -224,11 +251,10 @@ class Trajectory {
   void train(std::vector<GoldenCase>& cases) {
     GoldenCase first = make_case("loss0"), gradients = make_case("gradients");
     GoldenCase losses = make_case("losses"), norms = make_case("grad_norms");
-    const at::Tensor golden_losses = tensor_as(file_, "losses", at::kDouble);
-    const at::Tensor golden_norms = tensor_as(file_, "grad_norms", at::kDouble);
-    const at::Tensor rates = tensor_as(file_, "learning_rates", at::kDouble);
-    const double clip =
-        json_get<double>(golden_.description["optimizer"], "clip_norm", "golden.json");
+    const at::Tensor golden_losses = per_step("losses");
+    const at::Tensor golden_norms = per_step("grad_norms");
+    const at::Tensor rates = per_step("learning_rates");
+    const auto clip = json_get<double>(optimizer_json(), "clip_norm", optimizer_place());
     const auto optimizer = make_adamw();
     for (int64_t step = 0; step < tokens_.size(0); ++step) {
       model_.zero_grad();
@@ -256,7 +282,7 @@ class Trajectory {
   GoldenCase check_final_norms() const {
     GoldenCase c = make_case("final_norms");
     for (const nn::AuthorsTensor& t : nn::authors_tensors(model_)) {
-      const double golden = tensor_as(file_, "final_norm." + t.name, at::kDouble).item<double>();
+      const double golden = scalar("final_norm." + t.name);
       const double norm = t.rows_of(t.parameter).to(at::kDouble).norm().item<double>();
       judge(c, relative(norm, golden), tolerances_.final_norms, t.name);
       ++c.values;
