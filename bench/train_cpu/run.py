@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""Compares `train_cpu` with peer.py on this machine and writes bench/results/train_cpu_<cpu>.md.
+
+    python3 bench/train_cpu/run.py --train-cpu build/bin/train_cpu --peer-python PEER_VENV/bin/python
+
+One measurement is one process. Rounds take all configurations one after the other, so that a change
+of the machine's speed meets all of them; a configuration's figure is the median of its rounds, and a
+ratio is the median of the rounds' ratios. Exit code: 0 all targets met, 1 one is missed, 2 a
+program failed.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+PROGRAMS = ["quest", "peer-eager", "peer-compiled"]
+# (name, quantizers, compute type)
+ROWS = [("W4A4, BF16", "w4a4", "bf16"), ("BF16", "bf16", "bf16"), ("W4A4, FP32", "w4a4", "fp32"), ("FP32", "bf16", "fp32")]
+# What is promised, as ratios of tokens/s: (numerator, denominator, with AMX, without AMX); None: no promise.
+W4A4_BF16, BF16, W4A4_FP32 = ("w4a4", "bf16"), ("bf16", "bf16"), ("w4a4", "fp32")
+TARGETS = [
+    (("quest", *W4A4_BF16), ("peer-eager", *W4A4_BF16), 2.0, 1.3),
+    (("quest", *W4A4_BF16), ("peer-compiled", *W4A4_BF16), 1.5, 1.0),
+    (("quest", *W4A4_FP32), ("peer-eager", *W4A4_FP32), 3.0, 1.3),
+    (("quest", *BF16), ("peer-compiled", *BF16), 1.2, 1.0),
+    (("quest", *W4A4_BF16), ("quest", *BF16), 0.85, 0.85),
+]
+
+
+def parse_arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--train-cpu", type=pathlib.Path, required=True, help="the program train_cpu of the build")
+    p.add_argument("--peer-python", default=sys.executable, help="a python3 with requirements.txt installed")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--steps", type=int, default=5, help="timed steps of a process")
+    p.add_argument("--warmup", type=int, default=2)
+    p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--sequence", type=int, default=512)
+    p.add_argument("--threads", type=int, default=0, help="0: the cores that this process may use")
+    p.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
+    p.add_argument("--rows", nargs="+", choices=[row[0] for row in ROWS], default=[row[0] for row in ROWS])
+    p.add_argument("--out", type=pathlib.Path, help="default: bench/results/train_cpu_<cpu>.md")
+    return p.parse_args()
+
+
+def command(a, program, quant, compute, threads):
+    """The process that measures one configuration once."""
+    common = ["--quant", quant, "--batch", a.batch, "--sequence", a.sequence]
+    common += ["--steps", a.steps, "--warmup", a.warmup, "--threads", threads]
+    if program == "quest":
+        line = [a.train_cpu, "--preset", "30M", "--compute", compute, *common]
+    else:
+        line = [a.peer_python, HERE / "peer.py", "--dtype", compute, *common]
+        line += ["--compile"] if program == "peer-compiled" else []
+    return [str(word) for word in line]
+
+
+def measure(line):
+    done = subprocess.run(line, capture_output=True, text=True)
+    last = done.stdout.strip().rpartition("\n")[2]
+    if done.returncode != 0 or not last.startswith("{"):
+        sys.stderr.write(done.stdout + done.stderr)
+        sys.stderr.write(f"run.py: failed with exit code {done.returncode}: {shlex.join(line)}\n")
+        sys.exit(2)
+    return json.loads(last)
+
+
+def run_rounds(a, threads):
+    """{(program, quant, compute): [one result for each round]}"""
+    results = {}
+    for round_number in range(a.rounds):
+        for name, quant, compute in ROWS:
+            for program in a.programs:
+                if name not in a.rows:
+                    continue
+                result = measure(command(a, program, quant, compute, threads))
+                results.setdefault((program, quant, compute), []).append(result)
+                rate = result["tokens_per_second"]
+                print(f"round {round_number + 1}/{a.rounds}  {name:12} {program:14} {rate:9.1f} tokens/s", flush=True)
+    return results
+
+
+def ratio(results, numerator, denominator):
+    """Median of the rounds' ratios; None if one of the two was not run."""
+    if numerator not in results or denominator not in results:
+        return None
+    pairs = zip(results[numerator], results[denominator])
+    return statistics.median(n["tokens_per_second"] / d["tokens_per_second"] for n, d in pairs)
+
+
+def median_of(results, key, field):
+    return statistics.median(r[field] for r in results[key])
+
+
+def speed_table(results):
+    lines = ["| model | program | tokens/s | least to most | MFU | peak memory | quest is |", "|---|---|---|---|---|---|---|"]
+    for name, quant, compute in ROWS:
+        for program in PROGRAMS:
+            key = (program, quant, compute)
+            if key not in results:
+                continue
+            rates = [r["tokens_per_second"] for r in results[key]]
+            mfu = f"{100 * median_of(results, key, 'mfu'):.0f} %" if program == "quest" else ""
+            memory = f"{median_of(results, key, 'peak_rss_bytes') / 2**20:.0f} MiB"
+            advantage = ratio(results, ("quest", quant, compute), key) if program != "quest" else None
+            lines.append(
+                f"| {name} | {program.replace('-', ', ')} | {statistics.median(rates):.0f} | {min(rates):.0f} to {max(rates):.0f} "
+                f"| {mfu} | {memory} | {f'{advantage:.2f} x' if advantage else ''} |"
+            )
+    return lines
+
+
+def configuration_name(key):
+    program, quant, compute = key
+    name = next(row[0] for row in ROWS if row[1:] == (quant, compute))
+    return f"{program.replace('-', ', ')} ({name})"
+
+
+def check_targets(results, has_amx):
+    """Lines of a table, and whether all targets that could be checked are met."""
+    lines = [f"| tokens/s, target {'with' if has_amx else 'without'} AMX | at least | measured | |", "|---|---|---|---|"]
+    met = True
+    for numerator, denominator, with_amx, without_amx in TARGETS:
+        target = with_amx if has_amx else without_amx
+        measured = ratio(results, numerator, denominator)
+        if measured is None:
+            continue
+        met &= measured >= target
+        verdict = "met" if measured >= target else "**missed**"
+        lines.append(f"| {configuration_name(numerator)} / {configuration_name(denominator)} | {target} | {measured:.2f} | {verdict} |")
+    low, full = ("quest", *W4A4_BF16), ("quest", *BF16)
+    if low in results and full in results:
+        memory = median_of(results, low, "peak_rss_bytes") / median_of(results, full, "peak_rss_bytes")
+        met &= memory <= 1.0
+        verdict = "met" if memory <= 1.0 else "**missed**"
+        lines += ["", f"Peak memory of quest at W4A4 / BF16: {memory:.3f}, at most 1: {verdict}."]
+    return lines, met
+
+
+def cpu_flags():
+    try:
+        found = re.search(r"^flags\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        return set()
+    return set(found.group(1).split()) if found else set()
+
+
+def cpu_model():
+    """The name, and family and model numbers where a virtual machine hides the name."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    field = lambda name: (re.search(rf"^{name}\s*:\s*(.*)$", text, re.M) or [None, "?"])[1]  # noqa: E731
+    return f"{field('model name')} (family {field('cpu family')}, model {field('model')})"
+
+
+def write_report(a, results, threads, path):
+    has_amx = "amx_bf16" in cpu_flags()
+    target_lines, met = check_targets(results, has_amx)
+    versions = sorted({r["version"] for rounds in results.values() for r in rounds})
+    levels = sorted({r["isa"] for key, rounds in results.items() if key[0] == "quest" for r in rounds})
+    instructions = [f for f in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "avx2") if f in cpu_flags()]
+    program = next(iter(a.train_cpu.parts[-1:]))
+    shown = ["python3", "bench/train_cpu/run.py", "--train-cpu", f"build/bin/{program}", "--peer-python", "PEER_VENV/bin/python"]
+    shown += ["--rounds", a.rounds, "--steps", a.steps, "--warmup", a.warmup, "--batch", a.batch]
+    shown += ["--sequence", a.sequence, "--threads", threads]
+    lines = [
+        "# A training step on a CPU",
+        "",
+        f"{datetime.date.today().isoformat()}, {cpu_model()}, {threads} threads; kernels: {', '.join(levels) or '-'}; "
+        f"CPU has {', '.join(instructions) or 'no vector extension that counts here'}. {'; '.join(versions)}.",
+        "",
+        f"30M Llama (6 blocks, 640 wide, 5 heads of 128, MLP 1792, vocabulary 32000), {a.batch} x {a.sequence} random tokens a step; a "
+        "step is zero gradients, loss, backward, clip at norm 1, AdamW. The peer is [peer.py](../train_cpu/peer.py), a plain "
+        "PyTorch program of the same method with glibc told to keep freed memory and fused AdamW. MFU refers to the products' type "
+        "(BF16 or FP32) at the rate that quest's probe reaches.",
+        "",
+        f"Medians of {a.rounds} alternating rounds, each a process of {a.warmup} + {a.steps} steps:",
+        "",
+        "```",
+        shlex.join(str(word) for word in shown),
+        "```",
+        "",
+        *speed_table(results),
+        "",
+        *target_lines,
+        "",
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines))
+    print("\n".join(lines))
+    print(f"written to {path}")
+    return met
+
+
+def main():
+    a = parse_arguments()
+    if not a.train_cpu.is_file():
+        sys.exit(f"run.py: {a.train_cpu} does not exist; `make build` makes build/bin/train_cpu")
+    if min(a.rounds, a.steps) < 1 or a.warmup < 0:
+        sys.exit("run.py: --rounds and --steps must be 1 or more, --warmup 0 or more")
+    threads = a.threads or len(os.sched_getaffinity(0))
+    name = re.sub(r"[^a-z0-9]+", "_", cpu_model().lower()).strip("_")
+    path = a.out or HERE.parent / "results" / f"train_cpu_{name}.md"
+    sys.exit(0 if write_report(a, run_rounds(a, threads), threads, path) else 1)
+
+
+if __name__ == "__main__":
+    main()
