@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -56,6 +57,26 @@ void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, int
   });
 }
 
+// sum (R,C) += a (M,R)^T b (M,C). LibTorch's add_ of another type would first make a copy of it.
+void add_product(const at::Tensor& a, const at::Tensor& b, at::Tensor& sum) {
+  if (b.scalar_type() == sum.scalar_type()) {
+    at::addmm_out(sum, sum, a.t(), b);
+    return;
+  }
+  const at::Tensor product = at::mm(a.t(), b);
+  with_kernel_type(product.scalar_type(), "cross_entropy", [&](auto element) {
+    using T = decltype(element);
+    const int64_t columns = product.size(1);
+    parallel_rows(product.size(0), columns, [&](int64_t begin, int64_t end) {
+      const T* from = data<T>(product) + begin * columns;
+      float* to = data<float>(sum) + begin * columns;
+      for (int64_t i = 0; i < (end - begin) * columns; ++i) {
+        to[i] += static_cast<float>(from[i]);
+      }
+    });
+  });
+}
+
 class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossEntropyFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
@@ -83,10 +104,11 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
       at::Tensor logits = at::mm(part, weight_copy.t());
       cross_entropy_rows(logits, targets, begin, scale, losses);
       if (grad_x_wanted) {
-        grad_x.narrow(0, begin, n).copy_(at::mm(logits, weight_copy));
+        at::Tensor rows_of_grad = grad_x.narrow(0, begin, n);
+        at::mm_out(rows_of_grad, logits, weight_copy);
       }
       if (grad_w_wanted) {
-        grad_w.add_(at::mm(logits.t(), part));
+        add_product(logits, part, grad_w);
       }
     }
     ctx->save_for_backward({grad_x, grad_w});
