@@ -14,6 +14,8 @@ if(QUEST_BUILD_BENCH)
   find_package(benchmark REQUIRED)
 endif()
 if(QUEST_WITH_TORCH)
+  # Header-only, though the package's own target would link its library: one file includes it.
+  quest_import_library(quest_tomlplusplus toml++/toml.h)
   # The static lite library, hidden from libtorch, which carries another version of protobuf.
   find_package(Protobuf REQUIRED)
   find_library(QUEST_PROTOBUF_LITE NAMES libprotobuf-lite.a protobuf-lite REQUIRED)

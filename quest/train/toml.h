@@ -1,8 +1,8 @@
-// TOML files of settings: tables, dotted keys, strings, integers, floats, booleans and comments.
+// TOML files of settings, read by toml++ (TOML 1.0) and flattened to full dotted names.
 //
-// Strict where a sloppy reader would hide a mistake: duplicate keys, unterminated strings, stray
-// text after a value, arrays, dates and control characters are errors with file and line. (CLI11's
-// own reader cuts strings at '#' and splits them at commas.)
+// Strict: what TOML forbids (duplicate keys, unterminated strings, stray text after a value) and
+// what no setting uses (arrays, inline tables, dates) are errors with file and line. (CLI11's own
+// reader cuts strings at '#', splits them at commas and takes a key twice.)
 //
 //   TomlTable table = parse_toml("[optimizer]\nlr = 1e-3\n", "demo.toml");
 //   std::get<double>(table[0].value);       // table[0].key == "optimizer.lr"
@@ -26,7 +26,7 @@ struct TomlEntry {
 };
 using TomlTable = std::vector<TomlEntry>;
 
-// Throws kUsage with "name:line: ..." for anything that is not in the subset above.
+// Entries in the order of the text. Throws kUsage with "name:line: ..." for the errors above.
 TomlTable parse_toml(std::string_view text, const std::string& name);
 // Throws kIo if the file cannot be read.
 TomlTable parse_toml_file(const std::filesystem::path& path);
