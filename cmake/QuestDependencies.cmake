@@ -16,11 +16,5 @@ endif()
 if(QUEST_WITH_TORCH)
   # Header-only, though the package's own target would link its library: one file includes it.
   quest_import_library(quest_tomlplusplus toml++/toml.h)
-  # The static lite library, hidden from libtorch, which carries another version of protobuf.
-  find_package(Protobuf REQUIRED)
-  find_library(QUEST_PROTOBUF_LITE NAMES libprotobuf-lite.a protobuf-lite REQUIRED)
-  add_library(quest_protobuf INTERFACE IMPORTED GLOBAL)
-  target_include_directories(quest_protobuf SYSTEM INTERFACE ${Protobuf_INCLUDE_DIRS})
-  target_link_libraries(quest_protobuf INTERFACE ${QUEST_PROTOBUF_LITE} Threads::Threads)
-  target_link_options(quest_protobuf INTERFACE -Wl,--exclude-libs,libprotobuf-lite.a)
+  include(QuestProtobuf)
 endif()

@@ -39,4 +39,5 @@ configure_package_config_file(cmake/quest-config.cmake.in ${CMAKE_BINARY_DIR}/qu
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/quest-config-version.cmake
   COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/quest-config.cmake ${CMAKE_BINARY_DIR}/quest-config-version.cmake
-  cmake/QuestLibraries.cmake cmake/QuestTorch.cmake DESTINATION ${quest_package_dir})
+  cmake/QuestLibraries.cmake cmake/QuestProtobuf.cmake cmake/QuestTorch.cmake
+  DESTINATION ${quest_package_dir})
