@@ -15,7 +15,9 @@ namespace {
 std::string listed(const std::vector<std::pair<const char*, bool>>& flags) {
   std::string text;
   for (const auto& [name, present] : flags) {
-    if (present) text += (text.empty() ? "" : " ") + std::string(name);
+    if (!present) continue;
+    if (!text.empty()) text += ' ';
+    text += name;
   }
   return text;
 }
