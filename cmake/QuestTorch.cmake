@@ -51,6 +51,16 @@ target_compile_options(quest_torch INTERFACE
   "SHELL:-idirafter ${quest_torch_dir}/include/torch/csrc/api/include")
 target_link_libraries(quest_torch INTERFACE
   ${quest_torch_dir}/lib/libtorch_cpu.so ${quest_torch_dir}/lib/libc10.so)
+# at::parallel_for is code of a header and runs on one thread unless it is compiled with OpenMP. It must
+# use the runtime that libtorch uses: a second one has threads and a thread count of its own.
+target_compile_options(quest_torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+file(GLOB quest_torch_openmp ${quest_torch_dir}/lib/libgomp*.so*)
+if(quest_torch_openmp)
+  list(GET quest_torch_openmp 0 quest_torch_openmp)
+  target_link_libraries(quest_torch INTERFACE ${quest_torch_openmp})
+else()
+  target_link_libraries(quest_torch INTERFACE -fopenmp)
+endif()
 if(QUEST_CUDA_FOUND)
   if(NOT EXISTS "${quest_torch_dir}/lib/libtorch_cuda.so" OR NOT EXISTS "${quest_torch_dir}/lib/libc10_cuda.so")
     message(FATAL_ERROR "The torch in ${quest_torch_dir} has no CUDA libraries: run `make setup PRESET=cuda`, "
