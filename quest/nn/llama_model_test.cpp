@@ -1,13 +1,20 @@
 #include "quest/nn/llama_model.h"
 
 #include <cmath>
+#include <map>
+#include <memory>
 #include <set>
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/embedding.h>
 #include <ATen/ops/equal.h>
-#include <ATen/ops/ones.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
+#include "quest/model/rope_table.h"
+#include "quest/ops/attention.h"
 #include "quest/ops/testing_tensors.h"
 
 namespace quest::nn {
@@ -218,6 +225,60 @@ TEST(LlamaModel, ComputeTypesAgree) {
     const at::Tensor grad = expected[i].tensor.grad();
     EXPECT_LT(relative_error(float32[i].tensor.grad(), grad), 2e-5) << expected[i].name;
     EXPECT_LT(relative_error(bfloat16[i].tensor.grad(), grad), 6e-2) << expected[i].name;
+  }
+}
+
+// The unquantized model written down once more, in double, from Hugging Face's tensors.
+at::Tensor plain_llama(const LlamaModel& model, const at::Tensor& tokens) {
+  const LlamaConfig& c = model.config();
+  std::map<std::string, at::Tensor> w;
+  for (const HfTensor& t : model.hf_tensors()) w[t.name] = t.view;
+  const RopeTable table = make_rope_table(c, tokens.size(1));
+  const auto tensor = [&](const std::vector<float>& values) {
+    return at::tensor(values).view({tokens.size(1), c.head_dim / 2});
+  };
+  const at::Tensor cos = tensor(table.cos), sin = tensor(table.sin);
+  const auto norm = [&](const at::Tensor& x, const at::Tensor& weight) {
+    return x / (x.pow(2).mean(-1, true) + c.rms_norm_eps).sqrt() * weight;
+  };
+  at::Tensor x = at::embedding(w["model.embed_tokens.weight"], tokens);
+  for (int64_t i = 0; i < c.num_layers; ++i) {
+    const auto of_layer = [&](const char* name) {
+      return w[fmt::format("model.layers.{}.{}.weight", i, name)];
+    };
+    at::Tensor h = norm(x, of_layer("input_layernorm"));
+    const at::Tensor qkv = at::cat(
+        {at::linear(h, of_layer("self_attn.q_proj")), at::linear(h, of_layer("self_attn.k_proj")),
+         at::linear(h, of_layer("self_attn.v_proj"))},
+        -1);
+    x = x + at::linear(ops::causal_self_attention(qkv, cos, sin,
+                                                  {c.num_heads, c.num_kv_heads, c.head_dim}),
+                       of_layer("self_attn.o_proj"));
+    h = norm(x, of_layer("post_attention_layernorm"));
+    x = x + at::linear(at::silu(at::linear(h, of_layer("mlp.gate_proj"))) *
+                           at::linear(h, of_layer("mlp.up_proj")),
+                       of_layer("mlp.down_proj"));
+  }
+  const bool tied = c.tie_word_embeddings;
+  return at::linear(norm(x, w["model.norm.weight"]),
+                    w[tied ? "model.embed_tokens.weight" : "lm_head.weight"]);
+}
+
+TEST(LlamaModel, IsThePlainModelWrittenDown) {
+  for (const bool tied : {false, true}) {
+    LlamaConfig config = small_config();
+    config.tie_word_embeddings = tied;
+    const auto model = make_model(config, "bf16", ComputeType::kFloat64);
+    const at::NoGradGuard no_grad;
+    uint64_t seed = 20;
+    for (const NamedParameter& p : model->parameters()) {
+      // Norms of one would hide which norm is used where.
+      if (p.tensor.dim() == 1) at::Tensor(p.tensor).copy_(testing::normal({64}, ++seed));
+    }
+    const at::Tensor tokens = random_tokens(2, 33, 96);
+    const at::Tensor expected = plain_llama(*model, tokens);
+    testing::expect_within(model->logits(tokens), expected, 1e-10, "logits");
+    EXPECT_GT(expected.abs().max().item<double>(), 1);
   }
 }
 
