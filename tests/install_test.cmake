@@ -38,6 +38,11 @@ expect(exact_product "relative error of the product: 0\\.1[3-8]")  # sqrt(2 * 0.
 run(list_tensors ${work}/build/list_tensors ${SOURCE}/tests/golden/quantizers.safetensors)
 expect(list_tensors "int4\\.hadamard\\.trust\\.y")
 
+if(EXISTS ${work}/prefix/bin/quest)
+  run("installed quest" ${work}/prefix/bin/quest --version)
+  expect("installed quest" "quest [0-9]+\\.[0-9]+\\.[0-9]+")
+endif()
+
 # A wrong file is an error with an exit code and a message, not a crash.
 execute_process(COMMAND ${work}/build/list_tensors ${SOURCE}/README.md
   RESULT_VARIABLE status ERROR_VARIABLE message)
