@@ -23,10 +23,6 @@ using torch::autograd::variable_list;
 // Bytes of logits held at once; a multiple of rows so large that the products run at full speed.
 constexpr int64_t kChunkBytes = int64_t{64} << 20;
 
-int64_t chunk_rows(int64_t vocabulary, int64_t element_size) {
-  return std::max<int64_t>(64, kChunkBytes / (vocabulary * element_size) / 64 * 64);
-}
-
 int64_t count_targets(const at::Tensor& targets, int64_t vocabulary) {
   const int64_t* values = data<int64_t>(targets);
   int64_t count = 0;
@@ -97,7 +93,7 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
     if (grad_w_wanted) {
       grad_w = at::zeros(weight.sizes(), weight.options().requires_grad(false));
     }
-    const int64_t rows = chunk_rows(v, x.element_size());
+    const int64_t rows = logits_chunk_rows(v, x.element_size());
     for (int64_t begin = 0; begin < m && count > 0; begin += rows) {
       const int64_t n = std::min(rows, m - begin);
       const at::Tensor part = x.narrow(0, begin, n);
@@ -143,6 +139,10 @@ void check_shapes(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 
 }  // namespace
 
+int64_t logits_chunk_rows(int64_t vocabulary, int64_t element_size) {
+  return std::max<int64_t>(64, kChunkBytes / (vocabulary * element_size) / 64 * 64);
+}
+
 at::Tensor linear_cross_entropy(const at::Tensor& x, const at::Tensor& weight,
                                 const at::Tensor& weight_copy, const at::Tensor& targets) {
   check_shapes(x, weight, targets);
@@ -166,7 +166,7 @@ at::Tensor linear_token_losses(const at::Tensor& x, const at::Tensor& weight_cop
         .to(at::kFloat);
   }
   at::Tensor losses = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
-  const int64_t rows = chunk_rows(weight_copy.size(0), x.element_size());
+  const int64_t rows = logits_chunk_rows(weight_copy.size(0), x.element_size());
   for (int64_t begin = 0; begin < x.size(0); begin += rows) {
     const at::Tensor logits =
         at::mm(x.narrow(0, begin, std::min(rows, x.size(0) - begin)), weight_copy.t());

@@ -20,4 +20,7 @@ at::Tensor linear_cross_entropy(const at::Tensor& x, const at::Tensor& weight,
 at::Tensor linear_token_losses(const at::Tensor& x, const at::Tensor& weight_copy,
                                const at::Tensor& targets);
 
+// Rows of logits that are held at once, of V values of element_size bytes.
+int64_t logits_chunk_rows(int64_t vocabulary, int64_t element_size);
+
 }  // namespace quest::ops

@@ -5,44 +5,10 @@
 #include "quest/base/progress.h"
 
 namespace quest::train {
-namespace {
-
-// Copies of the parameters that the optimizer and the averages keep.
-int64_t state_copies(const TrainConfig& config) {
-  const std::string& name = config.optimizer.name;
-  int64_t copies = name == "sgd" ? (config.optimizer.momentum > 0 ? 1 : 0) : 2;
-  if (config.averaging.ema_decay > 0) copies += 1;
-  if (config.averaging.horizon > 0) copies += 2;
-  return copies;
-}
-
-// Bytes of one value kept for the backward of a quantized product, or in the compute type.
-double saved_bytes(const QuantSpec& spec, double compute_bytes) {
-  return spec.is_quantized() ? 1.0 + 1.0 / 8 : compute_bytes;  // code and mask bit
-}
-
-int64_t activation_estimate(const LlamaConfig& m, const TrainConfig& config, int64_t rows) {
-  const std::string& type = config.train.compute_type;
-  const double c = type == "bf16" ? 2 : type == "fp64" ? 8 : 4;
-  const double code = saved_bytes(config.quant.activation, c);
-  const auto width = static_cast<double>(m.hidden_size);
-  const auto q = static_cast<double>(m.q_size());
-  const auto qkv = static_cast<double>(m.q_size() + 2 * m.kv_size());
-  const auto f = static_cast<double>(m.intermediate_size);
-  // Per token and block: two norm inputs, qkv, attention's output, gate and up; the inputs of the
-  // four products; per token: the gradient and the input of the widest product.
-  const double block = 2 * width * c + (qkv + q + 2 * f) * c + (2 * width + q + f) * code;
-  const double working = 6 * f * c;
-  const auto tokens = static_cast<double>(rows * config.train.sequence_length);
-  return static_cast<int64_t>(tokens * (static_cast<double>(m.num_layers) * block + working));
-}
-
-}  // namespace
-
-RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, int64_t steps,
-                  int64_t training_tokens, int64_t rows, double peak_flops) {
+RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, const MemoryPlan& memory,
+                  int64_t steps, int64_t training_tokens, double peak_flops) {
   RunPlan plan;
-  plan.run_folder = config.run.folder + "/" + run_folder_name(config);
+  plan.run_folder = fmt::format("{}/{}", config.run.folder, run_folder_name(config));
   plan.model = model;
   plan.quant = config.quant;
   plan.parameters = model.parameters();
@@ -54,11 +20,7 @@ RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, int64_t s
       static_cast<double>(steps * plan.tokens_per_step) / static_cast<double>(training_tokens);
   plan.flops_per_token = model.training_flops_per_token(config.train.sequence_length);
   plan.peak_flops = peak_flops;
-  const int64_t size = config.train.compute_type == "fp64" ? 8 : 4;
-  plan.weight_bytes = plan.parameters * size;
-  plan.gradient_bytes = plan.parameters * size;
-  plan.optimizer_bytes = plan.parameters * size * state_copies(config);
-  plan.activation_bytes = activation_estimate(model, config, rows);
+  plan.memory = memory;
   return plan;
 }
 
@@ -91,10 +53,14 @@ std::string RunPlan::text() const {
                    epochs, quantity(training_tokens, "tokens"),
                    static_cast<double>(steps * tokens_per_step) /
                        static_cast<double>(non_embedding_parameters)));
-  line("memory", fmt::format("about {}: weights {}, gradients {}, optimizer {}, activations {}",
-                             quantity(total_bytes(), "B"), quantity(weight_bytes, "B"),
-                             quantity(gradient_bytes, "B"), quantity(optimizer_bytes, "B"),
-                             quantity(activation_bytes, "B")));
+  const auto bytes = [&](int64_t value) { return quantity(value, "B"); };
+  line("memory",
+       fmt::format("about {}: program {}, weights {}, their copies {}, gradients {}, optimizer {}, "
+                   "saved for backward {}, working {}",
+                   bytes(memory.total_bytes()), bytes(memory.program_bytes),
+                   bytes(memory.weight_bytes), bytes(memory.copy_bytes),
+                   bytes(memory.gradient_bytes), bytes(memory.optimizer_bytes),
+                   bytes(memory.saved_bytes), bytes(memory.working_bytes)));
   line("compute", fmt::format("{} per token, {} in all", quantity(flops_per_token, "FLOP"),
                               quantity(flops_per_token * static_cast<double>(steps) *
                                            static_cast<double>(tokens_per_step),

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "quest/model/llama_config.h"
-#include "quest/nn/compute_type.h"
+#include "quest/train/memory_plan.h"
 #include "quest/train/train_config.h"
 
 namespace quest::train {
@@ -22,19 +22,14 @@ struct RunPlan {
   double epochs = 0;
   double flops_per_token = 0;  // forward and backward
   double peak_flops = 0;       // per second, of this machine
-  // Bytes. Activations are an estimate: what the blocks keep for backward.
-  int64_t weight_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0;
-  int64_t total_bytes() const {
-    return weight_bytes + gradient_bytes + optimizer_bytes + activation_bytes;
-  }
+  MemoryPlan memory;
   double seconds_at(double utilization) const;
 
   // The lines that --dry-run prints.
   std::string text() const;
 };
 
-// rows: sequences of one forward pass.
-RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, int64_t steps,
-                  int64_t training_tokens, int64_t rows, double peak_flops);
+RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, const MemoryPlan& memory,
+                  int64_t steps, int64_t training_tokens, double peak_flops);
 
 }  // namespace quest::train

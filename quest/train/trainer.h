@@ -104,8 +104,9 @@ class Trainer {
   std::optional<LrSchedule> schedule_;
   std::optional<Guards> guards_;
   std::unique_ptr<MetricsWriter> metrics_;
-  int64_t accumulation_ = 1;  // forward passes per step and rank
-  double peak_flops_ = 0;     // per second; 0 until run() or plan() asks
+  int64_t accumulation_ = 1;   // forward passes per step and rank
+  double peak_flops_ = 0;      // per second; 0 until run() or plan() asks
+  int64_t program_bytes_ = 0;  // resident before anything was opened or allocated
 
   TrainState state_;
   int64_t saved_step_ = -1;

@@ -57,7 +57,7 @@ double peak_flops_of(const TrainConfig& config) {
 }  // namespace
 
 Trainer::Trainer(TrainConfig config, ProcessGroup& group)
-    : config_(std::move(config)), group_(group) {
+    : config_(std::move(config)), group_(group), program_bytes_(resident_bytes()) {
   finish_config(config_);
   at::set_num_threads(config_.run.threads > 0 ? static_cast<int>(config_.run.threads)
                                               : default_thread_count());
@@ -137,8 +137,10 @@ void Trainer::make_model() {
 RunPlan Trainer::plan() const {
   int64_t tokens = 0;
   for (const TokenFile& file : loader_->files()) tokens += file.token_count();
-  return make_plan(config_, model_->config(), schedule_->total_steps(), tokens,
-                   loader_->options().batch, peak_flops_of(config_));
+  const MemoryPlan memory =
+      make_memory_plan(config_, model_->config(), loader_->options().batch, program_bytes_);
+  return make_plan(config_, model_->config(), memory, schedule_->total_steps(), tokens,
+                   peak_flops_of(config_));
 }
 
 CheckpointParts Trainer::parts() {

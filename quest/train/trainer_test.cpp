@@ -371,8 +371,9 @@ TEST_F(TrainerTest, PlanCountsWhatWillBeDone) {
   // floor(3000 / 16) - 1 windows at the least, 4 a step.
   EXPECT_NEAR(static_cast<double>(plan.steps), 2 * 186 / 4, 1);
   EXPECT_NEAR(plan.epochs, 2, 0.05);
-  EXPECT_EQ(plan.weight_bytes, 4 * plan.parameters);
-  EXPECT_EQ(plan.optimizer_bytes, 8 * plan.parameters);
+  EXPECT_EQ(plan.memory.weight_bytes, 4 * plan.parameters);
+  EXPECT_GT(plan.memory.program_bytes, 0);
+  EXPECT_EQ(plan.memory.optimizer_bytes, 8 * plan.parameters);
   EXPECT_NEAR(plan.seconds_at(0.5) * 0.5 * 1e12,
               plan.flops_per_token * static_cast<double>(plan.steps) * 64, 1);
   EXPECT_NE(plan.text().find("without embedding"), std::string::npos);

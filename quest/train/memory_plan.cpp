@@ -1,0 +1,127 @@
+#include "quest/train/memory_plan.h"
+
+#include <algorithm>
+#include <fstream>
+#include <unistd.h>
+
+#include "quest/nn/compute_type.h"
+#include "quest/nn/quant_linear.h"
+#include "quest/ops/linear_cross_entropy.h"
+
+namespace quest::train {
+namespace {
+
+// Copies of the parameters that the optimizer and the averages keep.
+int64_t state_copies(const TrainConfig& config) {
+  const std::string& name = config.optimizer.name;
+  int64_t copies = name == "sgd" ? (config.optimizer.momentum > 0 ? 1 : 0) : 2;
+  if (config.averaging.ema_decay > 0) copies += 1;
+  if (config.averaging.horizon > 0) copies += 2;
+  return copies;
+}
+
+double mask_bytes(const QuantSpec& spec) {
+  const bool masked = spec.is_quantized() &&
+                      (spec.estimator != GradientEstimator::kSte || spec.grid == Grid::kMask4of8);
+  return masked ? 1.0 / 8 : 0;
+}
+
+// True if quantizing hands on the tensor that it was given.
+bool passes_through(const QuantSpec& spec) { return spec.grid == Grid::kNone && !spec.hadamard; }
+
+// Bytes of one value that ops::quantize keeps for the backward pass.
+double kept_bytes(const QuantSpec& spec, double compute_size) {
+  const bool codes = spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8 && compute_size < 8;
+  return (codes ? 1.0 : compute_size) + mask_bytes(spec);
+}
+
+struct Sizes {
+  Sizes(const LlamaConfig& m, const TrainConfig& config, int64_t rows)
+      : tokens(static_cast<double>(rows * config.train.sequence_length)),
+        width(static_cast<double>(m.hidden_size)),
+        q(static_cast<double>(m.q_size())),
+        kv(static_cast<double>(m.kv_size())),
+        mlp(static_cast<double>(m.intermediate_size)),
+        vocabulary(static_cast<double>(m.vocab_size)),
+        blocks(static_cast<double>(m.num_layers)) {
+    type = nn::scalar_type(nn::compute_type_from_name(config.train.compute_type));
+    compute = static_cast<double>(c10::elementSize(type));
+    master = type == at::kDouble ? 8 : 4;
+  }
+
+  double tokens, width, q, kv, mlp, vocabulary, blocks;
+  at::ScalarType type;
+  double compute, master;  // bytes of a value
+};
+
+// The weight side that a layer keeps from one optimizer step to the next.
+double weight_copies(const Sizes& s, const LlamaConfig& m, const QuantRecipe& recipe) {
+  const auto per_value = [&](const QuantSpec& spec, bool tiles) {
+    const double own = passes_through(spec) && s.compute == s.master ? s.master : 0;
+    return kept_bytes(spec, s.compute) - own + (tiles ? 1 : 0);
+  };
+  const auto product = [&](double outputs, int64_t inputs) {
+    const bool tiles =
+        ops::choose_product_plan(recipe, inputs, s.type) == ops::ProductPlan::kIntegerCodes;
+    return outputs * static_cast<double>(inputs) * per_value(recipe.weight, tiles);
+  };
+  const double block = product(s.q + 2 * s.kv, m.hidden_size) + product(s.width, m.q_size()) +
+                       product(2 * s.mlp, m.hidden_size) + product(s.width, m.intermediate_size);
+  return s.blocks * block + s.vocabulary * s.width * per_value(QuantSpec{}, false);
+}
+
+// Per token and block: the inputs of both norms and their FP32 scales, qkv, the output of attention
+// with its FP32 normalizers, gate and up, the inputs of the four products.
+double saved_for_backward(const Sizes& s, const LlamaConfig& m, const QuantSpec& activation) {
+  const double input = kept_bytes(activation, s.compute);
+  const double attention = passes_through(activation) ? 0 : s.q * s.compute;  // else o_proj's input
+  const double block = 2 * (s.width * s.compute + 4) + (s.q + 2 * s.kv) * s.compute + attention +
+                       4 * static_cast<double>(m.num_heads) + 2 * s.mlp * s.compute +
+                       (2 * s.width + s.q + s.mlp) * input;
+  const double head = 2 * s.width * s.compute + 4;  // final norm: input, and output's gradient
+  return s.tokens * (s.blocks * block + head);
+}
+
+// The heap keeps what was freed, in pieces that seldom fit the next size: these add up.
+double working_memory(const Sizes& s, const LlamaConfig& m, bool accumulates) {
+  const double rows = std::min(
+      s.tokens, static_cast<double>(ops::logits_chunk_rows(m.vocab_size, int64_t(s.compute))));
+  const double head_weight = s.vocabulary * s.width;
+  // A chunk of logits; the head's gradient as the product gives it, before it is summed in FP32.
+  double out = rows * s.vocabulary * s.compute;
+  if (s.compute != s.master) out += head_weight * s.compute;
+  // A further micro-batch makes the largest gradient before it is added to the first one's.
+  if (accumulates) out += head_weight * s.master;
+  // Backward of the MLP: gradients of gate, up and their product, inputs as values, and the weight
+  // with its gradient in both types.
+  out += s.tokens * 6 * s.mlp * s.compute;
+  out += 2 * s.mlp * s.width * (2 * s.compute + s.master);
+  return out;
+}
+
+}  // namespace
+
+MemoryPlan make_memory_plan(const TrainConfig& config, const LlamaConfig& model, int64_t rows,
+                            int64_t program_bytes) {
+  const Sizes s(model, config, rows);
+  const int64_t masters = model.parameters() * static_cast<int64_t>(s.master);
+  MemoryPlan plan;
+  plan.program_bytes = program_bytes;
+  plan.weight_bytes = masters;
+  plan.copy_bytes = static_cast<int64_t>(weight_copies(s, model, config.quant));
+  plan.gradient_bytes = masters;
+  plan.optimizer_bytes = masters * state_copies(config);
+  plan.saved_bytes = static_cast<int64_t>(saved_for_backward(s, model, config.quant.activation));
+  plan.working_bytes =
+      static_cast<int64_t>(working_memory(s, model, rows < config.train.batch_size));
+  return plan;
+}
+
+int64_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  int64_t size = 0, resident = 0;
+  statm >> size >> resident;
+  return statm ? resident * sysconf(_SC_PAGESIZE) : 0;
+}
+
+}  // namespace quest::train

@@ -1,0 +1,115 @@
+#include "quest/train/memory_plan.h"
+
+#include <ATen/ops/randint.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+#include <gtest/gtest.h>
+
+#include "quest/nn/llama_model.h"
+#include "quest/train/optimizer.h"
+
+namespace quest::train {
+namespace {
+
+// Bytes of CPU tensors that this thread allocated and did not free, and the most there were.
+class LiveBytes : public c10::MemoryReportingInfoBase {
+ public:
+  bool memoryProfilingEnabled() const override { return true; }
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
+    bytes += size;
+    peak = std::max(peak, bytes);
+  }
+  int64_t bytes = 0, peak = 0;
+};
+
+TrainConfig config_of(const char* recipe, const char* type) {
+  TrainConfig c;
+  c.quant = recipe_from_name(recipe);
+  c.train.compute_type = type;
+  c.train.batch_size = 4;
+  c.train.sequence_length = 128;
+  return c;
+}
+
+LlamaConfig small_model() {
+  LlamaConfig m;
+  m.vocab_size = 1024;
+  m.hidden_size = 128;
+  m.intermediate_size = 512;
+  m.num_layers = 4;
+  m.num_heads = 4;
+  m.num_kv_heads = 2;
+  m.head_dim = 32;
+  m.max_position_embeddings = 128;
+  return m;
+}
+
+struct Case {
+  const char* recipe;
+  const char* type;
+  bool tiles;  // packed weights, which are no tensors
+};
+
+// The parts against what LibTorch's allocator was asked for.
+TEST(MemoryPlan, CountsTheTensorsOfAStep) {
+  const LlamaConfig m = small_model();
+  for (const Case& k : {Case{"bf16", "bf16", false}, Case{"bf16", "fp32", false},
+                        Case{"w4a4", "bf16", true}, Case{"w1a1", "fp32", true},
+                        Case{"w4a16", "bf16", false}, Case{"int4_4of8", "bf16", true}}) {
+    SCOPED_TRACE(std::string(k.recipe) + " " + k.type);
+    const TrainConfig c = config_of(k.recipe, k.type);
+    const MemoryPlan plan = make_memory_plan(c, m, 4, 0);
+    const auto live = std::make_shared<LiveBytes>();
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, live);
+    nn::LlamaModel model(m, c.quant, nn::compute_type_from_name(k.type));
+    EXPECT_NEAR(static_cast<double>(live->bytes), static_cast<double>(plan.weight_bytes),
+                0.02 * static_cast<double>(plan.weight_bytes));
+    model.init_weights(1);
+    const std::unique_ptr<Optimizer> optimizer = make_optimizer(c.optimizer, model.parameters());
+    const at::Tensor tokens = at::randint(m.vocab_size, {4, 128}, at::kLong);
+    const int64_t before = live->bytes;
+    live->peak = before;
+    const at::Tensor loss = model.loss(tokens, tokens);
+    // Kept after the forward pass: copies, saved tensors and the head's gradient.
+    const int64_t tiles = k.tiles ? m.num_layers * (128 * 256 + 128 * 128 + 3 * 128 * 512) : 0;
+    const int64_t head_gradient = m.vocab_size * m.hidden_size * 4;
+    const auto kept =
+        static_cast<double>(plan.copy_bytes - tiles + plan.saved_bytes + head_gradient);
+    EXPECT_NEAR(static_cast<double>(live->bytes - before), kept, 0.03 * kept);
+    loss.backward();
+    optimizer->step(1e-3);
+    // At most, and not much less than, what is planned for a whole step.
+    const auto step = static_cast<double>(plan.copy_bytes - tiles + plan.saved_bytes +
+                                          plan.gradient_bytes + plan.working_bytes);
+    EXPECT_LE(static_cast<double>(live->peak - before), step);
+    EXPECT_GE(static_cast<double>(live->peak - before), 0.6 * step);
+  }
+}
+
+TEST(MemoryPlan, StateFollowsTheSettings) {
+  const LlamaConfig m = small_model();
+  TrainConfig c = config_of("w4a4", "bf16");
+  const int64_t masters = 4 * m.parameters();
+  const MemoryPlan whole = make_memory_plan(c, m, 4, 1000);
+  EXPECT_EQ(whole.program_bytes, 1000);
+  EXPECT_EQ(whole.optimizer_bytes, 2 * masters);
+  // Micro-batches save less and hold one gradient more.
+  const MemoryPlan parts = make_memory_plan(c, m, 1, 1000);
+  EXPECT_EQ(parts.saved_bytes * 4, whole.saved_bytes);
+  EXPECT_LT(parts.total_bytes(), whole.total_bytes());
+  c.optimizer.name = "sgd";
+  EXPECT_EQ(make_memory_plan(c, m, 4, 0).optimizer_bytes, masters);
+  c.optimizer.momentum = 0;
+  c.averaging.ema_decay = 0.99;
+  c.averaging.horizon = 10;
+  EXPECT_EQ(make_memory_plan(c, m, 4, 0).optimizer_bytes, 3 * masters);
+}
+
+TEST(MemoryPlan, ResidentMemoryGrowsWithWhatIsTouched) {
+  const int64_t before = resident_bytes();
+  EXPECT_GT(before, 1 << 20);
+  const std::vector<char> touched(size_t{64} << 20, 1);
+  EXPECT_GT(resident_bytes(), before + (48 << 20) * static_cast<int64_t>(touched.back()));
+}
+
+}  // namespace
+}  // namespace quest::train
