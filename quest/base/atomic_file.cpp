@@ -20,8 +20,12 @@ constexpr size_t kBufferSize = size_t{1} << 20;
 
 AtomicFile::AtomicFile(std::filesystem::path destination) : destination_(std::move(destination)) {
   std::error_code ignored;
-  QUEST_CHECK(destination_.has_filename() && !std::filesystem::is_directory(destination_, ignored),
-              ErrorKind::kIo, "cannot write {}: it names a folder", destination_.string());
+  const auto there = std::filesystem::status(destination_, ignored);
+  QUEST_CHECK(destination_.has_filename() && !is_directory(there), ErrorKind::kIo,
+              "cannot write {}: it names a folder", destination_.string());
+  QUEST_CHECK(!is_other(there), ErrorKind::kIo,
+              "cannot write {}: it is a device or pipe, not a regular file; choose another place",
+              destination_.string());
   buffer_.reserve(kBufferSize);
   temporary_ = internal::claim_temporary(destination_, "tmp");
   fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);

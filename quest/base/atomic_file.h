@@ -20,7 +20,8 @@ namespace quest {
 // The destructor removes the temporary file if publish() was not reached. Not thread safe.
 class AtomicFile {
  public:
-  // The folder must exist. A destination that is a folder is refused.
+  // The folder must exist. A destination that is a folder, device or pipe is refused: the rename
+  // would put a file in its place.
   explicit AtomicFile(std::filesystem::path destination);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -297,6 +298,19 @@ TEST(AtomicFile, RefusesFoldersAndMissingParents) {
   const TemporaryFolder folder;
   EXPECT_QUEST_ERROR(write_file_atomically(folder.path(), "x"), ErrorKind::kIo, "folder");
   EXPECT_QUEST_ERROR(write_file_atomically(folder / "no/f", "x"), ErrorKind::kIo, "No such file");
+}
+
+// Renaming onto /dev/null would replace the machine's device by a file.
+TEST(AtomicFile, RefusesPipesAndDevices) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  fs::create_symlink(folder / "pipe", folder / "link");
+  for (const char* name : {"pipe", "link"}) {
+    EXPECT_QUEST_ERROR(write_file_atomically(folder / name, "x"), ErrorKind::kIo, "device or pipe");
+  }
+  EXPECT_TRUE(fs::is_fifo(folder / "pipe"));
+  EXPECT_TRUE(fs::is_symlink(folder / "link"));
+  EXPECT_EQ(entries_in(folder.path()), 2);
 }
 
 TEST(ReadFile, ReadsAnySizeAndNamesWhatItCannotRead) {
