@@ -50,9 +50,12 @@ Scaled scale_of(double value) {
   return best;
 }
 
+bool is_bytes(std::string_view unit) {
+  return unit.substr(0, 1) == "B" && (unit.size() == 1 || unit[1] == '/');
+}
+
 std::string with_unit(const std::string& number, std::string_view prefix, std::string_view unit) {
-  const bool bytes = unit.substr(0, 1) == "B" && (unit.size() == 1 || unit[1] == '/');
-  if (bytes) return fmt::format("{} {}{}", number, prefix, unit);
+  if (is_bytes(unit)) return fmt::format("{} {}{}", number, prefix, unit);
   return unit.empty() ? fmt::format("{}{}", number, prefix)
                       : fmt::format("{}{} {}", number, prefix, unit);
 }
@@ -61,10 +64,14 @@ std::string three_digits(double value) {
   return std::abs(value) < 999.5 ? fmt::format("{:.3g}", value) : fmt::format("{:.0f}", value);
 }
 
-// "1.9/4.4 MB", both in the prefix of the total.
+// "1.9/4.4 MB", both in the prefix of the total; few steps or items are counted: "91/2000 steps".
 std::string amount_of(const ProgressLine& line) {
   const auto done = static_cast<double>(line.done);
   if (line.total <= 0) return format_quantity(done, line.unit);
+  constexpr int64_t kCounted = 100'000;
+  if (line.total < kCounted && !is_bytes(line.unit)) {
+    return fmt::format("{}/{} {}", line.done, line.total, line.unit);
+  }
   const Scaled scale = scale_of(static_cast<double>(line.total));
   return with_unit(three_digits(done / scale.factor) + "/" +
                        three_digits(static_cast<double>(line.total) / scale.factor),

@@ -53,6 +53,14 @@ TEST(FormatProgress, LineOfALogHasNoBar) {
             "steps  25 %  50/200 steps  5 steps/s  ETA 0:00:30");
 }
 
+TEST(FormatProgress, StepsAreCountedAndManyTokensScaled) {
+  EXPECT_EQ(format_progress({.done = 91, .total = 2000, .unit = "steps", .with_bar = false}, 80),
+            "   4 %  91/2000 steps  0 steps/s  ETA -:--:--");
+  EXPECT_EQ(
+      format_progress({.done = 91000, .total = 2000000, .unit = "tokens", .with_bar = false}, 80),
+      "   4 %  0.091/2M tokens  0 tokens/s  ETA -:--:--");
+}
+
 TEST(FormatProgress, UnknownTotalNothingDoneAndTheEnd) {
   EXPECT_EQ(format_progress({.title = "read", .done = 2000, .unit = "B", .seconds = 2}, 80),
             "read  2 kB  1 kB/s");
