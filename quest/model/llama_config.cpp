@@ -94,12 +94,12 @@ QuantRecipe read_recipe(const Json& config, const std::string& where) {
   if (it == config.end() || it->is_null()) {
     return recipe_from_name("bf16");
   }
-  const auto method = json_get<std::string>(*it, "quant_method", where);
-  QUEST_CHECK(
-      method == "quest", ErrorKind::kData,
-      "{}: quantization_config.quant_method is '{}'; only models trained by quest (\"quest\") "
-      "or unquantized ones can be loaded",
-      where, method);
+  const char* key = it->contains("quant_method") ? "quant_method" : "format";
+  const auto method = json_get<std::string>(*it, key, where);
+  QUEST_CHECK(method == "quest", ErrorKind::kData,
+              "{}: quantization_config.{} is '{}'; only models trained by quest (\"quest\") or "
+              "unquantized ones can be loaded",
+              where, key, method);
   QuantRecipe recipe;
   try {
     recipe.name = json_get<std::string>(*it, "recipe", where);
@@ -234,7 +234,7 @@ std::string llama_config_json(const LlamaConfig& config, const QuantRecipe& reci
   }
   const bool rotated = recipe.weight.hadamard || recipe.activation.hadamard;
   if (recipe.is_quantized() || rotated) {
-    json["quantization_config"] = {{"quant_method", "quest"},
+    json["quantization_config"] = {{"format", "quest"},
                                    {"recipe", recipe.name},
                                    {"weight", spec_json(recipe.weight)},
                                    {"activation", spec_json(recipe.activation)}};

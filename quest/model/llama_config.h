@@ -64,8 +64,9 @@ void validate(const LlamaConfig& config);
 // 4:8).
 void validate(const LlamaConfig& config, const QuantRecipe& recipe);
 
-// config.json text. A quantized recipe adds `quantization_config` with quant_method "quest", which
-// stock loaders refuse rather than run the model unquantized.
+// config.json text. A quantized recipe adds `quantization_config` with format "quest" and without
+// quant_method: Hugging Face transformers warns about a method that it does not know and runs the
+// model unquantized, but refuses a quantization_config that names none.
 std::string llama_config_json(const LlamaConfig& config, const QuantRecipe& recipe,
                               const std::string& torch_dtype);
 // Reads config.json of ours or of a Hugging Face Llama. Throws kIo / kData naming file and key;

@@ -53,7 +53,12 @@ TEST(LlamaConfig, JsonRoundTrip) {
     EXPECT_EQ(read.weight, recipe.weight) << name;
     EXPECT_EQ(read.activation, recipe.activation) << name;
     const Json json = read_json(path);
-    EXPECT_EQ(json.contains("quantization_config"), recipe.is_quantized());
+    ASSERT_EQ(json.contains("quantization_config"), recipe.is_quantized());
+    // With a quant_method unknown to it, transformers would run the model unquantized.
+    if (recipe.is_quantized()) {
+      EXPECT_EQ(json["quantization_config"]["format"], "quest");
+      EXPECT_FALSE(json["quantization_config"].contains("quant_method"));
+    }
   }
 }
 
@@ -94,10 +99,11 @@ TEST(LlamaConfig, RefusesWhatItCannotRun) {
   refuses("head_dim", 7, "head_dim");
   refuses("rope_scaling", Json{{"rope_type", "yarn"}, {"factor", 2.0}}, "yarn");
   refuses("quantization_config", Json{{"quant_method", "gptq"}}, "gptq");
-  refuses(
-      "quantization_config",
-      Json{{"quant_method", "quest"}, {"recipe", "x"}, {"weight", "int9"}, {"activation", "none"}},
-      "int9");
+  refuses("quantization_config", Json{{"format", "float-quantized"}}, "float-quantized");
+  refuses("quantization_config", Json{{"recipe", "w4a4"}}, "format");
+  refuses("quantization_config",
+          Json{{"format", "quest"}, {"recipe", "x"}, {"weight", "int9"}, {"activation", "none"}},
+          "int9");
   for (size_t length = 0; length + 2 < good.size(); length += 7) {
     const auto path = folder.write("config.json", good.substr(0, length));
     EXPECT_THROW(load_llama_config(path, nullptr), Error) << length;
