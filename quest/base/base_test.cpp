@@ -140,6 +140,21 @@ TEST(Shutdown, RemembersTheFirstSignal) {
   reset_shutdown_signal();
 }
 
+TEST(Shutdown, StopsWorkThatAsksAndNamesTheSignal) {
+  install_shutdown_handlers();
+  reset_shutdown_signal();
+  stop_if_asked();
+  std::raise(SIGTERM);
+  try {
+    stop_if_asked();
+    ADD_FAILURE() << "not stopped";
+  } catch (const StoppedBySignal& stop) {
+    EXPECT_EQ(stop.signal_number(), SIGTERM);
+    EXPECT_NE(std::string(stop.what()).find("SIGTERM"), std::string::npos);
+  }
+  reset_shutdown_signal();
+}
+
 TEST(ShutdownDeathTest, ASecondInterruptEndsTheProcess) {
   EXPECT_EXIT(
       {

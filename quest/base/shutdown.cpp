@@ -4,6 +4,8 @@
 #include <csignal>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include "quest/base/error.h"
 
 namespace quest {
@@ -32,6 +34,17 @@ void install_shutdown_handlers() {
 }
 
 int shutdown_signal() { return g_signal; }
+
+StoppedBySignal::StoppedBySignal(int signal_number)
+    : std::runtime_error(fmt::format("stopped by {} before the end: there is no result",
+                                     signal_number == SIGINT ? "SIGINT" : "SIGTERM")),
+      signal_number_(signal_number) {}
+
+void stop_if_asked() {
+  if (const int signal_number = shutdown_signal(); signal_number != 0) {
+    throw StoppedBySignal(signal_number);
+  }
+}
 
 void reset_shutdown_signal() { g_signal = 0; }
 

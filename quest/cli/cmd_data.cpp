@@ -9,6 +9,7 @@
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/cli/text_options.h"
+#include "quest/cli/whole_numbers.h"
 #include "quest/data/data_folder.h"
 
 namespace quest::cli {
@@ -57,6 +58,7 @@ void add_data_command(CLI::App& app) {
       ->check(CLI::Range(0.0, 0.5))
       ->capture_default_str();
   command->add_option("--seed", build.seed, "of the choice of held-out text")
+      ->check(whole_number_from(0))
       ->capture_default_str();
   command->add_flag("--prepend-bos", build.prepend_bos,
                     "put the beginning-of-document token before each document");

@@ -15,6 +15,7 @@
 #include "quest/cli/commands.h"
 #include "quest/cli/model_folder.h"
 #include "quest/cli/text_options.h"
+#include "quest/cli/whole_numbers.h"
 #include "quest/data/token_file.h"
 #include "quest/eval/multiple_choice.h"
 #include "quest/eval/perplexity.h"
@@ -42,6 +43,7 @@ struct EvalText {
 };
 
 // Tokens of documents, each with the tokenizer's marks around it, as `quest data` writes them.
+// Stops reading once there are as many as --max-tokens asks for.
 EvalText read_text(const EvalArguments& arguments, const Tokenizer& tokenizer) {
   EvalText text;
   TextSource source(arguments.text.inputs, text_source_options(arguments.text));
@@ -52,11 +54,15 @@ EvalText read_text(const EvalArguments& arguments, const Tokenizer& tokenizer) {
     if (chunk.ends_document && tokenizer.eos_id()) {
       text.tokens.push_back(*tokenizer.eos_id());
     }
-    if (shutdown_signal() != 0) {
+    stop_if_asked();
+    if (arguments.max_tokens > 0 &&
+        static_cast<int64_t>(text.tokens.size()) > arguments.max_tokens) {
       break;
     }
   }
   log_text_problems(source.counts());
+  QUEST_CHECK(!text.tokens.empty(), ErrorKind::kData,
+              "there is no text in the input; give files that hold some");
   text.bytes = source.counts().text_bytes;
   text.source = fmt::format("{} text files", source.counts().files);
   return text;
@@ -71,12 +77,6 @@ EvalText read_token_file(const EvalArguments& arguments, const Tokenizer& tokeni
                 file.text_bytes()};
   file.read(0, text.tokens);
   return text;
-}
-
-void stop_if_asked() {
-  if (const int signal = shutdown_signal(); signal != 0) {
-    QUEST_THROW(ErrorKind::kUsage, "stopped by signal {} before the end; no result", signal);
-  }
 }
 
 nlohmann::ordered_json eval_perplexity(const EvalArguments& arguments, LoadedModel& loaded,
@@ -181,16 +181,16 @@ void add_eval_command(CLI::App& app) {
   command->add_option("--tokenizer", arguments->tokenizer,
                       "tokenizer folder or file, or 'bytes' (default: the model's)");
   command->add_option("--context", arguments->context, "input tokens per window (0: the model's)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
   command->add_option("--stride", arguments->stride, "tokens between windows (0: the context)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
   command->add_option("--batch", arguments->batch, "windows computed at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command->add_option("--max-tokens", arguments->max_tokens, "only the first tokens (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
   command->add_option("--compute", arguments->compute_type, "compute type")
       ->check(CLI::IsMember({"bf16", "fp32", "fp64"}))

@@ -1,4 +1,5 @@
 // quest generate: text from a trained model, token by token, as it comes.
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -16,6 +17,7 @@
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/cli/model_folder.h"
+#include "quest/cli/whole_numbers.h"
 #include "quest/runtime/sampler.h"
 
 namespace quest::cli {
@@ -91,8 +93,9 @@ class StopFilter {
 
  private:
   static void emit(const std::string& text) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    const bool written =
+        std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+    QUEST_CHECK(written, ErrorKind::kIo, "cannot write to standard output: {}", errno_text(errno));
   }
   std::string stop_, held_;
 };
@@ -167,7 +170,9 @@ void add_generate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--repetition-penalty", sampler.repetition_penalty, "1: none")
       ->capture_default_str();
-  command->add_option("--seed", sampler.seed, "seed of the random draws")->capture_default_str();
+  command->add_option("--seed", sampler.seed, "seed of the random draws")
+      ->check(whole_number_from(0))
+      ->capture_default_str();
   command->add_option("--stop", arguments->stop, "stop before this text");
   command->add_flag("--ignore-end", arguments->ignore_end,
                     "go on when the model ends the document");

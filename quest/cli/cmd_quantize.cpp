@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/cli/quantize_file.h"
 
@@ -18,6 +19,7 @@ struct QuantizeArguments {
 };
 
 void run_quantize(QuantizeArguments& arguments) {
+  install_shutdown_handlers();
   arguments.options.spec = spec_of_argument(arguments.quantizer, arguments.side == "activation");
   const std::vector<QuantizeReport> reports = quantize_file(arguments.options);
   fmt::print("quantizer {}\n\n{}", to_string(arguments.options.spec),

@@ -12,6 +12,7 @@
 #include "quest/base/progress.h"
 #include "quest/cli/commands.h"
 #include "quest/cli/text_options.h"
+#include "quest/cli/whole_numbers.h"
 #include "quest/text/train_sentencepiece.h"
 
 namespace quest::cli {
@@ -114,9 +115,11 @@ void add_train(CLI::App& group) {
   command
       ->add_option("--max-lines", options.max_lines,
                    "of a larger text, train on a random sample of this many lines")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
-  command->add_option("--seed", options.seed, "of that sample")->capture_default_str();
+  command->add_option("--seed", options.seed, "of that sample")
+      ->check(whole_number_from(0))
+      ->capture_default_str();
   command->callback([arguments] { run_train(*arguments); });
 }
 
@@ -126,10 +129,10 @@ void add_look_commands(CLI::App& group) {
   inspect->add_option("TOKENIZER", arguments->tokenizer, "folder, SentencePiece file, or bytes")
       ->required();
   inspect->add_option("--first", arguments->first, "id of the first token to print")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
   inspect->add_option("--count", arguments->count, "number of tokens to print")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
   inspect->callback([arguments] { run_inspect(*arguments); });
 

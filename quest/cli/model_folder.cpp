@@ -23,6 +23,25 @@ std::filesystem::path find_model_folder(const std::filesystem::path& folder) {
               folder.string());
 }
 
+namespace {
+
+// Ids of another tokenizer are read without complaint and mean other words.
+void warn_of_another_tokenizer(const LoadedModel& loaded, const std::string& given) {
+  if (!std::filesystem::exists(loaded.folder / "tokenizer_config.json")) return;
+  std::string own;
+  try {
+    own = load_tokenizer(loaded.folder)->fingerprint();
+  } catch (const Error&) {
+    return;  // a kind of tokenizer that this program cannot read: --tokenizer is the way around it
+  }
+  if (own != loaded.tokenizer->fingerprint()) {
+    log::warn("--tokenizer {} is another tokenizer than the one saved with the model in {}", given,
+              loaded.folder.string());
+  }
+}
+
+}  // namespace
+
 LoadedModel load_model(const std::filesystem::path& folder, const std::string& compute_type,
                        const std::string& tokenizer) {
   train::keep_freed_memory();
@@ -39,6 +58,7 @@ LoadedModel load_model(const std::filesystem::path& folder, const std::string& c
   QUEST_CHECK(loaded.tokenizer->vocab_size() <= config.vocab_size, ErrorKind::kData,
               "{}: the tokenizer has {} tokens, the model {}: it is another model's tokenizer",
               loaded.folder.string(), loaded.tokenizer->vocab_size(), config.vocab_size);
+  if (!tokenizer.empty()) warn_of_another_tokenizer(loaded, tokenizer);
   loaded.model = std::make_unique<nn::LlamaModel>(config, recipe, compute);
   train::load_weights(*loaded.model, loaded.folder);
   log::info("{}: {} ({} weights, {} activations), {:.2f} M parameters, computing in {}",

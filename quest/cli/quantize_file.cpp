@@ -10,6 +10,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/safetensors.h"
+#include "quest/base/shutdown.h"
 #include "quest/base/thread_pool.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/quant/quantizer.h"
@@ -243,6 +244,10 @@ double QuantizeReport::signal_to_noise_db() const { return -10 * std::log10(rela
 std::vector<QuantizeReport> quantize_file(const QuantizeFileOptions& options) {
   validate(options.spec);
   const SafetensorsReader file(options.input);
+  std::error_code ignored;
+  QUEST_CHECK(!std::filesystem::equivalent(options.input, options.output, ignored),
+              ErrorKind::kUsage, "--out {} is the input file itself; choose another place",
+              options.output.string());
   const TensorView* gradient = options.gradient.empty() ? nullptr : &file.tensor(options.gradient);
   QUEST_CHECK(gradient == nullptr || is_floating(gradient->dtype), ErrorKind::kData,
               "gradient {} is {}: it must be F16, BF16, F32 or F64", options.gradient,
@@ -266,6 +271,7 @@ std::vector<QuantizeReport> quantize_file(const QuantizeFileOptions& options) {
                         gradient == nullptr ? std::vector<float>() : gradient->to_float(), pool));
     reports.push_back(make_report(options.spec, tensor->name, x, shape, outputs.back()));
     add_tensor(writer, options.spec, *tensor, shape, outputs.back());
+    stop_if_asked();
   }
   writer.finish();
   return reports;

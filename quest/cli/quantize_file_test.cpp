@@ -165,6 +165,17 @@ TEST_F(QuantizeFile, BadInputIsNamed) {
   EXPECT_FALSE(std::filesystem::exists(output()));
 }
 
+TEST_F(QuantizeFile, TheInputIsNotOverwritten) {
+  run("int4.trust", "row");
+  QuantizeFileOptions options;
+  options.input = output();
+  options.output = output().parent_path() / "." / output().filename();
+  options.spec = spec_from_string("int4.trust");
+  options.pattern = "row.values";
+  EXPECT_QUEST_ERROR(quantize_file(options), ErrorKind::kUsage, "input file itself");
+  EXPECT_TRUE(SafetensorsReader(output()).contains("row.codes"));
+}
+
 TEST(SpecOfArgument, RecipesSidesAndSpecs) {
   EXPECT_EQ(to_string(spec_of_argument("w4a8", false)), "int4.hadamard.trust");
   EXPECT_EQ(to_string(spec_of_argument("w4a8", true)), "int8.hadamard.trust");
