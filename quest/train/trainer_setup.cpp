@@ -83,7 +83,8 @@ void Trainer::open_data() {
   tokenizer_ = load_tokenizer(paths_.tokenizer);
   const auto check_tokenizer = [&](const TokenFile& file) {
     QUEST_CHECK(file.info().tokenizer_fingerprint == tokenizer_->fingerprint(), ErrorKind::kData,
-                "{} was made with another tokenizer ({}) than {} ({}): give data.tokenizer",
+                "{} was made with another tokenizer ({}) than {} ({}); name the one it was "
+                "made with (data.tokenizer), or make the token file with this one (quest data)",
                 file.path().string(), file.info().tokenizer_fingerprint, paths_.tokenizer.string(),
                 tokenizer_->fingerprint());
   };
