@@ -109,7 +109,9 @@ constexpr struct {
     {"quest::SwigluFunction", "", "norms and SwiGLU"},
     {"step::forward", "quest::integer_product", "forward products"},
     {"step::forward", "aten::mm", "forward products"},
+    {"step::forward", "quest::matmul", "forward products"},
     {"step::backward", "aten::mm", "backward products"},
+    {"step::backward", "quest::matmul", "backward products"},
 };
 
 std::string part_of(const std::string& path) {

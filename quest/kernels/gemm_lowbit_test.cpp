@@ -13,6 +13,7 @@
 #include "quest/base/testing.h"
 #include "quest/kernels/gemm_lowbit_task.h"
 #ifdef __x86_64__
+#include "quest/kernels/emulated_tiles_testing.h"
 #include "quest/kernels/x86/gemm_lowbit_amx_kernel.h"
 #endif
 
@@ -255,44 +256,7 @@ TEST(GemmLowbitErrors, ImpossibleFormatsAndSizesAreRefused) {
 }
 
 #ifdef __x86_64__
-// The AMX kernel's loops and padding on any CPU: a tile is an array, an instruction a loop.
-struct EmulatedTiles {
-  static inline uint8_t tile[8][16][64];
-  static inline bool configured = false;
-
-  static void begin() { configured = true; }
-  static void end() { configured = false; }
-  template <int kTile>
-  static void zero() {
-    std::memset(tile[kTile], 0, sizeof(tile[kTile]));
-  }
-  template <int kTile>
-  static void load(const void* memory, int64_t stride) {
-    for (int64_t r = 0; r < 16; ++r) {
-      std::memcpy(tile[kTile][r], static_cast<const char*>(memory) + r * stride, 64);
-    }
-  }
-  template <int kTile>
-  static void store(void* memory, int64_t stride) {
-    for (int64_t r = 0; r < 16; ++r) {
-      std::memcpy(static_cast<char*>(memory) + r * stride, tile[kTile][r], 64);
-    }
-  }
-  template <int kSums, int kA, int kW>
-  static void add_products() {
-    ASSERT_TRUE(configured);
-    for (int r = 0; r < 16; ++r) {
-      for (int n = 0; n < 16; ++n) {
-        int32_t sum;
-        std::memcpy(&sum, &tile[kSums][r][4 * n], 4);
-        for (int kk = 0; kk < 64; ++kk) {
-          sum += static_cast<int8_t>(tile[kA][r][kk]) * tile[kW][kk / 4][4 * n + kk % 4];
-        }
-        std::memcpy(&tile[kSums][r][4 * n], &sum, 4);
-      }
-    }
-  }
-};
+using testing::EmulatedTiles;
 
 TEST(GemmLowbitAmxKernel, EqualsTheExactSumWithEmulatedTiles) {
   for (const auto& [a, w] : side_pairs()) {

@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -13,6 +12,7 @@
 
 #include "quest/kernels/cross_entropy.h"
 #include "quest/ops/dispatch.h"
+#include "quest/ops/matmul.h"
 
 namespace quest::ops {
 namespace {
@@ -53,26 +53,6 @@ void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, int
   });
 }
 
-// sum (R,C) += a (M,R)^T b (M,C). LibTorch's add_ of another type would first make a copy of it.
-void add_product(const at::Tensor& a, const at::Tensor& b, at::Tensor& sum) {
-  if (b.scalar_type() == sum.scalar_type()) {
-    at::addmm_out(sum, sum, a.t(), b);
-    return;
-  }
-  const at::Tensor product = at::mm(a.t(), b);
-  with_kernel_type(product.scalar_type(), "cross_entropy", [&](auto element) {
-    using T = decltype(element);
-    const int64_t columns = product.size(1);
-    parallel_rows(product.size(0), columns, [&](int64_t begin, int64_t end) {
-      const T* from = data<T>(product) + begin * columns;
-      float* to = data<float>(sum) + begin * columns;
-      for (int64_t i = 0; i < (end - begin) * columns; ++i) {
-        to[i] += static_cast<float>(from[i]);
-      }
-    });
-  });
-}
-
 class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossEntropyFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
@@ -97,14 +77,13 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
     for (int64_t begin = 0; begin < m && count > 0; begin += rows) {
       const int64_t n = std::min(rows, m - begin);
       const at::Tensor part = x.narrow(0, begin, n);
-      at::Tensor logits = at::mm(part, weight_copy.t());
+      at::Tensor logits = matmul(part, weight_copy.t(), x.scalar_type());
       cross_entropy_rows(logits, targets, begin, scale, losses);
       if (grad_x_wanted) {
-        at::Tensor rows_of_grad = grad_x.narrow(0, begin, n);
-        at::mm_out(rows_of_grad, logits, weight_copy);
+        grad_x.narrow(0, begin, n).copy_(matmul(logits, weight_copy, x.scalar_type()));
       }
       if (grad_w_wanted) {
-        add_product(logits, part, grad_w);
+        matmul_add(logits.t(), part, grad_w);
       }
     }
     ctx->save_for_backward({grad_x, grad_w});
@@ -168,8 +147,8 @@ at::Tensor linear_token_losses(const at::Tensor& x, const at::Tensor& weight_cop
   at::Tensor losses = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
   const int64_t rows = logits_chunk_rows(weight_copy.size(0), x.element_size());
   for (int64_t begin = 0; begin < x.size(0); begin += rows) {
-    const at::Tensor logits =
-        at::mm(x.narrow(0, begin, std::min(rows, x.size(0) - begin)), weight_copy.t());
+    const at::Tensor logits = matmul(x.narrow(0, begin, std::min(rows, x.size(0) - begin)),
+                                     weight_copy.t(), x.scalar_type());
     cross_entropy_rows(logits, targets, begin, 0.0f, losses);
   }
   return losses;

@@ -2,11 +2,11 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "quest/ops/dispatch.h"
+#include "quest/ops/matmul.h"
 
 namespace quest::ops {
 namespace {
@@ -67,7 +67,7 @@ class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction
       y = integer_product(recipe.activation, qx, *weight_side, state->compute());
     } else {
       const at::Tensor w = dequantize(recipe.weight, weight_side->quantized, state->compute());
-      y = at::mm(dequantize(recipe.activation, qx, state->compute()), w.t());
+      y = matmul(dequantize(recipe.activation, qx, state->compute()), w.t(), state->compute());
     }
     ctx->save_for_backward({qx.codes, qx.units, qx.mask, qx.values});
     ctx->saved_data["weight"] =
@@ -87,13 +87,13 @@ class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction
     at::Tensor grad_x, grad_weight;
     if (ctx->needs_input_grad(0)) {
       const at::Tensor w = dequantize(recipe.weight, weight.quantized, state->compute());
-      grad_x = quantize_backward(recipe.activation, qx.mask, at::mm(grad_y, w));
+      grad_x = quantize_backward(recipe.activation, qx.mask, matmul(grad_y, w, state->compute()));
     }
     if (ctx->needs_input_grad(1)) {
       const at::Tensor a = dequantize(recipe.activation, qx, state->compute());
-      const at::Tensor product = at::mm(grad_y.t(), a);
       const auto master = state->compute() == at::kDouble ? at::kDouble : at::kFloat;
-      grad_weight = quantize_backward(recipe.weight, weight.quantized.mask, product.to(master));
+      grad_weight = quantize_backward(recipe.weight, weight.quantized.mask,
+                                      matmul(grad_y.t(), a, master));
     }
     return {grad_x, grad_weight, at::Tensor(), at::Tensor()};
   }
@@ -115,7 +115,7 @@ std::string product_plan_text(const QuantRecipe& recipe, int64_t k, at::ScalarTy
   if (choose_product_plan(recipe, k, compute) == ProductPlan::kIntegerCodes) {
     return fmt::format("integer codes ({})", kernels::gemm_lowbit_plan());
   }
-  return fmt::format("{} values (LibTorch)", at::toString(compute));
+  return fmt::format("{} values ({})", at::toString(compute), matmul_plan(compute));
 }
 
 std::shared_ptr<const QuantizedWeight> QuantLinearState::weight_side(const at::Tensor& weight,

@@ -1,0 +1,92 @@
+// AMX tiles on any CPU, for the tests of the AMX kernels' loops and padding: a tile is an array, an
+// instruction a loop. Tests only; header only.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include <gtest/gtest.h>
+
+#include "quest/base/bfloat16.h"
+
+namespace quest::testing {
+
+struct EmulatedTiles {
+  static inline uint8_t tile[8][16][64];
+  static inline bool configured = false;
+
+  static void begin() { configured = true; }
+  static void end() { configured = false; }
+  template <int kTile>
+  static void zero() {
+    std::memset(tile[kTile], 0, sizeof(tile[kTile]));
+  }
+  template <int kTile>
+  static void load(const void* memory, int64_t stride) {
+    for (int64_t r = 0; r < 16; ++r) {
+      std::memcpy(tile[kTile][r], static_cast<const char*>(memory) + r * stride, 64);
+    }
+  }
+  template <int kTile>
+  static void store(void* memory, int64_t stride) {
+    for (int64_t r = 0; r < 16; ++r) {
+      std::memcpy(static_cast<char*>(memory) + r * stride, tile[kTile][r], 64);
+    }
+  }
+  template <int kSums, int kA, int kW>
+  static void add_products() {
+    ASSERT_TRUE(configured);
+    for (int r = 0; r < 16; ++r) {
+      for (int n = 0; n < 16; ++n) {
+        int32_t sum;
+        std::memcpy(&sum, &tile[kSums][r][4 * n], 4);
+        for (int kk = 0; kk < 64; ++kk) {
+          sum += static_cast<int8_t>(tile[kA][r][kk]) * tile[kW][kk / 4][4 * n + kk % 4];
+        }
+        std::memcpy(&tile[kSums][r][4 * n], &sum, 4);
+      }
+    }
+  }
+
+  template <int kSums, int kA, int kB>
+  static void add_bf16_products() {
+    ASSERT_TRUE(configured);
+    const auto value = [](const uint8_t* bytes) {
+      bfloat16 x;
+      std::memcpy(&x, bytes, 2);
+      return static_cast<float>(x);
+    };
+    for (int r = 0; r < 16; ++r) {
+      for (int n = 0; n < 16; ++n) {
+        float sum;
+        std::memcpy(&sum, &tile[kSums][r][4 * n], 4);
+        for (int k = 0; k < 32; ++k) {
+          sum += value(&tile[kA][r][2 * k]) * value(&tile[kB][k / 2][4 * n + 2 * (k % 2)]);
+        }
+        std::memcpy(&tile[kSums][r][4 * n], &sum, 4);
+      }
+    }
+  }
+
+  // What packing needs: see x86/gemm_bf16_amx_kernel.h.
+  static void transpose(const bfloat16* source, int64_t stride, bfloat16* tile_out) {
+    for (int64_t r = 0; r < 16; ++r) {
+      for (int64_t c = 0; c < 16; ++c) {
+        std::memcpy(reinterpret_cast<char*>(tile_out) + 64 * r + 4 * c,
+                    reinterpret_cast<const char*>(source) + c * stride + 4 * r, 4);
+      }
+    }
+  }
+  static void interleave(const bfloat16* source, int64_t stride, bfloat16* first,
+                         bfloat16* second) {
+    for (int64_t k = 0; k < 32; ++k) {
+      const auto* row = reinterpret_cast<const bfloat16*>(
+          reinterpret_cast<const char*>(source) + k * stride);
+      for (int64_t j = 0; j < 32; ++j) {
+        (j < 16 ? first : second)[k / 2 * 32 + j % 16 * 2 + k % 2] = row[j];
+      }
+    }
+  }
+};
+
+}  // namespace quest::testing

@@ -1,0 +1,75 @@
+#include "quest/kernels/gemm_bf16.h"
+
+#include <algorithm>
+
+#include "quest/base/error.h"
+#include "quest/kernels/gemm_bf16_levels.h"
+
+namespace quest::kernels {
+namespace {
+
+int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+void check_view(const Bf16View& view, const char* name) {
+  QUEST_CHECK(view.row_stride == 1 || view.column_stride == 1, ErrorKind::kUsage,
+              "gemm_bf16: operand {} has strides {} and {}; one of them must be 1", name,
+              view.row_stride, view.column_stride);
+}
+
+}  // namespace
+
+bool gemm_bf16_supports(IsaLevel level) {
+#ifdef __x86_64__
+  return level >= IsaLevel::kAmx;
+#else
+  static_cast<void>(level);
+  return false;
+#endif
+}
+
+GemmBf16Plan plan_gemm_bf16(const GemmBf16& product, int threads) {
+  check_view(product.a, "a");
+  check_view(product.b, "b");
+  QUEST_CHECK(product.k >= 1 && product.k <= kMaxGemmBf16Depth, ErrorKind::kUsage,
+              "gemm_bf16: K is {}, 1 to {} are possible; split longer sums", product.k,
+              kMaxGemmBf16Depth);
+  QUEST_CHECK(!product.accumulate || !product.out_is_bfloat16, ErrorKind::kUsage,
+              "gemm_bf16: sums are only added to an FP32 output");
+  GemmBf16Plan plan;
+  plan.shares_a = product.m < product.n;
+  plan.panel_elements =
+      divide_up(product.k, detail::kBf16StepDepth) * detail::kBf16StepDepth * detail::kBf16Panel;
+  const int64_t shared = plan.shares_a ? product.m : product.n;
+  const int64_t streamed = plan.shares_a ? product.n : product.m;
+  plan.shared_panels = divide_up(shared, detail::kBf16Panel);
+  const int64_t panels = divide_up(streamed, detail::kBf16Panel);
+  // Large tasks read the shared operand less often, small ones keep all threads busy.
+  plan.task_panels = 4;
+  while (plan.task_panels > 1 && divide_up(panels, plan.task_panels) < int64_t{4} * threads) {
+    plan.task_panels /= 2;
+  }
+  plan.tasks = divide_up(panels, plan.task_panels);
+  return plan;
+}
+
+void gemm_bf16_pack(const GemmBf16& product, const GemmBf16Plan& plan, int64_t begin, int64_t end,
+                    bfloat16* shared) {
+#ifdef __x86_64__
+  QUEST_ASSERT(gemm_bf16_supports(highest_isa_level()), "gemm_bf16 without AMX");
+  detail::gemm_bf16_pack_amx(product, plan, begin, end, shared);
+#else
+  QUEST_ASSERT(false, "gemm_bf16 without AMX");
+#endif
+}
+
+void gemm_bf16_run(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
+                   int64_t begin, int64_t end) {
+#ifdef __x86_64__
+  QUEST_ASSERT(gemm_bf16_supports(highest_isa_level()), "gemm_bf16 without AMX");
+  detail::gemm_bf16_run_amx(product, plan, shared, begin, end);
+#else
+  QUEST_ASSERT(false, "gemm_bf16 without AMX");
+#endif
+}
+
+}  // namespace quest::kernels

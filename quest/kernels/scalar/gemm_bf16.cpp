@@ -1,0 +1,28 @@
+// The definition of gemm_bf16.
+#include "quest/kernels/gemm_bf16.h"
+
+namespace quest::kernels {
+
+void gemm_bf16_reference(const GemmBf16& product) {
+  const auto at = [](const Bf16View& view, int64_t row, int64_t column) {
+    return double{static_cast<float>(
+        view.data[row * view.row_stride + column * view.column_stride])};
+  };
+  for (int64_t i = 0; i < product.m; ++i) {
+    for (int64_t j = 0; j < product.n; ++j) {
+      double sum = 0;
+      for (int64_t k = 0; k < product.k; ++k) {
+        sum += at(product.a, i, k) * at(product.b, k, j);
+      }
+      const int64_t index = i * product.ldo + j;
+      if (product.out_is_bfloat16) {
+        static_cast<bfloat16*>(product.out)[index] = bfloat16(static_cast<float>(sum));
+      } else {
+        float& out = static_cast<float*>(product.out)[index];
+        out = product.accumulate ? out + static_cast<float>(sum) : static_cast<float>(sum);
+      }
+    }
+  }
+}
+
+}  // namespace quest::kernels

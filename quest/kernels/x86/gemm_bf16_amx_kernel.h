@@ -1,0 +1,212 @@
+// gemm_bf16 with AMX tiles: packing, loops, epilogue. Order of tiles: gemm_bf16_levels.h.
+//
+// Tiles is the instruction set: x86/gemm_bf16_amx.cpp gives the real one, the test an emulation, so
+// that everything but a few instructions is tested on any CPU. Tiles has begin, end, zero, load,
+// store (see amx_tiles.h), add_bf16_products<c, a, b>, and for packing
+//   transpose(source, stride, tile)          16 x 16 words of 32 bits; stride in bytes
+//   interleave(source, stride, first, second) pairs of 32 rows x 32 values -> two tiles
+// Internal linkage and no library functions: see gemm_lowbit_driver.h.
+//
+// Blocking: a task holds its panels of the larger operand (128 x K values) in the L2 cache. K is cut
+// into parts of at most kPartSteps steps; for each part the shared panels pass by one after the
+// other, each in the L1 cache while it meets the task's panels. Sums of parts wait in FP32.
+#pragma once
+
+#include <cstdint>
+
+#include "quest/kernels/gemm_bf16_levels.h"
+#include "quest/kernels/x86/gemm_lowbit_driver.h"
+
+namespace quest::kernels::detail {
+namespace {
+
+inline constexpr int64_t kTileElements = 512;              // bfloat16 values
+inline constexpr int64_t kStepElements = 2 * kTileElements;  // of a panel, one step of K
+inline constexpr int64_t kWholeSteps = 24;  // K up to 768 is taken in one part
+inline constexpr int64_t kPartSteps = 16;
+
+// The rows x depth block at `source` (zero past its ends) as a full 32 x 32 block of values.
+inline void copy_padded(const bfloat16* source, int64_t stride, int64_t rows, int64_t columns,
+                        bfloat16* block) {
+  for (int64_t r = 0; r < 32; ++r) {
+    for (int64_t c = 0; c < 32; ++c) {
+      block[32 * r + c] = r < rows && c < columns ? source[r * stride + c] : bfloat16();
+    }
+  }
+}
+
+// One step of a panel whose vectors (rows of a, columns of b) are contiguous along K: 32 vectors.
+// kRowTiles: tiles of a, else tiles of b.
+template <class Tiles, bool kRowTiles>
+void pack_step_along(const bfloat16* source, int64_t stride, bfloat16* tiles) {
+  for (int t = 0; t < 2; ++t, source += 16 * stride, tiles += kTileElements) {
+    if constexpr (kRowTiles) {
+      for (int r = 0; r < 16; ++r) {
+        __builtin_memcpy(tiles + 32 * r, source + r * stride, 64);
+      }
+    } else {
+      Tiles::transpose(source, 2 * stride, tiles);
+    }
+  }
+}
+
+// One step of a panel whose vectors lie across: row i of the 32 rows at `source` holds value i of 32
+// vectors.
+template <class Tiles, bool kRowTiles>
+void pack_step_across(const bfloat16* source, int64_t stride, bfloat16* tiles) {
+  if constexpr (kRowTiles) {
+    alignas(64) bfloat16 pairs[2 * kTileElements];
+    Tiles::interleave(source, 2 * stride, pairs, pairs + kTileElements);
+    Tiles::transpose(pairs, 64, tiles);
+    Tiles::transpose(pairs + kTileElements, 64, tiles + kTileElements);
+  } else {
+    Tiles::interleave(source, 2 * stride, tiles, tiles + kTileElements);
+  }
+}
+
+// A panel: vectors [first, first + 32) of `count`, all of K. vector_stride: from one vector to the
+// next, k_stride: along K; one of them is 1.
+template <class Tiles, bool kRowTiles>
+void pack_panel(const bfloat16* data, int64_t vector_stride, int64_t k_stride, int64_t first,
+                int64_t count, int64_t k, bfloat16* panel) {
+  const int64_t vectors = count - first < 32 ? count - first : 32;
+  alignas(64) bfloat16 block[32 * 32];
+  for (int64_t at = 0; at < k; at += kBf16StepDepth, panel += kStepElements) {
+    const int64_t depth = k - at < 32 ? k - at : 32;
+    const bool full = vectors == 32 && depth == 32;
+    const bfloat16* source = data + first * vector_stride + at * k_stride;
+    if (k_stride == 1) {
+      if (!full) copy_padded(source, vector_stride, vectors, depth, block);
+      pack_step_along<Tiles, kRowTiles>(full ? source : block, full ? vector_stride : 32, panel);
+    } else {
+      if (!full) copy_padded(source, k_stride, depth, vectors, block);
+      pack_step_across<Tiles, kRowTiles>(full ? source : block, full ? k_stride : 32, panel);
+    }
+  }
+}
+
+template <class Tiles>
+void pack_panel_of(const GemmBf16& product, bool of_a, int64_t panel, bfloat16* out) {
+  const int64_t first = panel * kBf16Panel;
+  if (of_a) {
+    pack_panel<Tiles, true>(product.a.data, product.a.row_stride, product.a.column_stride, first,
+                            product.m, product.k, out);
+  } else {
+    pack_panel<Tiles, false>(product.b.data, product.b.column_stride, product.b.row_stride, first,
+                             product.n, product.k, out);
+  }
+}
+
+// sums (32 x 32, row-major): += or = the product of `steps` steps of a panel of a and one of b.
+template <class Tiles>
+void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums) {
+  constexpr int64_t kRow = 32 * sizeof(float);
+  if (add) {
+    Tiles::template load<0>(sums, kRow);
+    Tiles::template load<1>(sums + 16, kRow);
+    Tiles::template load<2>(sums + 16 * 32, kRow);
+    Tiles::template load<3>(sums + 16 * 32 + 16, kRow);
+  } else {
+    Tiles::template zero<0>();
+    Tiles::template zero<1>();
+    Tiles::template zero<2>();
+    Tiles::template zero<3>();
+  }
+  for (int64_t s = 0; s < steps; ++s, a += kStepElements, b += kStepElements) {
+    Tiles::template load<4>(a, 64);
+    Tiles::template load<6>(b, 64);
+    Tiles::template load<7>(b + kTileElements, 64);
+    Tiles::template add_bf16_products<0, 4, 6>();
+    Tiles::template add_bf16_products<1, 4, 7>();
+    Tiles::template load<5>(a + kTileElements, 64);
+    Tiles::template add_bf16_products<2, 5, 6>();
+    Tiles::template add_bf16_products<3, 5, 7>();
+  }
+  Tiles::template store<0>(sums, kRow);
+  Tiles::template store<1>(sums + 16, kRow);
+  Tiles::template store<2>(sums + 16 * 32, kRow);
+  Tiles::template store<3>(sums + 16 * 32 + 16, kRow);
+}
+
+template <bool kFull>
+void write_rows(const GemmBf16& product, int64_t row, int64_t column, const float* sums) {
+  const int64_t rows = kFull || product.m - row >= 32 ? 32 : product.m - row;
+  const int64_t columns = kFull ? 32 : product.n - column < 32 ? product.n - column : 32;
+  for (int64_t r = 0; r < rows; ++r, sums += 32) {
+    const int64_t at = (row + r) * product.ldo + column;
+    if (product.out_is_bfloat16) {
+      uint16_t* out = static_cast<uint16_t*>(product.out) + at;
+      for (int64_t c = 0; c < columns; ++c) out[c] = to_bfloat16_bits(sums[c]);
+    } else if (product.accumulate) {
+      float* out = static_cast<float*>(product.out) + at;
+      for (int64_t c = 0; c < columns; ++c) out[c] += sums[c];
+    } else {
+      float* out = static_cast<float*>(product.out) + at;
+      for (int64_t c = 0; c < columns; ++c) out[c] = sums[c];
+    }
+  }
+}
+
+inline void write_block(const GemmBf16& product, int64_t row, int64_t column, const float* sums) {
+  if (product.m - row >= 32 && product.n - column >= 32) {
+    write_rows<true>(product, row, column, sums);
+  } else {
+    write_rows<false>(product, row, column, sums);
+  }
+}
+
+// Elements of the memory that run_task needs, in bfloat16 values and in floats.
+inline int64_t task_panel_elements(const GemmBf16Plan& plan) {
+  return plan.task_panels * plan.panel_elements;
+}
+inline int64_t task_sums(const GemmBf16Plan& plan) {
+  return plan.panel_elements / kStepElements <= kWholeSteps
+             ? 32 * 32
+             : plan.shared_panels * plan.task_panels * 32 * 32;
+}
+
+// One task: panels [first, first + plan.task_panels) of the larger operand against all shared ones.
+template <class Tiles>
+void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
+              int64_t task, bfloat16* own, float* sums) {
+  const int64_t streamed = plan.shares_a ? product.n : product.m;
+  const int64_t first = task * plan.task_panels;
+  const int64_t all = (streamed + kBf16Panel - 1) / kBf16Panel;
+  const int64_t count = all - first < plan.task_panels ? all - first : plan.task_panels;
+  for (int64_t p = 0; p < count; ++p) {
+    pack_panel_of<Tiles>(product, !plan.shares_a, first + p, own + p * plan.panel_elements);
+  }
+  const int64_t steps = plan.panel_elements / kStepElements;
+  const bool whole = steps <= kWholeSteps;
+  const int64_t parts = whole ? 1 : (steps + kPartSteps - 1) / kPartSteps;
+  const int64_t part_steps = (steps + parts - 1) / parts;
+  for (int64_t s = 0; s < steps; s += part_steps) {
+    const int64_t step_count = steps - s < part_steps ? steps - s : part_steps;
+    const bool last = s + step_count == steps;
+    for (int64_t q = 0; q < plan.shared_panels; ++q) {
+      const bfloat16* others = shared + q * plan.panel_elements + s * kStepElements;
+      for (int64_t p = 0; p < count; ++p) {
+        const bfloat16* mine = own + p * plan.panel_elements + s * kStepElements;
+        float* block = whole ? sums : sums + (q * plan.task_panels + p) * 32 * 32;
+        multiply_panels<Tiles>(plan.shares_a ? others : mine, plan.shares_a ? mine : others,
+                               step_count, s > 0, block);
+        if (last) {
+          const int64_t at_shared = q * kBf16Panel, at_own = (first + p) * kBf16Panel;
+          write_block(product, plan.shares_a ? at_shared : at_own,
+                      plan.shares_a ? at_own : at_shared, block);
+        }
+      }
+    }
+  }
+}
+
+template <class Tiles>
+void pack_shared(const GemmBf16& product, const GemmBf16Plan& plan, int64_t begin, int64_t end,
+                 bfloat16* shared) {
+  for (int64_t p = begin; p < end; ++p) {
+    pack_panel_of<Tiles>(product, plan.shares_a, p, shared + p * plan.panel_elements);
+  }
+}
+
+}  // namespace
+}  // namespace quest::kernels::detail

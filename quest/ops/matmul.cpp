@@ -1,0 +1,119 @@
+#include "quest/ops/matmul.h"
+
+#include <algorithm>
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/record_function.h>
+
+#include "quest/kernels/gemm_bf16.h"
+#include "quest/ops/dispatch.h"
+
+namespace quest::ops {
+namespace {
+
+// Below this size packing costs more than it gains.
+constexpr int64_t kMinTileRows = 64;
+
+bool uses_tiles(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == at::kBFloat16 && kernels::gemm_bf16_supports() &&
+         std::min({a.size(0), a.size(1), b.size(1)}) >= kMinTileRows;
+}
+
+// A copy only if neither stride is 1.
+at::Tensor with_unit_stride(const at::Tensor& x) {
+  return x.stride(0) == 1 || x.stride(1) == 1 ? x : x.contiguous();
+}
+
+kernels::Bf16View view_of(const at::Tensor& x) {
+  return {data<bfloat16>(x), x.stride(0), x.stride(1)};
+}
+
+// out (M,N) contiguous, float or bfloat16; K at most kMaxGemmBf16Depth.
+void run_tiles(const at::Tensor& a, const at::Tensor& b, at::Tensor& out, bool accumulate) {
+  kernels::GemmBf16 product;
+  product.a = view_of(a);
+  product.b = view_of(b);
+  product.m = a.size(0);
+  product.n = b.size(1);
+  product.k = a.size(1);
+  product.out = out.data_ptr();
+  product.ldo = out.stride(0);
+  product.out_is_bfloat16 = out.scalar_type() == at::kBFloat16;
+  product.accumulate = accumulate;
+  const kernels::GemmBf16Plan plan = kernels::plan_gemm_bf16(product, at::get_num_threads());
+  const at::Tensor packed = at::empty({plan.shared_panels * plan.panel_elements},
+                                      a.options().dtype(at::kBFloat16).requires_grad(false));
+  auto* shared = data<bfloat16>(packed);
+  at::parallel_for(0, plan.shared_panels, 1, [&](int64_t begin, int64_t end) {
+    kernels::gemm_bf16_pack(product, plan, begin, end, shared);
+  });
+  at::parallel_for(0, plan.tasks, 1, [&](int64_t begin, int64_t end) {
+    kernels::gemm_bf16_run(product, plan, shared, begin, end);
+  });
+}
+
+// Any K, in parts.
+void multiply_tiles(at::Tensor a, at::Tensor b, at::Tensor& out, bool accumulate) {
+  RECORD_USER_SCOPE("quest::matmul");
+  a = with_unit_stride(a);
+  b = with_unit_stride(b);
+  const int64_t k = a.size(1);
+  const int64_t parts = (k + kernels::kMaxGemmBf16Depth - 1) / kernels::kMaxGemmBf16Depth;
+  const int64_t depth = ((k + parts - 1) / parts + 31) / 32 * 32;
+  for (int64_t at = 0; at < k; at += depth) {
+    const int64_t length = std::min(depth, k - at);
+    run_tiles(a.narrow(1, at, length), b.narrow(0, at, length), out, accumulate || at > 0);
+  }
+}
+
+}  // namespace
+
+at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, at::ScalarType out_type) {
+  QUEST_ASSERT(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0) &&
+                   a.scalar_type() == b.scalar_type(),
+               "matmul of ({}, {}) and ({}, {})", a.size(0), a.size(-1), b.size(0), b.size(-1));
+  if (!uses_tiles(a, b)) {
+    return at::mm(a, b).to(out_type);
+  }
+  // Sums over several parts are kept in FP32 between them.
+  const bool one_part = a.size(1) <= kernels::kMaxGemmBf16Depth;
+  at::Tensor out =
+      at::empty({a.size(0), b.size(1)},
+                a.options().dtype(one_part ? out_type : at::kFloat).requires_grad(false));
+  multiply_tiles(a, b, out, false);
+  return out.to(out_type);
+}
+
+void matmul_add(const at::Tensor& a, const at::Tensor& b, at::Tensor& sum) {
+  QUEST_ASSERT(sum.scalar_type() == at::kFloat && sum.is_contiguous(), "matmul_add to a {}",
+               at::toString(sum.scalar_type()));
+  if (uses_tiles(a, b)) {
+    multiply_tiles(a, b, sum, true);
+    return;
+  }
+  if (a.scalar_type() == at::kFloat) {
+    at::addmm_out(sum, sum, a, b);
+    return;
+  }
+  // LibTorch's add_ of another type would first make a copy of it.
+  const at::Tensor product = at::mm(a, b);
+  const int64_t columns = product.size(1);
+  with_kernel_type(product.scalar_type(), "matmul_add", [&](auto element) {
+    using T = decltype(element);
+    parallel_rows(product.size(0), columns, [&](int64_t begin, int64_t end) {
+      const T* from = data<T>(product) + begin * columns;
+      float* to = data<float>(sum) + begin * columns;
+      for (int64_t i = 0; i < (end - begin) * columns; ++i) {
+        to[i] += static_cast<float>(from[i]);
+      }
+    });
+  });
+}
+
+std::string matmul_plan(at::ScalarType type) {
+  return type == at::kBFloat16 && kernels::gemm_bf16_supports() ? "AMX tiles" : "LibTorch";
+}
+
+}  // namespace quest::ops

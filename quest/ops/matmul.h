@@ -1,0 +1,23 @@
+// Products of matrices of the compute type: bfloat16 through kernels/gemm_bf16.h where the CPU has
+// AMX and the product is large, all else through LibTorch.
+//
+//   const at::Tensor grad_w = matmul(grad_y.t(), x, at::kFloat);   // transposed views cost nothing
+#pragma once
+
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+namespace quest::ops {
+
+// a (M,K) times b (K,N), both of one type, any strides -> (M,N) of out_type (the operands' type, or
+// float). Sums are FP32 for bfloat16.
+at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, at::ScalarType out_type);
+
+// sum (M,N) float += a (M,K) b (K,N), a and b float or bfloat16.
+void matmul_add(const at::Tensor& a, const at::Tensor& b, at::Tensor& sum);
+
+// "AMX tiles" or "LibTorch": what large products of this type run on.
+std::string matmul_plan(at::ScalarType type);
+
+}  // namespace quest::ops
