@@ -22,6 +22,7 @@ namespace {
 
 inline constexpr int64_t kTileElements = 512;              // bfloat16 values
 inline constexpr int64_t kStepElements = 2 * kTileElements;  // of a panel, one step of K
+inline constexpr int64_t kStepLines = kStepElements * 2 / 64;  // cache lines of a step
 inline constexpr int64_t kWholeSteps = 24;  // K up to 768 is taken in one part
 inline constexpr int64_t kPartSteps = 16;
 
@@ -97,9 +98,27 @@ void pack_panel_of(const GemmBf16& product, bool of_a, int64_t panel, bfloat16* 
   }
 }
 
+// Memory that will be needed next, fetched into the L2 cache bit by bit during products: the L3 cache
+// is far away, and tile loads alone do not keep enough lines under way.
+class Prefetch {
+ public:
+  // From `memory` on, `lines_per_step` cache lines of 64 bytes at each step.
+  Prefetch(const void* memory, int64_t lines_per_step)
+      : next_(static_cast<const char*>(memory)), lines_per_step_(lines_per_step) {}
+
+  void step() {
+    for (int64_t i = 0; i < lines_per_step_; ++i, next_ += 64) __builtin_prefetch(next_, 0, 2);
+  }
+
+ private:
+  const char* next_;
+  int64_t lines_per_step_;
+};
+
 // sums (32 x 32, row-major): += or = the product of `steps` steps of a panel of a and one of b.
 template <class Tiles>
-void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums) {
+void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums,
+                     Prefetch& prefetch) {
   constexpr int64_t kRow = 32 * sizeof(float);
   if (add) {
     Tiles::template load<0>(sums, kRow);
@@ -121,11 +140,24 @@ void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool a
     Tiles::template load<5>(a + kTileElements, 64);
     Tiles::template add_bf16_products<2, 5, 6>();
     Tiles::template add_bf16_products<3, 5, 7>();
+    prefetch.step();
   }
   Tiles::template store<0>(sums, kRow);
   Tiles::template store<1>(sums + 16, kRow);
   Tiles::template store<2>(sums + 16 * 32, kRow);
   Tiles::template store<3>(sums + 16 * 32 + 16, kRow);
+}
+
+// Fetches the lines that write_block will write.
+inline void prefetch_block(const GemmBf16& product, int64_t row, int64_t column) {
+  const int64_t size = product.out_is_bfloat16 ? 2 : 4;
+  const int64_t rows = product.m - row < 32 ? product.m - row : 32;
+  const char* out = static_cast<const char*>(product.out) + (row * product.ldo + column) * size;
+  for (int64_t r = 0; r < rows; ++r, out += product.ldo * size) {
+    __builtin_prefetch(out, 1, 3);
+    __builtin_prefetch(out + 63, 1, 3);
+    if (size == 4) __builtin_prefetch(out + 127, 1, 3);
+  }
 }
 
 template <bool kFull>
@@ -185,16 +217,20 @@ void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16*
     const bool last = s + step_count == steps;
     for (int64_t q = 0; q < plan.shared_panels; ++q) {
       const bfloat16* others = shared + q * plan.panel_elements + s * kStepElements;
+      const bool wraps = q + 1 == plan.shared_panels;
+      const bfloat16* next = wraps ? shared + (s + step_count) * kStepElements
+                                   : others + plan.panel_elements;
+      Prefetch prefetch(next, wraps && last ? 0 : kStepLines / count);
       for (int64_t p = 0; p < count; ++p) {
         const bfloat16* mine = own + p * plan.panel_elements + s * kStepElements;
         float* block = whole ? sums : sums + (q * plan.task_panels + p) * 32 * 32;
+        const int64_t at_shared = q * kBf16Panel, at_own = (first + p) * kBf16Panel;
+        const int64_t row = plan.shares_a ? at_shared : at_own;
+        const int64_t column = plan.shares_a ? at_own : at_shared;
+        if (last) prefetch_block(product, row, column);
         multiply_panels<Tiles>(plan.shares_a ? others : mine, plan.shares_a ? mine : others,
-                               step_count, s > 0, block);
-        if (last) {
-          const int64_t at_shared = q * kBf16Panel, at_own = (first + p) * kBf16Panel;
-          write_block(product, plan.shares_a ? at_shared : at_own,
-                      plan.shares_a ? at_own : at_shared, block);
-        }
+                               step_count, s > 0, block, prefetch);
+        if (last) write_block(product, row, column, block);
       }
     }
   }
