@@ -87,6 +87,9 @@ struct EmulatedTiles {
       }
     }
   }
+  static void round_row(const float* sums, bfloat16* out) {
+    for (int i = 0; i < 32; ++i) out[i] = bfloat16(sums[i]);
+  }
 };
 
 }  // namespace quest::testing

@@ -20,7 +20,7 @@ void check_view(const Bf16View& view, const char* name) {
 
 bool gemm_bf16_supports(IsaLevel level) {
 #ifdef __x86_64__
-  return level >= IsaLevel::kAmx;
+  return level >= IsaLevel::kAmx && cpu_features().avx512bf16;
 #else
   static_cast<void>(level);
   return false;

@@ -51,6 +51,7 @@ struct GemmBf16Plan {
   int64_t tasks = 0;
 };
 
+// AMX, and AVX-512-BF16, which all CPUs with AMX have.
 bool gemm_bf16_supports(IsaLevel level = isa_level());
 
 // Throws kUsage for strides, depth or types that the product does not have.

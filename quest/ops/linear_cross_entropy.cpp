@@ -71,7 +71,8 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
       grad_x = count > 0 ? at::empty_like(x) : at::zeros(x.sizes(), x.options());
     }
     if (grad_w_wanted) {
-      grad_w = at::zeros(weight.sizes(), weight.options().requires_grad(false));
+      const auto options = weight.options().requires_grad(false);
+      grad_w = count > 0 ? at::empty(weight.sizes(), options) : at::zeros(weight.sizes(), options);
     }
     const int64_t rows = logits_chunk_rows(v, x.element_size());
     for (int64_t begin = 0; begin < m && count > 0; begin += rows) {
@@ -83,7 +84,7 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
         grad_x.narrow(0, begin, n).copy_(matmul(logits, weight_copy, x.scalar_type()));
       }
       if (grad_w_wanted) {
-        matmul_add(logits.t(), part, grad_w);
+        matmul_into(logits.t(), part, /*add=*/begin > 0, grad_w);
       }
     }
     ctx->save_for_backward({grad_x, grad_w});

@@ -86,27 +86,27 @@ at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, at::ScalarType out_t
   return out.to(out_type);
 }
 
-void matmul_add(const at::Tensor& a, const at::Tensor& b, at::Tensor& sum) {
-  QUEST_ASSERT(sum.scalar_type() == at::kFloat && sum.is_contiguous(), "matmul_add to a {}",
-               at::toString(sum.scalar_type()));
+void matmul_into(const at::Tensor& a, const at::Tensor& b, bool add, at::Tensor& out) {
+  QUEST_ASSERT(out.scalar_type() == at::kFloat && out.is_contiguous(), "matmul_into a {}",
+               at::toString(out.scalar_type()));
   if (uses_tiles(a, b)) {
-    multiply_tiles(a, b, sum, true);
+    multiply_tiles(a, b, out, add);
     return;
   }
   if (a.scalar_type() == at::kFloat) {
-    at::addmm_out(sum, sum, a, b);
+    add ? at::addmm_out(out, out, a, b) : at::mm_out(out, a, b);
     return;
   }
   // LibTorch's add_ of another type would first make a copy of it.
   const at::Tensor product = at::mm(a, b);
   const int64_t columns = product.size(1);
-  with_kernel_type(product.scalar_type(), "matmul_add", [&](auto element) {
+  with_kernel_type(product.scalar_type(), "matmul_into", [&](auto element) {
     using T = decltype(element);
     parallel_rows(product.size(0), columns, [&](int64_t begin, int64_t end) {
       const T* from = data<T>(product) + begin * columns;
-      float* to = data<float>(sum) + begin * columns;
+      float* to = data<float>(out) + begin * columns;
       for (int64_t i = 0; i < (end - begin) * columns; ++i) {
-        to[i] += static_cast<float>(from[i]);
+        to[i] = static_cast<float>(from[i]) + (add ? to[i] : 0.0f);
       }
     });
   });

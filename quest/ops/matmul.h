@@ -14,8 +14,8 @@ namespace quest::ops {
 // float). Sums are FP32 for bfloat16.
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, at::ScalarType out_type);
 
-// sum (M,N) float += a (M,K) b (K,N), a and b float or bfloat16.
-void matmul_add(const at::Tensor& a, const at::Tensor& b, at::Tensor& sum);
+// out (M,N) float = or, with add, += a (M,K) b (K,N); a and b float or bfloat16.
+void matmul_into(const at::Tensor& a, const at::Tensor& b, bool add, at::Tensor& out);
 
 // "AMX tiles" or "LibTorch": what large products of this type run on.
 std::string matmul_plan(at::ScalarType type);

@@ -66,6 +66,11 @@ struct Bf16Tiles : AmxTiles {
       _mm512_store_si512(second + 32 * p, _mm512_permutex2var_epi16(even, high, odd));
     }
   }
+
+  static void round_row(const float* sums, bfloat16* out) {
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(sums + 16), _mm512_loadu_ps(sums));
+    _mm512_storeu_si512(out, reinterpret_cast<__m512i>(rounded));
+  }
 };
 
 // 64-byte aligned memory of a task.

@@ -5,11 +5,12 @@
 // store (see amx_tiles.h), add_bf16_products<c, a, b>, and for packing
 //   transpose(source, stride, tile)          16 x 16 words of 32 bits; stride in bytes
 //   interleave(source, stride, first, second) pairs of 32 rows x 32 values -> two tiles
+//   round_row(sums, out)                      32 floats -> bfloat16
 // Internal linkage and no library functions: see gemm_lowbit_driver.h.
 //
-// Blocking: a task holds its panels of the larger operand (128 x K values) in the L2 cache. K is cut
-// into parts of at most kPartSteps steps; for each part the shared panels pass by one after the
-// other, each in the L1 cache while it meets the task's panels. Sums of parts wait in FP32.
+// Blocking: a task holds its panels of the larger operand (128 x K values) in the L2 cache; the shared
+// panels pass by one after the other, and K in parts of at most kPartSteps steps, so that the part of
+// the shared panel stays in the L1 cache while the task's panels meet it. Sums wait in FP32.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,7 @@ namespace {
 inline constexpr int64_t kTileElements = 512;              // bfloat16 values
 inline constexpr int64_t kStepElements = 2 * kTileElements;  // of a panel, one step of K
 inline constexpr int64_t kStepLines = kStepElements * 2 / 64;  // cache lines of a step
-inline constexpr int64_t kWholeSteps = 24;  // K up to 768 is taken in one part
-inline constexpr int64_t kPartSteps = 16;
+inline constexpr int64_t kPartSteps = 10;
 
 // The rows x depth block at `source` (zero past its ends) as a full 32 x 32 block of values.
 inline void copy_padded(const bfloat16* source, int64_t stride, int64_t rows, int64_t columns,
@@ -160,30 +160,32 @@ inline void prefetch_block(const GemmBf16& product, int64_t row, int64_t column)
   }
 }
 
-template <bool kFull>
-void write_rows(const GemmBf16& product, int64_t row, int64_t column, const float* sums) {
-  const int64_t rows = kFull || product.m - row >= 32 ? 32 : product.m - row;
-  const int64_t columns = kFull ? 32 : product.n - column < 32 ? product.n - column : 32;
-  for (int64_t r = 0; r < rows; ++r, sums += 32) {
-    const int64_t at = (row + r) * product.ldo + column;
-    if (product.out_is_bfloat16) {
-      uint16_t* out = static_cast<uint16_t*>(product.out) + at;
-      for (int64_t c = 0; c < columns; ++c) out[c] = to_bfloat16_bits(sums[c]);
-    } else if (product.accumulate) {
-      float* out = static_cast<float*>(product.out) + at;
-      for (int64_t c = 0; c < columns; ++c) out[c] += sums[c];
-    } else {
-      float* out = static_cast<float*>(product.out) + at;
-      for (int64_t c = 0; c < columns; ++c) out[c] = sums[c];
-    }
+inline void write_row(const GemmBf16& product, int64_t at, int64_t columns, const float* sums) {
+  if (product.out_is_bfloat16) {
+    uint16_t* out = static_cast<uint16_t*>(product.out) + at;
+    for (int64_t c = 0; c < columns; ++c) out[c] = to_bfloat16_bits(sums[c]);
+  } else if (product.accumulate) {
+    float* out = static_cast<float*>(product.out) + at;
+    for (int64_t c = 0; c < columns; ++c) out[c] += sums[c];
+  } else {
+    float* out = static_cast<float*>(product.out) + at;
+    for (int64_t c = 0; c < columns; ++c) out[c] = sums[c];
   }
 }
 
-inline void write_block(const GemmBf16& product, int64_t row, int64_t column, const float* sums) {
-  if (product.m - row >= 32 && product.n - column >= 32) {
-    write_rows<true>(product, row, column, sums);
-  } else {
-    write_rows<false>(product, row, column, sums);
+template <class Tiles>
+void write_block(const GemmBf16& product, int64_t row, int64_t column, const float* sums) {
+  const int64_t rows = product.m - row < 32 ? product.m - row : 32;
+  const int64_t columns = product.n - column < 32 ? product.n - column : 32;
+  for (int64_t r = 0; r < rows; ++r, sums += 32) {
+    const int64_t at = (row + r) * product.ldo + column;
+    if (columns < 32) {
+      write_row(product, at, columns, sums);
+    } else if (product.out_is_bfloat16) {
+      Tiles::round_row(sums, static_cast<bfloat16*>(product.out) + at);
+    } else {
+      write_row(product, at, 32, sums);
+    }
   }
 }
 
@@ -191,11 +193,7 @@ inline void write_block(const GemmBf16& product, int64_t row, int64_t column, co
 inline int64_t task_panel_elements(const GemmBf16Plan& plan) {
   return plan.task_panels * plan.panel_elements;
 }
-inline int64_t task_sums(const GemmBf16Plan& plan) {
-  return plan.panel_elements / kStepElements <= kWholeSteps
-             ? 32 * 32
-             : plan.shared_panels * plan.task_panels * 32 * 32;
-}
+inline int64_t task_sums(const GemmBf16Plan& plan) { return plan.task_panels * 32 * 32; }
 
 // One task: panels [first, first + plan.task_panels) of the larger operand against all shared ones.
 template <class Tiles>
@@ -209,28 +207,27 @@ void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16*
     pack_panel_of<Tiles>(product, !plan.shares_a, first + p, own + p * plan.panel_elements);
   }
   const int64_t steps = plan.panel_elements / kStepElements;
-  const bool whole = steps <= kWholeSteps;
-  const int64_t parts = whole ? 1 : (steps + kPartSteps - 1) / kPartSteps;
+  const int64_t parts = (steps + kPartSteps - 1) / kPartSteps;
   const int64_t part_steps = (steps + parts - 1) / parts;
-  for (int64_t s = 0; s < steps; s += part_steps) {
-    const int64_t step_count = steps - s < part_steps ? steps - s : part_steps;
-    const bool last = s + step_count == steps;
-    for (int64_t q = 0; q < plan.shared_panels; ++q) {
-      const bfloat16* others = shared + q * plan.panel_elements + s * kStepElements;
-      const bool wraps = q + 1 == plan.shared_panels;
-      const bfloat16* next = wraps ? shared + (s + step_count) * kStepElements
-                                   : others + plan.panel_elements;
-      Prefetch prefetch(next, wraps && last ? 0 : kStepLines / count);
+  for (int64_t q = 0; q < plan.shared_panels; ++q) {
+    const bfloat16* panel = shared + q * plan.panel_elements;
+    // While one shared panel is used, the next is fetched.
+    Prefetch prefetch(panel + plan.panel_elements,
+                      q + 1 == plan.shared_panels ? 0 : kStepLines / count);
+    for (int64_t s = 0; s < steps; s += part_steps) {
+      const int64_t step_count = steps - s < part_steps ? steps - s : part_steps;
+      const bool last = s + step_count == steps;
+      const bfloat16* others = panel + s * kStepElements;
       for (int64_t p = 0; p < count; ++p) {
         const bfloat16* mine = own + p * plan.panel_elements + s * kStepElements;
-        float* block = whole ? sums : sums + (q * plan.task_panels + p) * 32 * 32;
+        float* block = sums + p * 32 * 32;
         const int64_t at_shared = q * kBf16Panel, at_own = (first + p) * kBf16Panel;
         const int64_t row = plan.shares_a ? at_shared : at_own;
         const int64_t column = plan.shares_a ? at_own : at_shared;
         if (last) prefetch_block(product, row, column);
         multiply_panels<Tiles>(plan.shares_a ? others : mine, plan.shares_a ? mine : others,
                                step_count, s > 0, block, prefetch);
-        if (last) write_block(product, row, column, block);
+        if (last) write_block<Tiles>(product, row, column, block);
       }
     }
   }

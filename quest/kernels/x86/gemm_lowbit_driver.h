@@ -60,6 +60,17 @@ inline void row_terms(const GemmTask& task, int64_t first, int64_t last, uint32_
   }
 }
 
+// Fetches what will be needed soon: the output lines of this block, and while the rows pass by, piece
+// by piece, the next tile.
+template <bool kBfloat16>
+inline void prefetch_output(const GemmTask& task, int64_t m, int rows, int64_t n) {
+  constexpr int64_t kSize = kBfloat16 ? 2 : 4;
+  const char* out = static_cast<const char*>(task.out) + (m * task.ldo + n) * kSize;
+  for (int r = 0; r < rows; ++r, out += task.ldo * kSize) {
+    for (int64_t i = 0; i < kTileColumns * kSize; i += 64) __builtin_prefetch(out + i, 1, 3);
+  }
+}
+
 template <class Kernel, bool kBfloat16>
 void run_blocks(const GemmTask& task) {
   static_assert(kRowBlock % Kernel::kRows == 0);
@@ -77,8 +88,15 @@ void run_blocks(const GemmTask& task) {
         column_term[c] =
             task.column_factor * static_cast<uint32_t>(task.w_sums[n + c]) + task.constant;
       }
+      const uint8_t* next = tile + tile_bytes;
+      const int64_t next_bytes = n + kTileColumns < task.n1 ? tile_bytes : 0;
+      const int64_t piece = (next_bytes * Kernel::kRows / (m_end - m_block) + 63) / 64 * 64;
       for (int64_t m = m_block; m < m_end; m += Kernel::kRows) {
         const int rows = static_cast<int>(m_end - m < Kernel::kRows ? m_end - m : Kernel::kRows);
+        if (columns == kTileColumns) prefetch_output<kBfloat16>(task, m, rows, n);
+        for (const uint8_t* end = next + piece; next < end; next += 64) {
+          __builtin_prefetch(next, 0, 2);
+        }
         Kernel::sums(task, task.a + m * task.k, rows, tile, sums);
         for (int r = 0; r < rows; ++r) {
           const uint32_t term = row_term[m - m_block + r];
