@@ -80,8 +80,8 @@ struct EmulatedTiles {
   static void interleave(const bfloat16* source, int64_t stride, bfloat16* first,
                          bfloat16* second) {
     for (int64_t k = 0; k < 32; ++k) {
-      const auto* row = reinterpret_cast<const bfloat16*>(
-          reinterpret_cast<const char*>(source) + k * stride);
+      const auto* row =
+          reinterpret_cast<const bfloat16*>(reinterpret_cast<const char*>(source) + k * stride);
       for (int64_t j = 0; j < 32; ++j) {
         (j < 16 ? first : second)[k / 2 * 32 + j % 16 * 2 + k % 2] = row[j];
       }

@@ -3,10 +3,10 @@
 //
 //   out[i][j] (+)= T(sum_k a[i][k] * b[k][j])     a (M,K), b (K,N), out (M,N) T float or bfloat16
 //
-// Either operand may be stored either way round (a transposed view costs nothing extra). Where there
-// is no AMX the callers use LibTorch's product: gemm_bf16_supports says which. The definition is
-// gemm_bf16_reference (scalar/gemm_bf16.cpp, sums in double); AMX agrees with it within the rounding
-// of FP32 sums, takes denormals as zero, and gives the same bits for any split into tasks.
+// Either operand may be stored either way round (a transposed view costs nothing extra). Where
+// there is no AMX the callers use LibTorch's product: gemm_bf16_supports says which. The definition
+// is gemm_bf16_reference (scalar/gemm_bf16.cpp, sums in double); AMX agrees with it within the
+// rounding of FP32 sums, takes denormals as zero, and gives the same bits for any split into tasks.
 //
 // The smaller operand is packed into tiles once (shared by all threads), the larger one panel by
 // panel by the thread that needs it. Each call is single-threaded; calls on different panels or

@@ -1,7 +1,8 @@
-// Inside of gemm_bf16: constants of the tile order, the functions of its one level. Not for callers.
+// Inside of gemm_bf16: constants of the tile order, the functions of its one level. Not for
+// callers.
 //
-// A panel is 32 rows of a, or 32 columns of b, over the whole depth K, in steps of 32 along K; a step
-// is two tiles of 16 rows of 64 bytes:
+// A panel is 32 rows of a, or 32 columns of b, over the whole depth K, in steps of 32 along K; a
+// step is two tiles of 16 rows of 64 bytes:
 //   of a: tile t, row r: a[16 t + r][k .. k + 31]
 //   of b: tile t, row p: pairs b[k + 2 p][j], b[k + 2 p + 1][j] for the 16 columns j of the tile
 // Rows, columns and depth past the end are zero.

@@ -135,8 +135,8 @@ TEST(GemmBf16, AmxIsWithinTheBoundForAnySplit) {
       const GemmBf16Plan plan = plan_gemm_bf16(product, threads);
       std::vector<bfloat16> memory(
           static_cast<size_t>(plan.shared_panels * plan.panel_elements + 32));
-      auto* shared = reinterpret_cast<bfloat16*>(
-          (reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+      auto* shared =
+          reinterpret_cast<bfloat16*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
       for (int64_t p = 0; p < plan.shared_panels; ++p) {
         gemm_bf16_pack(product, plan, p, p + 1, shared);
       }
@@ -182,8 +182,8 @@ TEST(GemmBf16, PackingEqualsItsEmulation) {
     const GemmBf16Plan plan = plan_gemm_bf16(product, 1);
     const auto count = static_cast<size_t>(plan.shared_panels * plan.panel_elements);
     std::vector<bfloat16> expected(count), memory(count + 32);
-    auto* shared = reinterpret_cast<bfloat16*>(
-        (reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+    auto* shared =
+        reinterpret_cast<bfloat16*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
     detail::pack_shared<EmulatedTiles>(product, plan, 0, plan.shared_panels, expected.data());
     detail::gemm_bf16_pack_amx(product, plan, 0, plan.shared_panels, shared);
     EXPECT_EQ(std::memcmp(shared, expected.data(), count * sizeof(bfloat16)), 0) << text(c);

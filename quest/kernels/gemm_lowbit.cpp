@@ -85,17 +85,17 @@ void fill_column(const int8_t* row, int64_t k, int64_t g0, int64_t g1, uint32_t 
 
 // Tile order of gemm_lowbit_task.h. A block of 16 groups is a cache line of each of the 64 rows
 // read and 4 KB written.
-void fill_tiles(PackedCodes& packed, const int8_t* codes) {
+void fill_tiles(PackedCodes& packed, const int8_t* codes, int64_t n0, int64_t n1) {
   constexpr int64_t kBlock = 16;
   const int64_t groups = (packed.k + 3) / 4;
   const int64_t tile_bytes = tile_groups(packed.level, packed.k) * detail::kTileColumns * 4;
   const auto shift = static_cast<uint32_t>(detail::max_code(packed.format));
-  int8_t* tile = packed.tiles.data() + packed.tile_offset;
-  for (int64_t n0 = 0; n0 < packed.n; n0 += detail::kTileColumns, tile += tile_bytes) {
-    const int64_t columns = std::min<int64_t>(packed.n - n0, detail::kTileColumns);
+  int8_t* tile = packed.tiles.data() + packed.tile_offset + n0 / detail::kTileColumns * tile_bytes;
+  for (int64_t n = n0; n < n1; n += detail::kTileColumns, tile += tile_bytes) {
+    const int64_t columns = std::min<int64_t>(n1 - n, detail::kTileColumns);
     for (int64_t g = 0; g < groups; g += kBlock) {
       for (int64_t c = 0; c < columns; ++c) {
-        fill_column(codes + (n0 + c) * packed.k, packed.k, g, std::min(g + kBlock, groups), shift,
+        fill_column(codes + (n + c) * packed.k, packed.k, g, std::min(g + kBlock, groups), shift,
                     tile + 4 * c);
       }
     }
@@ -149,8 +149,7 @@ template GemmTask make_task<bfloat16>(const CodeFormat&, const int8_t*, const fl
 
 }  // namespace detail
 
-PackedCodes pack_codes(const CodeFormat& format, const int8_t* codes, int64_t n, int64_t k,
-                       IsaLevel level) {
+PackedCodes make_packed_codes(const CodeFormat& format, int64_t n, int64_t k, IsaLevel level) {
   QUEST_CHECK(n >= 0 && k >= 0, ErrorKind::kUsage, "pack_codes: {} rows of {} codes", n, k);
   check_format(format, "weight");
   check_range(k, format.max_number);
@@ -160,23 +159,39 @@ PackedCodes pack_codes(const CodeFormat& format, const int8_t* codes, int64_t n,
   packed.k = k;
   packed.format = format;
   packed.row_sums.resize(static_cast<size_t>(n));
-  for (int64_t row = 0; row < n; ++row) {
-    int32_t sum = 0;
-    for (int64_t i = 0; i < k; ++i) sum += codes[row * k + i];
-    packed.row_sums[static_cast<size_t>(row)] = sum;
-  }
-  const bool scalar = packed.level == IsaLevel::kScalar;
-  const int64_t bytes =
-      scalar ? n * k : round_up(n, detail::kTileColumns) * tile_groups(packed.level, k) * 4;
+  const int64_t bytes = packed.level == IsaLevel::kScalar
+                            ? n * k
+                            : round_up(n, detail::kTileColumns) * tile_groups(packed.level, k) * 4;
   packed.tiles.resize(static_cast<size_t>(bytes + kAlignment));
   const auto start = reinterpret_cast<uintptr_t>(packed.tiles.data());
   packed.tile_offset = round_up(static_cast<int64_t>(start % kAlignment), kAlignment) -
                        static_cast<int64_t>(start % kAlignment);
-  if (scalar) {
-    std::copy_n(codes, n * k, packed.tiles.data() + packed.tile_offset);
-  } else {
-    fill_tiles(packed, codes);
+  return packed;
+}
+
+void pack_rows(PackedCodes& packed, const int8_t* codes, int64_t n0, int64_t n1) {
+  QUEST_CHECK(
+      n0 % gemm_lowbit_column_tile(packed.level) == 0 && n0 >= 0 && n0 <= n1 && n1 <= packed.n,
+      ErrorKind::kUsage,
+      "pack_rows: rows [{}, {}) of {} must lie inside and start at a multiple of {}", n0, n1,
+      packed.n, gemm_lowbit_column_tile(packed.level));
+  const int64_t k = packed.k;
+  for (int64_t row = n0; row < n1; ++row) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < k; ++i) sum += codes[row * k + i];
+    packed.row_sums[static_cast<size_t>(row)] = sum;
   }
+  if (packed.level == IsaLevel::kScalar) {
+    std::copy_n(codes + n0 * k, (n1 - n0) * k, packed.tiles.data() + packed.tile_offset + n0 * k);
+  } else {
+    fill_tiles(packed, codes, n0, n1);
+  }
+}
+
+PackedCodes pack_codes(const CodeFormat& format, const int8_t* codes, int64_t n, int64_t k,
+                       IsaLevel level) {
+  PackedCodes packed = make_packed_codes(format, n, k, level);
+  pack_rows(packed, codes, 0, n);
   return packed;
 }
 

@@ -38,6 +38,11 @@ struct PackedCodes {
 // checks k * max_number(a) * max_number(w) < 2^31. A PackedCodes may be copied and moved.
 PackedCodes pack_codes(const CodeFormat& format, const int8_t* codes, int64_t n, int64_t k,
                        IsaLevel level = isa_level());
+// The same in two steps, so that threads can share the second: memory for (N,K), then weight rows
+// [n0, n1), n0 a multiple of gemm_lowbit_column_tile(). Each row must be packed once.
+PackedCodes make_packed_codes(const CodeFormat& format, int64_t n, int64_t k,
+                              IsaLevel level = isa_level());
+void pack_rows(PackedCodes& packed, const int8_t* codes, int64_t n0, int64_t n1);
 
 // Computes rows [m0, m1) and columns [n0, n1) of out (M,N), row stride ldo. a (M,K) int8 codes of
 // `a_format`, a_units (M), w_units (N). n0 must be a multiple of gemm_lowbit_column_tile().

@@ -250,6 +250,8 @@ TEST(GemmLowbitErrors, ImpossibleFormatsAndSizesAreRefused) {
       gemm_lowbit(kEightBit.format, nullptr, nullptr, 0, 1, empty, nullptr, 0, 0, &out, int64_t{1}),
       ErrorKind::kUsage, "K may be at most 33025");
   const PackedCodes two = pack_codes(kFourBit.format, codes.data(), 2, 4);
+  PackedCodes part = make_packed_codes(kFourBit.format, 2, 4);
+  EXPECT_QUEST_ERROR(pack_rows(part, codes.data(), 0, 3), ErrorKind::kUsage, "[0, 3) of 2");
   EXPECT_QUEST_ERROR(gemm_lowbit(kFourBit.format, codes.data(), nullptr, 0, 1, two, nullptr, 0, 3,
                                  &out, int64_t{3}),
                      ErrorKind::kUsage, "[0, 3) of 2");

@@ -71,9 +71,9 @@ void multiply_tiles(at::Tensor a, at::Tensor b, at::Tensor& out, bool accumulate
 }  // namespace
 
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, at::ScalarType out_type) {
-  QUEST_ASSERT(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0) &&
-                   a.scalar_type() == b.scalar_type(),
-               "matmul of ({}, {}) and ({}, {})", a.size(0), a.size(-1), b.size(0), b.size(-1));
+  QUEST_ASSERT(
+      a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0) && a.scalar_type() == b.scalar_type(),
+      "matmul of ({}, {}) and ({}, {})", a.size(0), a.size(-1), b.size(0), b.size(-1));
   if (!uses_tiles(a, b)) {
     return at::mm(a, b).to(out_type);
   }

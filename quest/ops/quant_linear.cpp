@@ -18,6 +18,17 @@ bool has_integer_codes(const QuantSpec& spec) {
   return spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8 && code_format(spec).is_integer;
 }
 
+std::shared_ptr<const kernels::PackedCodes> pack_weight(const CodeFormat& format,
+                                                        const at::Tensor& codes) {
+  const int64_t n = codes.size(0), k = codes.size(1);
+  auto packed = std::make_shared<kernels::PackedCodes>(kernels::make_packed_codes(format, n, k));
+  const int64_t tile = kernels::gemm_lowbit_column_tile(packed->level);
+  parallel_rows((n + tile - 1) / tile, tile * k, [&](int64_t begin, int64_t end) {
+    kernels::pack_rows(*packed, data<int8_t>(codes), begin * tile, std::min(n, end * tile));
+  });
+  return packed;
+}
+
 // Exact product of codes, dealt out to threads by rows, or by columns when rows are few.
 at::Tensor integer_product(const QuantSpec& activation, const QuantizedTensor& x,
                            const QuantizedWeight& weight, at::ScalarType compute) {
@@ -92,8 +103,8 @@ class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction
     if (ctx->needs_input_grad(1)) {
       const at::Tensor a = dequantize(recipe.activation, qx, state->compute());
       const auto master = state->compute() == at::kDouble ? at::kDouble : at::kFloat;
-      grad_weight = quantize_backward(recipe.weight, weight.quantized.mask,
-                                      matmul(grad_y.t(), a, master));
+      grad_weight =
+          quantize_backward(recipe.weight, weight.quantized.mask, matmul(grad_y.t(), a, master));
     }
     return {grad_x, grad_weight, at::Tensor(), at::Tensor()};
   }
@@ -130,9 +141,7 @@ std::shared_ptr<const QuantizedWeight> QuantLinearState::weight_side(const at::T
   made->quantized =
       quantize(recipe_.weight, weight.detach(), compute_, want_mask, name_ + ".weight");
   if (choose_product_plan(recipe_, weight.size(1), compute_) == ProductPlan::kIntegerCodes) {
-    made->packed = std::make_shared<kernels::PackedCodes>(
-        kernels::pack_codes(code_format(recipe_.weight), data<int8_t>(made->quantized.codes),
-                            weight.size(0), weight.size(1)));
+    made->packed = pack_weight(code_format(recipe_.weight), made->quantized.codes);
   }
   cached_ = made;
   cached_data_ = weight.data_ptr();

@@ -5,8 +5,8 @@ namespace quest::kernels {
 
 void gemm_bf16_reference(const GemmBf16& product) {
   const auto at = [](const Bf16View& view, int64_t row, int64_t column) {
-    return double{static_cast<float>(
-        view.data[row * view.row_stride + column * view.column_stride])};
+    return double{
+        static_cast<float>(view.data[row * view.row_stride + column * view.column_stride])};
   };
   for (int64_t i = 0; i < product.m; ++i) {
     for (int64_t j = 0; j < product.n; ++j) {

@@ -23,7 +23,7 @@ struct Bf16Tiles : AmxTiles {
     const char* from = reinterpret_cast<const char*>(source);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(from + i * stride);
-    // 2 x 2, then 4 x 4 words within each 128-bit lane
+      // 2 x 2, then 4 x 4 words within each 128-bit lane
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
       t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);

@@ -8,9 +8,10 @@
 //   round_row(sums, out)                      32 floats -> bfloat16
 // Internal linkage and no library functions: see gemm_lowbit_driver.h.
 //
-// Blocking: a task holds its panels of the larger operand (128 x K values) in the L2 cache; the shared
-// panels pass by one after the other, and K in parts of at most kPartSteps steps, so that the part of
-// the shared panel stays in the L1 cache while the task's panels meet it. Sums wait in FP32.
+// Blocking: a task holds its panels of the larger operand (128 x K values) in the L2 cache; the
+// shared panels pass by one after the other, and K in parts of at most kPartSteps steps, so that
+// the part of the shared panel stays in the L1 cache while the task's panels meet it. Sums wait in
+// FP32.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,8 @@
 namespace quest::kernels::detail {
 namespace {
 
-inline constexpr int64_t kTileElements = 512;              // bfloat16 values
-inline constexpr int64_t kStepElements = 2 * kTileElements;  // of a panel, one step of K
+inline constexpr int64_t kTileElements = 512;                  // bfloat16 values
+inline constexpr int64_t kStepElements = 2 * kTileElements;    // of a panel, one step of K
 inline constexpr int64_t kStepLines = kStepElements * 2 / 64;  // cache lines of a step
 inline constexpr int64_t kPartSteps = 10;
 
@@ -51,8 +52,8 @@ void pack_step_along(const bfloat16* source, int64_t stride, bfloat16* tiles) {
   }
 }
 
-// One step of a panel whose vectors lie across: row i of the 32 rows at `source` holds value i of 32
-// vectors.
+// One step of a panel whose vectors lie across: row i of the 32 rows at `source` holds value i of
+// 32 vectors.
 template <class Tiles, bool kRowTiles>
 void pack_step_across(const bfloat16* source, int64_t stride, bfloat16* tiles) {
   if constexpr (kRowTiles) {
@@ -98,8 +99,8 @@ void pack_panel_of(const GemmBf16& product, bool of_a, int64_t panel, bfloat16* 
   }
 }
 
-// Memory that will be needed next, fetched into the L2 cache bit by bit during products: the L3 cache
-// is far away, and tile loads alone do not keep enough lines under way.
+// Memory that will be needed next, fetched into the L2 cache bit by bit during products: the L3
+// cache is far away, and tile loads alone do not keep enough lines under way.
 class Prefetch {
  public:
   // From `memory` on, `lines_per_step` cache lines of 64 bytes at each step.

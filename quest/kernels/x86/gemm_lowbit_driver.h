@@ -60,8 +60,8 @@ inline void row_terms(const GemmTask& task, int64_t first, int64_t last, uint32_
   }
 }
 
-// Fetches what will be needed soon: the output lines of this block, and while the rows pass by, piece
-// by piece, the next tile.
+// Fetches what will be needed soon: the output lines of this block, and while the rows pass by,
+// piece by piece, the next tile.
 template <bool kBfloat16>
 inline void prefetch_output(const GemmTask& task, int64_t m, int rows, int64_t n) {
   constexpr int64_t kSize = kBfloat16 ? 2 : 4;
