@@ -128,69 +128,22 @@ class Declaration {
   std::vector<Setting>& list_;
 };
 
-template <class Enum>
-struct Word {
-  Enum value;
-  const char* name;
-};
-constexpr Word<Grid> kGrids[] = {
-    {Grid::kNone, "none"},
-    {Grid::kUniform, "uniform"},
-    {Grid::kTernary, "ternary"},
-    {Grid::kGaussian, "gaussian"},
-    {Grid::kGaussianConverged, "gaussian_converged"},
-    {Grid::kFp4, "fp4"},
-    {Grid::kUniform4of8, "uniform_4of8"},
-    {Grid::kMask4of8, "mask_4of8"},
-};
-constexpr Word<GradientEstimator> kEstimators[] = {
-    {GradientEstimator::kTrust, "trust"},
-    {GradientEstimator::kTrustHalfGap, "trust_half_gap"},
-    {GradientEstimator::kClip, "clip"},
-    {GradientEstimator::kSte, "ste"},
-};
-
-template <class Enum, size_t n>
-std::vector<std::string> words(const Word<Enum> (&list)[n]) {
+// "a, b, c" as a list.
+std::vector<std::string> split_names(const std::string& names) {
   std::vector<std::string> out;
-  for (const auto& word : list) out.push_back(word.name);
+  for (size_t at = 0; at < names.size();) {
+    const size_t end = std::min(names.find(", ", at), names.size());
+    out.push_back(names.substr(at, end - at));
+    at = end + 2;
+  }
   return out;
 }
-template <class Enum, size_t n>
-std::string word_of(const Word<Enum> (&list)[n], Enum value) {
-  for (const auto& word : list) {
-    if (word.value == value) return word.name;
-  }
-  QUEST_ASSERT(false, "an enumerator without a name");
-  return {};
-}
-template <class Enum, size_t n>
-Enum value_of(const Word<Enum> (&list)[n], const std::string& name) {
-  for (const auto& word : list) {
-    if (name == word.name) return word.value;
-  }
-  QUEST_ASSERT(false, "a name that its choices do not hold");
-  return list[0].value;
-}
 
-// Grids of one width set it: only uniform and Gaussian ones leave a choice.
+// Only uniform and Gaussian grids leave a choice of bits.
 void set_grid(QuantSpec& spec, Grid grid) {
   spec.grid = grid;
-  switch (grid) {
-    case Grid::kNone:
-      spec.bits = 16;
-      break;
-    case Grid::kTernary:
-      spec.bits = 2;
-      break;
-    case Grid::kFp4:
-    case Grid::kUniform4of8:
-    case Grid::kMask4of8:
-      spec.bits = 4;
-      break;
-    default:
-      if (spec.bits > 8) spec.bits = 4;
-  }
+  const int some = spec.bits > 8 ? 4 : spec.bits;
+  spec.bits = fixed_bits(grid).value_or(some);
 }
 
 void declare_side(Declaration& d, const std::string& side, QuantSpec& spec) {
@@ -198,18 +151,18 @@ void declare_side(Declaration& d, const std::string& side, QuantSpec& spec) {
   // The shortest text of a float, so that 1.3f is written 1.3.
   const auto shortest = [](float x) { return std::stod(fmt::format("{}", x)); };
   d.text(
-      key + "grid", [&spec] { return word_of(kGrids, spec.grid); },
-      [&spec](const std::string& word) { set_grid(spec, value_of(kGrids, word)); }, words(kGrids),
-      "levels that the " + side + "s are rounded to");
+      key + "grid", [&spec] { return std::string(grid_name(spec.grid)); },
+      [&spec](const std::string& word) { set_grid(spec, grid_from_name(word)); },
+      split_names(grid_names()), "levels that the " + side + "s are rounded to");
   d.integer(
       key + "bits", [&spec] { return spec.bits; },
       [&spec](int64_t bits) { spec.bits = static_cast<int>(bits); }, 1, 16,
       "bits of a " + side + ": 1 to 8 for uniform, 1 to 4 for gaussian, given by the other grids");
   d.boolean(key + "hadamard", spec.hadamard, "rotate blocks of each row before rounding");
   d.text(
-      key + "estimator", [&spec] { return word_of(kEstimators, spec.estimator); },
-      [&spec](const std::string& word) { spec.estimator = value_of(kEstimators, word); },
-      words(kEstimators),
+      key + "estimator", [&spec] { return std::string(estimator_name(spec.estimator)); },
+      [&spec](const std::string& word) { spec.estimator = estimator_from_name(word); },
+      split_names(estimator_names()),
       "values that pass gradient: within the trust region, inside the clipping range, or all");
   d.real(
       key + "trust_scale", [&spec, shortest] { return shortest(spec.trust_scale); },
