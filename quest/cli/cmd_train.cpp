@@ -13,6 +13,7 @@
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/train/allocator.h"
+#include "quest/train/source_model.h"
 #include "quest/train/trainer.h"
 
 namespace quest::cli {
@@ -45,19 +46,27 @@ fs::path parent_checkpoint(const fs::path& given) {
   return scan.valid.front();
 }
 
+// Links (a run's name, `latest`) may point elsewhere tomorrow.
+std::string without_links(const fs::path& folder) {
+  return fs::proximate(fs::canonical(folder)).string();
+}
+
 // Later ones win: the old run's settings, files, flags.
 TrainConfig read_config(const TrainArguments& arguments) {
   TrainConfig config;
   if (!arguments.continued.empty()) {
     const fs::path parent = parent_checkpoint(arguments.continued);
     apply_file(config, parent / "config.toml");
-    // Links (a run's name, `latest`) may point elsewhere tomorrow.
-    config.run.parent = fs::proximate(fs::canonical(parent)).string();
+    config.run.parent = without_links(parent);
     config.run.init.clear();
   }
   if (!arguments.resume.empty()) apply_file(config, fs::path(arguments.resume) / "config.toml");
   for (const std::string& path : arguments.configs) apply_file(config, path);
   arguments.flags->apply(config);
+  std::error_code ignored;  // a folder that is missing is said later, by its name
+  if (arguments.resume.empty() && fs::is_directory(config.run.init, ignored)) {
+    config.run.init = without_links(config.run.init);
+  }
   train::finish_config(config);
   if (!arguments.resume.empty()) {
     const fs::path run = (fs::path(arguments.resume) / "").lexically_normal().parent_path();
@@ -100,6 +109,7 @@ void run_train(const TrainArguments& arguments) {
     return;
   }
   train::SingleProcess group;
+    train::adopt_source_model(config);
   train::Trainer trainer(std::move(config), group);
   if (arguments.dry_run) {
     fmt::print("{}", trainer.plan().text());

@@ -180,7 +180,8 @@ void declare_run(Declaration& d, TrainConfig::Run& run) {
   d.text("run.folder", run.folder, {}, "the run's folder <name>-<hash> is made in this one",
          {"--out", false});
   d.text("run.init", run.init, {},
-         "folder with a checkpoint or a Hugging Face Llama to take the first weights from",
+         "folder with a checkpoint or a Hugging Face Llama to take first weights and shape from, "
+         "and the quantization recipe unless one is given",
          {"--init"});
   d.text("run.parent", run.parent, {},
          "checkpoint whose weights, optimizer and data position this run goes on from "
@@ -216,6 +217,16 @@ void declare_model(Declaration& d, TrainConfig::Model& m) {
   d.integer("model.rope_original_max_position", m.rope_original_max_position, 0, 1 << 30,
             "context length before scaling; 0: max_position_embeddings");
   d.boolean("model.tie_word_embeddings", m.tie_word_embeddings, "head shares the embedding");
+}
+
+// Notes that a setting of these was given, by whatever way it is set.
+void note_when_set(std::vector<Setting>& list, size_t first, bool& given) {
+  for (size_t k = first; k < list.size(); ++k) {
+    list[k].set = [set = std::move(list[k].set), &given](const TomlValue& value) {
+      set(value);
+      given = true;
+    };
+  }
 }
 
 void declare_quant(Declaration& d, QuantRecipe& quant) {
@@ -371,7 +382,9 @@ std::vector<Setting> list_settings(TrainConfig& config) {
   Declaration d(list);
   declare_run(d, config.run);
   declare_model(d, config.model);
+  const size_t first_of_quant = list.size();
   declare_quant(d, config.quant);
+  note_when_set(list, first_of_quant, config.quant_given);
   declare_data(d, config);
   declare_optimizer(d, config);
   declare_watching(d, config);

@@ -60,6 +60,9 @@ struct TrainConfig {
   } model;
 
   QuantRecipe quant = recipe_from_name("bf16");
+  // A setting of quant was given, by file or flag; otherwise run.init's recipe is taken over. No
+  // setting itself.
+  bool quant_given = false;
 
   struct Data {
     std::string train;       // token files, or a folder made by `quest data`

@@ -50,8 +50,8 @@ struct TrainOutcome {
 
 class Trainer {
  public:
-  // Checks and completes the configuration (with run.init or run.parent the model's shape is that
-  // of the folder), opens the data, allocates the model. Writes nothing.
+  // Checks and completes the configuration (with run.init or run.parent from that folder:
+  // source_model.h), opens the data, allocates the model. Writes nothing.
   Trainer(TrainConfig config, ProcessGroup& group);
 
   const TrainConfig& config() const { return config_; }

@@ -255,6 +255,36 @@ TEST_F(TrainerTest, InitTakesShapeAndWeights) {
 }
 
 TEST_F(TrainerTest, AccumulationDoesNotChangeTheMean) {
+TEST_F(TrainerTest, InitTakesTheRecipeUnlessOneIsGiven) {
+  const TrainOutcome source = train(tiny("source"));
+  TrainConfig c = tiny("init");
+  c.quant = TrainConfig().quant;  // w4a4 in the folder
+  c.run.init = (source.run / "final").string();
+  c.optimizer.lr = 0;
+  c.optimizer.weight_decay = 0;
+  const TrainOutcome taken = train(c);
+  EXPECT_EQ(taken.summary["recipe"], "w4a4");
+  EXPECT_EQ(taken.summary["validation_loss"], source.summary["validation_loss"]);
+  apply_setting(c, "quant.recipe", "bf16");
+  const TrainOutcome given = train(c);
+  EXPECT_EQ(given.summary["recipe"], "bf16");
+  EXPECT_NE(given.summary["validation_loss"], source.summary["validation_loss"]);
+  EXPECT_NE(given.run, taken.run);
+}
+
+// By its name, which is the new run's name too.
+TEST_F(TrainerTest, InitLeavesTheNameToItsSource) {
+  const TrainOutcome source = train(tiny("same"));
+  TrainConfig c = tiny("same");
+  c.run.init = (folder_ / "runs" / "same" / "final").string();
+  const TrainOutcome outcome = train(c);
+  EXPECT_NE(outcome.run, source.run);
+  EXPECT_TRUE(fs::equivalent(folder_ / "runs" / "same", source.run));
+  EXPECT_TRUE(train(c).was_complete);
+  c.run.name = "other";
+  EXPECT_TRUE(fs::equivalent(train(c).run, folder_ / "runs" / "other"));
+}
+
   TrainConfig c = tiny("whole");
   c.quant = recipe_from_name("bf16");
   const TrainOutcome whole = train(c);
