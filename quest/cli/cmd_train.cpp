@@ -93,9 +93,13 @@ void print_outcome(const train::TrainOutcome& outcome) {
       fmt::print("  validation loss {:.4f}  perplexity {:.2f}", number("validation_loss"),
                  number("perplexity"));
     }
-    fmt::print(
-        "\n{}  in {}  peak memory {}\n", format_quantity(number("tokens_per_second"), "tokens/s"),
-        format_duration(number("wall_seconds")), format_quantity(number("peak_memory_bytes"), "B"));
+    const auto bytes = [&](const char* key) {
+      return number(key) > 0 ? format_quantity(number(key), "B") : std::string("unknown");
+    };
+    fmt::print("\n{}  in {}  peak memory {}, with mapped files {}\n",
+               format_quantity(number("tokens_per_second"), "tokens/s"),
+               format_duration(number("wall_seconds")), bytes("peak_memory_bytes"),
+               bytes("peak_resident_bytes"));
   }
 }
 
@@ -105,11 +109,11 @@ void run_train(const TrainArguments& arguments) {
   std::signal(SIGXFSZ, SIG_IGN);
   TrainConfig config = read_config(arguments);
   if (arguments.print_config) {
+    train::adopt_source_model(config);
     fmt::print("{}", train::config_to_toml(config));
     return;
   }
   train::SingleProcess group;
-    train::adopt_source_model(config);
   train::Trainer trainer(std::move(config), group);
   if (arguments.dry_run) {
     fmt::print("{}", trainer.plan().text());

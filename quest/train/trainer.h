@@ -106,7 +106,8 @@ class Trainer {
   std::unique_ptr<MetricsWriter> metrics_;
   int64_t accumulation_ = 1;   // forward passes per step and rank
   double peak_flops_ = 0;      // per second; 0 until run() or plan() asks
-  int64_t program_bytes_ = 0;  // resident before anything was opened or allocated
+  int64_t program_bytes_ = 0;  // anonymous_bytes() before anything was opened or allocated
+  int64_t peak_bytes_ = 0;     // the most anonymous_bytes() that was seen
 
   TrainState state_;
   int64_t saved_step_ = -1;

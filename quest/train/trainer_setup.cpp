@@ -37,7 +37,7 @@ double peak_flops_of(const TrainConfig& config) {
 }  // namespace
 
 Trainer::Trainer(TrainConfig config, ProcessGroup& group)
-    : config_(std::move(config)), group_(group), program_bytes_(resident_bytes()) {
+    : config_(std::move(config)), group_(group), program_bytes_(anonymous_bytes()) {
   finish_config(config_);
   at::set_num_threads(config_.run.threads > 0 ? static_cast<int>(config_.run.threads)
                                               : default_thread_count());

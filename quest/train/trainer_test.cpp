@@ -1,5 +1,6 @@
 #include "quest/train/trainer.h"
 
+#include <algorithm>
 #include <barrier>
 #include <csignal>
 #include <fstream>
@@ -254,7 +255,6 @@ TEST_F(TrainerTest, InitTakesShapeAndWeights) {
   EXPECT_QUEST_ERROR(train(c), ErrorKind::kIo, "nothing");
 }
 
-TEST_F(TrainerTest, AccumulationDoesNotChangeTheMean) {
 TEST_F(TrainerTest, InitTakesTheRecipeUnlessOneIsGiven) {
   const TrainOutcome source = train(tiny("source"));
   TrainConfig c = tiny("init");
@@ -285,6 +285,7 @@ TEST_F(TrainerTest, InitLeavesTheNameToItsSource) {
   EXPECT_TRUE(fs::equivalent(train(c).run, folder_ / "runs" / "other"));
 }
 
+TEST_F(TrainerTest, AccumulationDoesNotChangeTheMean) {
   TrainConfig c = tiny("whole");
   c.quant = recipe_from_name("bf16");
   const TrainOutcome whole = train(c);
@@ -322,6 +323,19 @@ TEST_F(TrainerTest, NotFiniteLossesAreSkippedUntilItIsEnough) {
   EXPECT_TRUE(lines[0]["loss"].is_null());
   c.guards.nonfinite = "stop";
   EXPECT_QUEST_ERROR(train(c), ErrorKind::kNumeric, "guards.nonfinite is stop");
+}
+
+TEST_F(TrainerTest, PeakMemoryIsWithoutMappedFiles) {
+  constexpr int64_t kMegabyte = 1 << 20;
+  const int64_t before = anonymous_bytes();
+  fs::resize_file(folder_.write("zeros", ""), 64 * kMegabyte);
+  const MmapFile file(folder_ / "zeros");
+  ASSERT_EQ(std::count(file.bytes().begin(), file.bytes().end(), std::byte{0}), 64 * kMegabyte);
+  const TrainOutcome outcome = train(tiny("memory"));
+  const auto own = outcome.summary["peak_memory_bytes"].get<int64_t>();
+  EXPECT_GT(own, before / 2);
+  EXPECT_LT(own, before + 48 * kMegabyte);
+  EXPECT_GT(outcome.summary["peak_resident_bytes"].get<int64_t>(), own + 48 * kMegabyte);
 }
 
 TEST_F(TrainerTest, TwoProcessesCannotShareARun) {
