@@ -127,7 +127,7 @@ void run_train(const TrainArguments& arguments) {
 
 void add_train_command(CLI::App& app) {
   CLI::App* command =
-      app.add_subcommand("train", "Train a model, or go on with a run that stopped");
+      app.add_subcommand("train", "train a model, or go on with a run that stopped");
   auto arguments = std::make_shared<TrainArguments>();
   command->add_option("--config,-c", arguments->configs,
                       "TOML file with any of the settings below; of several the later wins, flags "

@@ -157,7 +157,8 @@ void declare_side(Declaration& d, const std::string& side, QuantSpec& spec) {
   d.integer(
       key + "bits", [&spec] { return spec.bits; },
       [&spec](int64_t bits) { spec.bits = static_cast<int>(bits); }, 1, 16,
-      "bits of a " + side + ": 1 to 8 for uniform, 1 to 4 for gaussian, given by the other grids");
+      "bits of one " + side +
+          ": 1 to 8 for uniform, 1 to 4 for gaussian, given by the other grids");
   d.boolean(key + "hadamard", spec.hadamard, "rotate blocks of each row before rounding");
   d.text(
       key + "estimator", [&spec] { return std::string(estimator_name(spec.estimator)); },

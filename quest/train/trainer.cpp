@@ -69,7 +69,7 @@ TrainOutcome Trainer::run(bool must_resume) {
   outcome.run = folder.path();
   const int64_t total = schedule_->total_steps();
   if (state_.step == total && fs::exists(folder.path() / "summary.json")) {
-    log::info("{} is complete: {} steps", folder.path().string(), total);
+    log::info("{} is complete: {}", folder.path().string(), format_count(total, "step"));
     outcome.step = total;
     outcome.was_complete = true;
     outcome.summary = nlohmann::ordered_json::parse(read_file(folder.path() / "summary.json"),

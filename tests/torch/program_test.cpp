@@ -41,6 +41,20 @@ TEST(Program, NamesTheCommandThatItDoesNotKnow) {
   }
 }
 
+TEST(Program, OneIsSingular) {
+  const quest::testing::TemporaryFolder folder;
+  const auto printed = [&](const std::string& arguments) {
+    EXPECT_EQ(run(arguments, (folder / "out").string()).code, 0) << arguments;
+    return quest::read_file(folder / "out");
+  };
+  EXPECT_EQ(printed("tokenizer encode bytes a"), "      97  <0x61>\n1 token, 1 byte\n");
+  const std::string text = folder.write("a.txt", "In the beginning").string();
+  const std::string data = printed("data " + text + " --tokenizer bytes --validation-fraction 0 " +
+                                   "--out " + (folder / "data").string());
+  EXPECT_NE(data.find(": 1 document of 1 file, tokenizer bytes of 257 tokens\n"), std::string::npos)
+      << data;
+}
+
 TEST(Program, AFullOutputIsAnError) {
   EXPECT_EQ(run("tokenizer inspect bytes").code, 0);
   for (const char* arguments : {"tokenizer inspect bytes", "tokenizer inspect bytes --count 257"}) {
