@@ -1,10 +1,10 @@
 // Errors of the whole program.
 //
 // Two kinds (see ARCHITECTURE.md):
-//  * bad input or environment: throw quest::Error (use QUEST_CHECK or QUEST_THROW). One catch in
-//  the
-//    programs' main prints one line and exits with exit_code(kind). Messages say what was wrong,
-//    with the value, and what to do about it.
+//  * bad input or environment: throw quest::Error (use QUEST_CHECK or QUEST_THROW).
+//    One catch in the programs' main prints one line and exits with exit_code(kind).
+//    Messages say what was wrong, with the value,
+//    and what to do about it.
 //  * our own bug: QUEST_ASSERT prints the place and aborts.
 //
 //   QUEST_CHECK(bits >= 1 && bits <= 8, ErrorKind::kUsage, "bits is {}, allowed are 1 to 8", bits);

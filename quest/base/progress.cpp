@@ -177,4 +177,8 @@ std::string format_quantity(double value, std::string_view unit) {
   return with_unit(three_digits(value / scale.factor), scale.prefix, unit);
 }
 
+std::string format_count(int64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
 }  // namespace quest

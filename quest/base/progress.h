@@ -58,5 +58,6 @@ void clear_progress_line();
 std::string format_duration(double seconds);  // "0:01:07"
 std::string format_quantity(double value,
                             std::string_view unit);  // three digits: "4.41 MB", "1.2k tokens"
+std::string format_count(int64_t count, std::string_view noun);  // "1 file", "2 files"
 
 }  // namespace quest

@@ -21,6 +21,13 @@ TEST(FormatQuantity, ShowsThreeDigits) {
   EXPECT_EQ(format_quantity(3e12, "Batches"), "3T Batches");
 }
 
+TEST(FormatCount, OneIsSingular) {
+  EXPECT_EQ(format_count(0, "file"), "0 files");
+  EXPECT_EQ(format_count(1, "file"), "1 file");
+  EXPECT_EQ(format_count(2, "input file"), "2 input files");
+  EXPECT_EQ(format_count(31102, "document"), "31102 documents");
+}
+
 TEST(FormatDuration, HoursMinutesSeconds) {
   EXPECT_EQ(format_duration(0), "0:00:00");
   EXPECT_EQ(format_duration(67.4), "0:01:07");

@@ -197,9 +197,8 @@ std::string describe(const CpuCeilings& ceilings) {
     text += fmt::format("{} {:.3g} T{} ({}), ", label, rate * 1e-12, unit,
                         ceilings.instructions[static_cast<size_t>(type)]);
   }
-  return text + fmt::format("memory {:.3g} GB/s, {} thread{}",
-                            ceilings.memory_read_bytes_per_second * 1e-9, ceilings.threads,
-                            ceilings.threads == 1 ? "" : "s");
+  return text + fmt::format("memory {:.3g} GB/s, {}", ceilings.memory_read_bytes_per_second * 1e-9,
+                            format_count(ceilings.threads, "thread"));
 }
 
 }  // namespace quest

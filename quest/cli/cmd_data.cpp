@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "quest/base/log.h"
+#include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/cli/text_options.h"
@@ -34,9 +35,10 @@ void run_data(const DataArguments& arguments) {
     return;
   }
   log_text_problems(source.counts());
-  fmt::print("{}wrote {}: {} documents of {} files, tokenizer {} of {} tokens\n",
-             format_build_result(result), arguments.out, source.counts().documents,
-             source.counts().files, tokenizer->kind(), tokenizer->vocab_size());
+  fmt::print("{}wrote {}: {} of {}, tokenizer {} of {}\n", format_build_result(result),
+             arguments.out, format_count(source.counts().documents, "document"),
+             format_count(source.counts().files, "file"), tokenizer->kind(),
+             format_count(tokenizer->vocab_size(), "token"));
 }
 
 }  // namespace

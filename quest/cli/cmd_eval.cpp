@@ -64,7 +64,7 @@ EvalText read_text(const EvalArguments& arguments, const Tokenizer& tokenizer) {
   QUEST_CHECK(!text.tokens.empty(), ErrorKind::kData,
               "there is no text in the input; give files that hold some");
   text.bytes = source.counts().text_bytes;
-  text.source = fmt::format("{} text files", source.counts().files);
+  text.source = format_count(source.counts().files, "text file");
   return text;
 }
 

@@ -14,6 +14,7 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/log.h"
+#include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/cli/model_folder.h"
@@ -111,8 +112,8 @@ void generate(const GenerateArguments& arguments, LoadedModel& loaded) {
               ids.size(), model.config().max_position_embeddings);
   const int64_t wanted = std::min(arguments.tokens, room);
   if (wanted < arguments.tokens) {
-    log::warn("writing {} tokens instead of {}: the model's context ends there", wanted,
-              arguments.tokens);
+    log::warn("writing {} instead of {}: the model's context ends there",
+              format_count(wanted, "token"), arguments.tokens);
   }
   StreamingDecoder decoder(tokenizer);
   StopFilter output(arguments.stop);
@@ -144,7 +145,8 @@ void generate(const GenerateArguments& arguments, LoadedModel& loaded) {
   fmt::print("\n");
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  log::info("{} tokens, {:.1f} tokens/s", written, static_cast<double>(written) / seconds);
+  log::info("{}, {:.1f} tokens/s", format_count(written, "token"),
+            static_cast<double>(written) / seconds);
 }
 
 }  // namespace

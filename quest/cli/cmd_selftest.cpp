@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "quest/base/error.h"
+#include "quest/base/progress.h"
 #include "quest/cli/commands.h"
 #include "quest/kernels/golden_implementations.h"
 #include "quest/train/golden_trajectory.h"
@@ -83,7 +84,8 @@ void run_selftest(const SelftestArguments& arguments) {
               "{}: neither quantizers.safetensors nor llama_*.safetensors in this folder",
               folder.string());
   fmt::print("{} passed, {} failed, {} skipped\n", tally.passed, tally.failed, tally.skipped);
-  QUEST_CHECK(tally.failed == 0, ErrorKind::kNumeric, "{} golden cases failed", tally.failed);
+  QUEST_CHECK(tally.failed == 0, ErrorKind::kNumeric, "{} failed",
+              format_count(tally.failed, "golden case"));
 }
 
 }  // namespace

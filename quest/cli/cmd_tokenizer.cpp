@@ -1,6 +1,7 @@
 // quest tokenizer: train a tokenizer, look into one, see how it cuts a text.
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <string>
 
@@ -85,7 +86,8 @@ void run_encode(const LookArguments& arguments) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(arguments.tokenizer);
   const std::vector<int32_t> ids = tokenizer->encode(arguments.text);
   for (const int32_t id : ids) fmt::print("{:>8}  {}\n", id, tokenizer->token_name(id));
-  fmt::print("{} tokens, {} bytes\n", ids.size(), arguments.text.size());
+  fmt::print("{}, {}\n", format_count(std::ssize(ids), "token"),
+             format_count(std::ssize(arguments.text), "byte"));
 }
 
 void add_train(CLI::App& group) {

@@ -13,6 +13,7 @@
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/train/allocator.h"
+#include "quest/train/source_model.h"
 #include "quest/train/trainer.h"
 
 namespace quest::cli {
@@ -45,19 +46,27 @@ fs::path parent_checkpoint(const fs::path& given) {
   return scan.valid.front();
 }
 
+// Links (a run's name, `latest`) may point elsewhere tomorrow.
+std::string without_links(const fs::path& folder) {
+  return fs::proximate(fs::canonical(folder)).string();
+}
+
 // Later ones win: the old run's settings, files, flags.
 TrainConfig read_config(const TrainArguments& arguments) {
   TrainConfig config;
   if (!arguments.continued.empty()) {
     const fs::path parent = parent_checkpoint(arguments.continued);
     apply_file(config, parent / "config.toml");
-    // Links (a run's name, `latest`) may point elsewhere tomorrow.
-    config.run.parent = fs::proximate(fs::canonical(parent)).string();
+    config.run.parent = without_links(parent);
     config.run.init.clear();
   }
   if (!arguments.resume.empty()) apply_file(config, fs::path(arguments.resume) / "config.toml");
   for (const std::string& path : arguments.configs) apply_file(config, path);
   arguments.flags->apply(config);
+  std::error_code ignored;  // a folder that is missing is said later, by its name
+  if (arguments.resume.empty() && fs::is_directory(config.run.init, ignored)) {
+    config.run.init = without_links(config.run.init);
+  }
   train::finish_config(config);
   if (!arguments.resume.empty()) {
     const fs::path run = (fs::path(arguments.resume) / "").lexically_normal().parent_path();
@@ -84,9 +93,13 @@ void print_outcome(const train::TrainOutcome& outcome) {
       fmt::print("  validation loss {:.4f}  perplexity {:.2f}", number("validation_loss"),
                  number("perplexity"));
     }
-    fmt::print(
-        "\n{}  in {}  peak memory {}\n", format_quantity(number("tokens_per_second"), "tokens/s"),
-        format_duration(number("wall_seconds")), format_quantity(number("peak_memory_bytes"), "B"));
+    const auto bytes = [&](const char* key) {
+      return number(key) > 0 ? format_quantity(number(key), "B") : std::string("unknown");
+    };
+    fmt::print("\n{}  in {}  peak memory {}, with mapped files {}\n",
+               format_quantity(number("tokens_per_second"), "tokens/s"),
+               format_duration(number("wall_seconds")), bytes("peak_memory_bytes"),
+               bytes("peak_resident_bytes"));
   }
 }
 
@@ -96,6 +109,7 @@ void run_train(const TrainArguments& arguments) {
   std::signal(SIGXFSZ, SIG_IGN);
   TrainConfig config = read_config(arguments);
   if (arguments.print_config) {
+    train::adopt_source_model(config);
     fmt::print("{}", train::config_to_toml(config));
     return;
   }
@@ -113,7 +127,7 @@ void run_train(const TrainArguments& arguments) {
 
 void add_train_command(CLI::App& app) {
   CLI::App* command =
-      app.add_subcommand("train", "Train a model, or go on with a run that stopped");
+      app.add_subcommand("train", "train a model, or go on with a run that stopped");
   auto arguments = std::make_shared<TrainArguments>();
   command->add_option("--config,-c", arguments->configs,
                       "TOML file with any of the settings below; of several the later wins, flags "

@@ -4,6 +4,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/log.h"
+#include "quest/base/progress.h"
 
 namespace quest::cli {
 
@@ -35,10 +36,15 @@ TextSourceOptions text_source_options(const TextArguments& arguments) {
 
 void log_text_problems(const TextCounts& counts) {
   if (counts.replaced_bytes > 0) {
-    log::warn("replaced {} bytes that are no UTF-8 by U+FFFD", counts.replaced_bytes);
+    log::warn("replaced {} of invalid UTF-8 by U+FFFD",
+              format_count(counts.replaced_bytes, "byte"));
   }
-  if (counts.bad_lines > 0) log::warn("skipped {} bad .jsonl lines", counts.bad_lines);
-  if (counts.empty_documents > 0) log::info("skipped {} empty documents", counts.empty_documents);
+  if (counts.bad_lines > 0) {
+    log::warn("skipped {}", format_count(counts.bad_lines, "bad .jsonl line"));
+  }
+  if (counts.empty_documents > 0) {
+    log::info("skipped {}", format_count(counts.empty_documents, "empty document"));
+  }
 }
 
 std::string unescape(const std::string& text) {

@@ -1,6 +1,7 @@
 #include "quest/data/build_token_file.h"
 
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -56,8 +57,9 @@ class Builder {
 
   BuildResult run() {
     look_ahead();
-    QUEST_CHECK(!ahead_.empty(), ErrorKind::kData, "there is no text in the {} input files",
-                source_.files().size());
+    QUEST_CHECK(!ahead_.empty(), ErrorKind::kData,
+                "there is no text in {}; give files that hold some",
+                format_count(std::ssize(source_.files()), "input file"));
     HeldOutSplit split(options_.validation_fraction, options_.seed, small_text_bytes_);
     std::optional<ProgressBar> progress;
     if (options_.show_progress) progress.emplace("tokenizing", source_.total_file_bytes(), "B");

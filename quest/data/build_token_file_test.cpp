@@ -168,7 +168,7 @@ TEST(BuildTokenFiles, ErrorsLeaveNothing) {
                      ErrorKind::kData, "line 2");
   const auto empty = folder.write("b.txt", "").string();
   EXPECT_QUEST_ERROR(build({empty}, sample_tokenizer(), quiet(0), out), ErrorKind::kData,
-                     "no text");
+                     "no text in 1 input file;");
   EXPECT_QUEST_ERROR(build({empty}, sample_tokenizer(), quiet(0.7), out), ErrorKind::kUsage, "0.7");
   EXPECT_QUEST_ERROR(build({empty}, sample_tokenizer(), quiet(0, -1), out), ErrorKind::kUsage,
                      "-1");

@@ -17,8 +17,8 @@
 //
 //   DataLoader loader(TokenFile::open("data/train.qtok"), {.batch = 8, .sequence_length = 512});
 //   Batch batch = loader.next();              // inputs, targets: (8, 512)
-//   DataLoaderState state = loader.state();   // into the checkpoint; loader.restore(state) goes on
-//   there
+//   DataLoaderState state = loader.state();   // into the checkpoint
+//   loader.restore(state);                    // goes on there
 //
 // Thread rules: one thread at a time.
 #pragma once

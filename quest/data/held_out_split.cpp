@@ -6,6 +6,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/philox.h"
+#include "quest/base/progress.h"
 
 namespace quest {
 namespace {
@@ -26,9 +27,9 @@ HeldOutSplit::HeldOutSplit(double fraction, uint64_t seed, std::optional<int64_t
     const auto total = static_cast<double>(*total_bytes);
     QUEST_CHECK(fraction == 0 || total * fraction >= static_cast<double>(kMinHeldOutBytes),
                 ErrorKind::kData,
-                "the text has only {} bytes, of which {} cannot be held out; give more text, or a "
+                "the text has only {}, of which {} cannot be held out; give more text, or a "
                 "validation fraction of 0",
-                *total_bytes, fraction);
+                format_count(*total_bytes, "byte"), fraction);
     stratum_bytes_ = total / static_cast<double>(kStrataOfSmallText);
   }
   whole_document_bytes_ = static_cast<int64_t>(

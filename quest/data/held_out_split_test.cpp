@@ -121,7 +121,8 @@ TEST(HeldOutSplit, FractionZeroHoldsNothingOut) {
 TEST(HeldOutSplit, RefusesWhatCannotBe) {
   EXPECT_QUEST_ERROR(HeldOutSplit(0.6, 0, std::nullopt), ErrorKind::kUsage, "0.6");
   EXPECT_QUEST_ERROR(HeldOutSplit(-0.1, 0, std::nullopt), ErrorKind::kUsage, "-0.1");
-  EXPECT_QUEST_ERROR(HeldOutSplit(0.05, 0, 100), ErrorKind::kData, "only 100 bytes");
+  EXPECT_QUEST_ERROR(HeldOutSplit(0.05, 0, 100), ErrorKind::kData, "only 100 bytes, of");
+  EXPECT_QUEST_ERROR(HeldOutSplit(0.05, 0, 1), ErrorKind::kData, "only 1 byte, of");
 }
 
 }  // namespace

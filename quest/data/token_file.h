@@ -12,8 +12,8 @@
 //       48      8  id of the beginning-of-document token, -1 if there is none
 //       56      8  id of the end-of-document token, -1 if there is none
 //       64     32  tokenizer fingerprint, hexadecimal digits
-//       96      8  checksum of the data: XXH3-64 of the list of XXH3-64 of each 1 MiB of what
-//       follows
+//       96      8  checksum of the data: XXH3-64 of the list of XXH3-64 of each 1 MiB of
+//                  what follows the header
 //      104     16  zero
 //      120      8  XXH3-64 of bytes 0 to 119
 //      128    n*2 or n*4  tokens, then zeros up to a multiple of 8

@@ -15,9 +15,8 @@ namespace quest {
 
 // One sequence of T >= 2 tokens. The scorer writes, for t in [0, T - 1):
 //   logprobs[t]  = ln p(tokens[t + 1] | tokens[0 .. t])           (T - 1)
-//   is_greedy[t] = 1 if tokens[t + 1] is the most probable token there (the lowest id of equal ones
-//   is
-//                  the most probable), else 0                     (T - 1), or empty: not wanted
+//   is_greedy[t] = 1 if tokens[t + 1] is the most probable token there (of equal ones, the one
+//                  with the lowest id), else 0                    (T - 1), or empty: not wanted
 struct ScoreRequest {
   std::span<const int32_t> tokens;
   std::span<float> logprobs;

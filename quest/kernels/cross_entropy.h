@@ -7,8 +7,8 @@
 // within the bound of the test and give each other's bits. Single-threaded over the rows given; any
 // number of calls may run at once.
 //
-//   cross_entropy(logits, targets, m, v, 1.0f / m, losses);  // logits now hold d(mean loss)/d
-//   logits
+//   cross_entropy(logits, targets, m, v, 1.0f / m, losses);
+//   // logits now hold the gradient of the mean loss
 #pragma once
 
 #include <cstdint>

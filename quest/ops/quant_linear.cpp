@@ -58,10 +58,19 @@ at::Tensor integer_product(const QuantSpec& activation, const QuantizedTensor& x
   return y;
 }
 
-// Keeps the weight side that the forward pass used alive for its backward pass.
-struct SavedWeight : torch::CustomClassHolder {
-  explicit SavedWeight(std::shared_ptr<const QuantizedWeight> w) : weight(std::move(w)) {}
+// What the backward pass needs of its layer, which may be gone or have moved on by then.
+class SavedLayer : public torch::CustomClassHolder {
+ public:
+  SavedLayer(const QuantLinearState& state, std::shared_ptr<const QuantizedWeight> side)
+      : weight(std::move(side)), recipe_(state.recipe()), compute_(state.compute()) {}
+  const QuantRecipe& recipe() const { return recipe_; }
+  at::ScalarType compute() const { return compute_; }
+
   std::shared_ptr<const QuantizedWeight> weight;
+
+ private:
+  QuantRecipe recipe_;
+  at::ScalarType compute_;
 };
 
 class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction> {
@@ -81,16 +90,15 @@ class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction
       y = matmul(dequantize(recipe.activation, qx, state->compute()), w.t(), state->compute());
     }
     ctx->save_for_backward({qx.codes, qx.units, qx.mask, qx.values});
-    ctx->saved_data["weight"] =
-        c10::IValue::make_capsule(c10::make_intrusive<SavedWeight>(weight_side));
-    ctx->saved_data["state"] = reinterpret_cast<int64_t>(state);
+    ctx->saved_data["layer"] =
+        c10::IValue::make_capsule(c10::make_intrusive<SavedLayer>(*state, weight_side));
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto* state = reinterpret_cast<QuantLinearState*>(ctx->saved_data["state"].toInt());
-    const auto holder = ctx->saved_data["weight"].toCapsule();
-    const QuantizedWeight& weight = *static_cast<SavedWeight*>(holder.get())->weight;
+    const auto holder = ctx->saved_data["layer"].toCapsule();
+    const auto* state = static_cast<SavedLayer*>(holder.get());
+    const QuantizedWeight& weight = *state->weight;
     const QuantRecipe& recipe = state->recipe();
     const variable_list saved = ctx->get_saved_variables();
     const QuantizedTensor qx{saved[0], saved[1], saved[2], saved[3]};

@@ -59,7 +59,8 @@ class QuantLinearState {
 };
 
 // x (..., K) of the compute type, weight (N,K) FP32 (FP64 with FP64 compute) -> (..., N) compute
-// type. Throws kUsage with both shapes if they do not fit, kNumeric naming the layer and row.
+// type. Throws kUsage with both shapes if they do not fit, kNumeric naming the layer and row. What
+// backward needs is kept by the graph: the state may end before it.
 at::Tensor quant_linear(const at::Tensor& x, const at::Tensor& weight, QuantLinearState& state);
 
 }  // namespace quest::ops

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <span>
 
 #include <ATen/ops/cat.h>
@@ -305,6 +306,21 @@ TEST(QuantLinear, BackwardKeepsItsWeight) {
   }
   y.backward(normal({8, 16}, 3, at::kFloat));
   EXPECT_TRUE(at::equal(x.grad(), expected.grad_x));
+}
+
+// So it does where the layer is gone; here another one has taken its place in memory.
+TEST(QuantLinear, BackwardOutlivesItsLayer) {
+  const QuantRecipe recipe = recipe_from_name("w4a4");
+  const at::Tensor x = leaf(normal({8, 32}, 1), at::kFloat),
+                   w = leaf(normal({16, 32}, 2), at::kFloat);
+  const Result expected = run(recipe, x, w, normal({8, 16}, 3), at::kFloat);
+  std::optional<QuantLinearState> state;
+  state.emplace(recipe, at::kFloat, "layer");
+  const at::Tensor y = quant_linear(x, w, *state);
+  state.emplace(recipe_from_name("w2a2_nohadamard"), at::kFloat, "another");
+  y.backward(normal({8, 16}, 3, at::kFloat));
+  EXPECT_TRUE(at::equal(x.grad(), expected.grad_x));
+  EXPECT_TRUE(at::equal(w.grad(), expected.grad_weight));
 }
 
 // Bytes of CPU tensors that this thread has allocated and not freed.

@@ -103,10 +103,11 @@ void quantize_row_backward(const QuantSpec& spec, std::span<const uint8_t> mask,
 //                  trust = s*(alpha/(2^b-1))*rms, clip = clip_scale*scale
 //   4:8, Hadamard  the same with rms + e for rms, and no e added to scale
 //   ternary        scale = alpha*rms + e, step = unit = scale, trust = s*(alpha/2)*rms
-//   Gaussian       unit = step = rms + e, trust = s*(half the top gap)*unit, clip =
-//   clip_scale*top*unit FP4            r = rms + e, unit = step = r*(kFp4Scale/2), trust =
-//   s*kFp4TrustLimit*r (half gap:
-//                  s*kFp4Scale*r), clip = clip_scale*(kFp4Scale*6)*r
+//   Gaussian       r = rms + e, unit = step = r,
+//                  trust = s*(half the top gap)*r, clip = clip_scale*top*r
+//   FP4            r = rms + e, unit = step = (kFp4Scale/2)*r,
+//                  trust = s*kFp4TrustLimit*r (half gap: s*kFp4Scale*r),
+//                  clip = clip_scale*(kFp4Scale*6)*r
 // inverse_step = 1/step, one IEEE division.
 template <class Real>
 struct RowConstants {

@@ -1,9 +1,8 @@
 // Tokenizers: text to token ids and back.
 //
 // Two kinds:
-//  * SentencePiece (BPE or unigram): any tokenizer.model, Llama-2's as it is; with byte fallback
-//  every
-//    text has tokens.
+//  * SentencePiece (BPE or unigram): any tokenizer.model, Llama-2's as it is; with byte
+//    fallback every text has tokens.
 //  * bytes: vocabulary 257; ids 0 to 255 are the bytes of the UTF-8 text, 256 is end of document.
 //
 //   std::unique_ptr<Tokenizer> tokenizer = load_tokenizer("runs/tokenizer");   // or "bytes"

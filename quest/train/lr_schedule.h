@@ -5,15 +5,13 @@
 //
 // N steps in all, W of warm-up, lr the highest rate, start = lr / div_factor,
 // end = start / final_div_factor:
-//   onecycle  PyTorch's OneCycleLR(total_steps=N, pct_start=W/N, anneal_strategy="cos"): cosine
-//   from
-//             start to lr at step W - 1, cosine to end at step N - 1. The paper's schedule.
+//   onecycle  PyTorch's OneCycleLR(total_steps=N, pct_start=W/N, anneal_strategy="cos"):
+//             cosine from start to lr at step W - 1, then to end at step N - 1. The paper's.
 //   linear    the same with anneal_strategy="linear".
 //   cos       line from start at step 0 to lr at step W, cosine to end at step N.
 //   cos_inf   the same, the cosine ending at step N - constant_fraction N, then constant.
-//   wsd       line from start to lr at step W, constant, then over the last decay_fraction N steps
-//   a
-//             decay of the given shape to lr * decay_final_factor (warm-up, stable, decay).
+//   wsd       line from start to lr at step W, constant, over the last decay_fraction N steps
+//             a decay of the given shape to lr * decay_final_factor (warm-up, stable, decay).
 //   constant  line from start to lr at step W, constant. Without warm-up: no schedule.
 // Beyond the last step the rate stays what it was there.
 #pragma once

@@ -1,8 +1,10 @@
 #include "quest/train/memory_plan.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
-#include <unistd.h>
+#include <string>
+#include <string_view>
 
 #include "quest/nn/compute_type.h"
 #include "quest/nn/quant_linear.h"
@@ -117,11 +119,13 @@ MemoryPlan make_memory_plan(const TrainConfig& config, const LlamaConfig& model,
   return plan;
 }
 
-int64_t resident_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  int64_t size = 0, resident = 0;
-  statm >> size >> resident;
-  return statm ? resident * sysconf(_SC_PAGESIZE) : 0;
+int64_t anonymous_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    constexpr std::string_view kKey = "RssAnon:";
+    if (line.starts_with(kKey)) return 1024 * std::atoll(line.c_str() + kKey.size());
+  }
+  return 0;
 }
 
 }  // namespace quest::train

@@ -1,11 +1,10 @@
 // How much memory a training run takes, before it starts.
 //
-// An estimate of the resident memory while training, within 25 % of what was measured for models of
-// 3.6M to 72M parameters in FP32 and BF16. Pages of files that are read or written (data,
-// checkpoints) are the system's cache and are not counted; FP64, whose operations save more, is
-// underestimated.
+// An estimate of the process's own memory while training (anonymous_bytes), within 25 % of what was
+// measured for models of 3.6M to 72M parameters in FP32 and BF16. FP64, whose operations save more,
+// is underestimated.
 //
-//   MemoryPlan plan = make_memory_plan(config, model, rows, resident_bytes());
+//   MemoryPlan plan = make_memory_plan(config, model, rows, anonymous_bytes());
 //   plan.total_bytes();
 #pragma once
 
@@ -17,7 +16,7 @@
 namespace quest::train {
 
 struct MemoryPlan {
-  int64_t program_bytes = 0;    // the process before the model: libraries and their state
+  int64_t program_bytes = 0;    // the process before the model: state of libraries
   int64_t weight_bytes = 0;     // FP32 masters
   int64_t copy_bytes = 0;       // of the weights: codes, masks, tiles, or in the compute type
   int64_t gradient_bytes = 0;   // FP32
@@ -30,11 +29,13 @@ struct MemoryPlan {
   }
 };
 
-// rows: sequences of one forward pass. program_bytes: resident_bytes() before the model was made.
+// rows: sequences of one forward pass. program_bytes: anonymous_bytes() before the model was made.
 MemoryPlan make_memory_plan(const TrainConfig& config, const LlamaConfig& model, int64_t rows,
                             int64_t program_bytes);
 
-// Memory of this process that is resident now; 0 where the system does not say (/proc/self/statm).
-int64_t resident_bytes();
+// Memory that this process alone takes now: tensors, heap, stacks. Pages of mapped files (token
+// files, code of libraries) are left out, since the system drops them when memory is short and
+// reads them again. 0 where the system does not say (RssAnon in /proc/self/status).
+int64_t anonymous_bytes();
 
 }  // namespace quest::train

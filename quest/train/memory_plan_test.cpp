@@ -1,14 +1,21 @@
 #include "quest/train/memory_plan.h"
 
+#include <algorithm>
+#include <filesystem>
+
 #include <ATen/ops/randint.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 
+#include "quest/base/mmap_file.h"
+#include "quest/base/testing.h"
 #include "quest/nn/llama_model.h"
 #include "quest/train/optimizer.h"
 
 namespace quest::train {
 namespace {
+
+namespace fs = std::filesystem;
 
 // Bytes of CPU tensors that this thread allocated and did not free, and the most there were.
 class LiveBytes : public c10::MemoryReportingInfoBase {
@@ -104,11 +111,17 @@ TEST(MemoryPlan, StateFollowsTheSettings) {
   EXPECT_EQ(make_memory_plan(c, m, 4, 0).optimizer_bytes, 3 * masters);
 }
 
-TEST(MemoryPlan, ResidentMemoryGrowsWithWhatIsTouched) {
-  const int64_t before = resident_bytes();
-  EXPECT_GT(before, 1 << 20);
-  const std::vector<char> touched(size_t{64} << 20, 1);
-  EXPECT_GT(resident_bytes(), before + (48 << 20) * static_cast<int64_t>(touched.back()));
+TEST(MemoryPlan, OwnMemoryGrowsWithWhatIsTouchedAndNotWithMappedFiles) {
+  constexpr int64_t kMegabyte = 1 << 20;
+  const int64_t before = anonymous_bytes();
+  EXPECT_GT(before, kMegabyte);
+  const testing::TemporaryFolder folder;
+  fs::resize_file(folder.write("zeros", ""), 64 * kMegabyte);
+  const MmapFile file(folder / "zeros");
+  EXPECT_EQ(std::count(file.bytes().begin(), file.bytes().end(), std::byte{0}), 64 * kMegabyte);
+  EXPECT_LT(anonymous_bytes(), before + 16 * kMegabyte);
+  const std::vector<char> touched(64 * kMegabyte, 1);
+  EXPECT_GT(anonymous_bytes(), before + 48 * kMegabyte * touched.back());
 }
 
 }  // namespace

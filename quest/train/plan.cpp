@@ -47,12 +47,12 @@ std::string RunPlan::text() const {
                                  non_embedding_parameters));
   line("quantizers", fmt::format("{}: weights {}, activations {}", quant.name,
                                  to_string(quant.weight), to_string(quant.activation)));
-  line("training",
-       fmt::format("{} steps of {} = {} ({:.2f} epochs of {}, {:.1f} per parameter)", steps,
-                   quantity(tokens_per_step, "tokens"), quantity(steps * tokens_per_step, "tokens"),
-                   epochs, quantity(training_tokens, "tokens"),
-                   static_cast<double>(steps * tokens_per_step) /
-                       static_cast<double>(non_embedding_parameters)));
+  line("training", fmt::format("{} of {} = {} ({:.2f} epochs of {}, {:.1f} per parameter)",
+                               format_count(steps, "step"), quantity(tokens_per_step, "tokens"),
+                               quantity(steps * tokens_per_step, "tokens"), epochs,
+                               quantity(training_tokens, "tokens"),
+                               static_cast<double>(steps * tokens_per_step) /
+                                   static_cast<double>(non_embedding_parameters)));
   const auto bytes = [&](int64_t value) { return quantity(value, "B"); };
   line("memory",
        fmt::format("about {}: program {}, weights {}, their copies {}, gradients {}, optimizer {}, "

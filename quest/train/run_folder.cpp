@@ -15,6 +15,16 @@
 namespace quest::train {
 
 namespace fs = std::filesystem;
+namespace {
+
+// Links resolved.
+bool is_within(const fs::path& path, const fs::path& folder) {
+  std::error_code error;
+  const fs::path rest = fs::relative(path, folder, error);
+  return !error && !rest.empty() && *rest.begin() != "..";
+}
+
+}  // namespace
 
 RunFolder::RunFolder(const TrainConfig& config, bool writer)
     : path_(fs::path(config.run.folder) / run_folder_name(config)) {
@@ -70,6 +80,11 @@ void RunFolder::link_name(const TrainConfig& config) const {
   std::error_code ignored;
   if (fs::exists(fs::symlink_status(link, ignored)) && !fs::is_symlink(link, ignored)) {
     log::warn("{} exists and is no link: it stays as it is", link.string());
+    return;
+  }
+  const fs::path init = config.run.init;
+  if (!init.empty() && fs::exists(link, ignored) && is_within(init, link)) {
+    log::info("{} stays the name of the run that this one takes its weights from", link.string());
     return;
   }
   replace_link(link, full);

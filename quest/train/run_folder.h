@@ -24,7 +24,7 @@ class RunFolder {
 
   const std::filesystem::path& path() const { return path_; }
   // <run.folder>/<name> becomes a link to this run, for people and scripts that do not know the
-  // hash.
+  // hash. A run that begins from another's weights leaves that one its name.
   void link_name(const TrainConfig& config) const;
 
  private:

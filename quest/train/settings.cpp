@@ -128,69 +128,22 @@ class Declaration {
   std::vector<Setting>& list_;
 };
 
-template <class Enum>
-struct Word {
-  Enum value;
-  const char* name;
-};
-constexpr Word<Grid> kGrids[] = {
-    {Grid::kNone, "none"},
-    {Grid::kUniform, "uniform"},
-    {Grid::kTernary, "ternary"},
-    {Grid::kGaussian, "gaussian"},
-    {Grid::kGaussianConverged, "gaussian_converged"},
-    {Grid::kFp4, "fp4"},
-    {Grid::kUniform4of8, "uniform_4of8"},
-    {Grid::kMask4of8, "mask_4of8"},
-};
-constexpr Word<GradientEstimator> kEstimators[] = {
-    {GradientEstimator::kTrust, "trust"},
-    {GradientEstimator::kTrustHalfGap, "trust_half_gap"},
-    {GradientEstimator::kClip, "clip"},
-    {GradientEstimator::kSte, "ste"},
-};
-
-template <class Enum, size_t n>
-std::vector<std::string> words(const Word<Enum> (&list)[n]) {
+// "a, b, c" as a list.
+std::vector<std::string> split_names(const std::string& names) {
   std::vector<std::string> out;
-  for (const auto& word : list) out.push_back(word.name);
+  for (size_t at = 0; at < names.size();) {
+    const size_t end = std::min(names.find(", ", at), names.size());
+    out.push_back(names.substr(at, end - at));
+    at = end + 2;
+  }
   return out;
 }
-template <class Enum, size_t n>
-std::string word_of(const Word<Enum> (&list)[n], Enum value) {
-  for (const auto& word : list) {
-    if (word.value == value) return word.name;
-  }
-  QUEST_ASSERT(false, "an enumerator without a name");
-  return {};
-}
-template <class Enum, size_t n>
-Enum value_of(const Word<Enum> (&list)[n], const std::string& name) {
-  for (const auto& word : list) {
-    if (name == word.name) return word.value;
-  }
-  QUEST_ASSERT(false, "a name that its choices do not hold");
-  return list[0].value;
-}
 
-// Grids of one width set it: only uniform and Gaussian ones leave a choice.
+// Only uniform and Gaussian grids leave a choice of bits.
 void set_grid(QuantSpec& spec, Grid grid) {
   spec.grid = grid;
-  switch (grid) {
-    case Grid::kNone:
-      spec.bits = 16;
-      break;
-    case Grid::kTernary:
-      spec.bits = 2;
-      break;
-    case Grid::kFp4:
-    case Grid::kUniform4of8:
-    case Grid::kMask4of8:
-      spec.bits = 4;
-      break;
-    default:
-      if (spec.bits > 8) spec.bits = 4;
-  }
+  const int some = spec.bits > 8 ? 4 : spec.bits;
+  spec.bits = fixed_bits(grid).value_or(some);
 }
 
 void declare_side(Declaration& d, const std::string& side, QuantSpec& spec) {
@@ -198,18 +151,19 @@ void declare_side(Declaration& d, const std::string& side, QuantSpec& spec) {
   // The shortest text of a float, so that 1.3f is written 1.3.
   const auto shortest = [](float x) { return std::stod(fmt::format("{}", x)); };
   d.text(
-      key + "grid", [&spec] { return word_of(kGrids, spec.grid); },
-      [&spec](const std::string& word) { set_grid(spec, value_of(kGrids, word)); }, words(kGrids),
-      "levels that the " + side + "s are rounded to");
+      key + "grid", [&spec] { return std::string(grid_name(spec.grid)); },
+      [&spec](const std::string& word) { set_grid(spec, grid_from_name(word)); },
+      split_names(grid_names()), "levels that the " + side + "s are rounded to");
   d.integer(
       key + "bits", [&spec] { return spec.bits; },
       [&spec](int64_t bits) { spec.bits = static_cast<int>(bits); }, 1, 16,
-      "bits of a " + side + ": 1 to 8 for uniform, 1 to 4 for gaussian, given by the other grids");
+      "bits of one " + side +
+          ": 1 to 8 for uniform, 1 to 4 for gaussian, given by the other grids");
   d.boolean(key + "hadamard", spec.hadamard, "rotate blocks of each row before rounding");
   d.text(
-      key + "estimator", [&spec] { return word_of(kEstimators, spec.estimator); },
-      [&spec](const std::string& word) { spec.estimator = value_of(kEstimators, word); },
-      words(kEstimators),
+      key + "estimator", [&spec] { return std::string(estimator_name(spec.estimator)); },
+      [&spec](const std::string& word) { spec.estimator = estimator_from_name(word); },
+      split_names(estimator_names()),
       "values that pass gradient: within the trust region, inside the clipping range, or all");
   d.real(
       key + "trust_scale", [&spec, shortest] { return shortest(spec.trust_scale); },
@@ -227,7 +181,8 @@ void declare_run(Declaration& d, TrainConfig::Run& run) {
   d.text("run.folder", run.folder, {}, "the run's folder <name>-<hash> is made in this one",
          {"--out", false});
   d.text("run.init", run.init, {},
-         "folder with a checkpoint or a Hugging Face Llama to take the first weights from",
+         "folder with a checkpoint or a Hugging Face Llama to take first weights and shape from, "
+         "and the quantization recipe unless one is given",
          {"--init"});
   d.text("run.parent", run.parent, {},
          "checkpoint whose weights, optimizer and data position this run goes on from "
@@ -263,6 +218,16 @@ void declare_model(Declaration& d, TrainConfig::Model& m) {
   d.integer("model.rope_original_max_position", m.rope_original_max_position, 0, 1 << 30,
             "context length before scaling; 0: max_position_embeddings");
   d.boolean("model.tie_word_embeddings", m.tie_word_embeddings, "head shares the embedding");
+}
+
+// Notes that a setting of these was given, by whatever way it is set.
+void note_when_set(std::vector<Setting>& list, size_t first, bool& given) {
+  for (size_t k = first; k < list.size(); ++k) {
+    list[k].set = [set = std::move(list[k].set), &given](const TomlValue& value) {
+      set(value);
+      given = true;
+    };
+  }
 }
 
 void declare_quant(Declaration& d, QuantRecipe& quant) {
@@ -418,7 +383,9 @@ std::vector<Setting> list_settings(TrainConfig& config) {
   Declaration d(list);
   declare_run(d, config.run);
   declare_model(d, config.model);
+  const size_t first_of_quant = list.size();
   declare_quant(d, config.quant);
+  note_when_set(list, first_of_quant, config.quant_given);
   declare_data(d, config);
   declare_optimizer(d, config);
   declare_watching(d, config);

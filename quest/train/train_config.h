@@ -1,14 +1,15 @@
 // Every setting of a training run, declared once.
 //
-// list_settings() (train_config.cpp) is the one declaration: key, flag, default, help, range. From
+// list_settings() (settings.cpp) is the one declaration: key, flag, default, help, range. From
 // it come the command line (`quest train --optimizer.lr 1e-3`, or `--lr 1e-3` where a short flag
 // exists), the TOML file, `--help`, the run's config.toml (which reproduces the run) and the hash
 // in the run folder's name. Values are applied in the order of declaration, file before flags:
 //
 //   TrainConfig config;
-//   apply_toml(config, parse_toml_file("configs/demo.toml"));   // unknown key: error naming the
-//   nearest apply_setting(config, "quant.recipe", "w4a4"); finish_config(config); // checks
-//   combinations write_file_atomically("config.toml", config_to_toml(config));
+//   apply_toml(config, parse_toml_file("configs/demo.toml"));  // an unknown key is an error
+//   apply_setting(config, "quant.recipe", "w4a4");
+//   finish_config(config);                                     // checks combinations
+//   write_file_atomically("config.toml", config_to_toml(config));
 #pragma once
 
 #include <cstdint>
@@ -60,6 +61,9 @@ struct TrainConfig {
   } model;
 
   QuantRecipe quant = recipe_from_name("bf16");
+  // A setting of quant was given, by file or flag; otherwise run.init's recipe is taken over. No
+  // setting itself.
+  bool quant_given = false;
 
   struct Data {
     std::string train;       // token files, or a folder made by `quest data`

@@ -146,6 +146,25 @@ TEST(TrainConfig, FlagsComeAfterFilesAndRecipesBeforeTheirSides) {
   EXPECT_EQ(config.quant.weight, recipe_from_name("w1a1").weight);
 }
 
+// A quantizer has the same words in settings and in texts ("fp4.hadamard.trust_halfgap").
+TEST(TrainConfig, QuantizersHaveTheWordsOfTheirTexts) {
+  TrainConfig config;
+  for (int k = 0; k <= static_cast<int>(GradientEstimator::kSte); ++k) {
+    const auto estimator = static_cast<GradientEstimator>(k);
+    apply_setting(config, "quant.weight.estimator", estimator_name(estimator));
+    EXPECT_EQ(config.quant.weight.estimator, estimator);
+  }
+  for (int k = 0; k <= static_cast<int>(Grid::kMask4of8); ++k) {
+    const auto grid = static_cast<Grid>(k);
+    apply_setting(config, "quant.activation.grid", grid_name(grid));
+    EXPECT_EQ(config.quant.activation.grid, grid);
+    EXPECT_EQ(config.quant.activation.bits, fixed_bits(grid).value_or(4)) << grid_name(grid);
+    config.quant.activation.bits = 4;
+  }
+  EXPECT_QUEST_ERROR(apply_setting(config, "quant.weight.grid", "octal"), ErrorKind::kUsage,
+                     "none, uniform, ternary");
+}
+
 TEST(TrainConfig, RefusesImpossibleCombinations) {
   TrainConfig config;
   EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, "exactly one");

@@ -39,7 +39,7 @@ int64_t count_targets(const Batch& batch) {
                        [](int32_t target) { return target != kIgnoredTarget; });
 }
 
-int64_t peak_memory_bytes() {
+int64_t peak_resident_bytes() {
   struct rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   return int64_t{usage.ru_maxrss} * 1024;
@@ -69,7 +69,7 @@ TrainOutcome Trainer::run(bool must_resume) {
   outcome.run = folder.path();
   const int64_t total = schedule_->total_steps();
   if (state_.step == total && fs::exists(folder.path() / "summary.json")) {
-    log::info("{} is complete: {} steps", folder.path().string(), total);
+    log::info("{} is complete: {}", folder.path().string(), format_count(total, "step"));
     outcome.step = total;
     outcome.was_complete = true;
     outcome.summary = nlohmann::ordered_json::parse(read_file(folder.path() / "summary.json"),
@@ -101,6 +101,8 @@ TrainOutcome Trainer::run(bool must_resume) {
     } else if (config_.eval.every > 0 && state_.step % config_.eval.every == 0) {
       evaluate_now(false);
     }
+    // The heap keeps what a step has freed (allocator.h): between steps is where its peak is seen.
+    peak_bytes_ = std::max(peak_bytes_, anonymous_bytes());
     state_.wall_seconds = wall_before + seconds_since(start);
     const bool stop = group_.all_reduce_max(shutdown_signal()) != 0;
     // Ranks agree, whatever their clocks say.
@@ -329,7 +331,10 @@ nlohmann::ordered_json Trainer::make_summary(const fs::path& run) {
           : 0.0;
   out["train_seconds"] = state_.train_seconds;
   out["wall_seconds"] = state_.wall_seconds;
-  out["peak_memory_bytes"] = peak_memory_bytes();
+  // Own memory; and with the pages of mapped files (token files), which the system can take back.
+  peak_bytes_ = std::max(peak_bytes_, anonymous_bytes());
+  if (peak_bytes_ > 0) out["peak_memory_bytes"] = peak_bytes_;
+  out["peak_resident_bytes"] = peak_resident_bytes();
   out["weights_xxh3_128"] = weights_checksum(model);
   return out;
 }

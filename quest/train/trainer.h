@@ -50,8 +50,8 @@ struct TrainOutcome {
 
 class Trainer {
  public:
-  // Checks and completes the configuration (with run.init or run.parent the model's shape is that
-  // of the folder), opens the data, allocates the model. Writes nothing.
+  // Checks and completes the configuration (with run.init or run.parent from that folder:
+  // source_model.h), opens the data, allocates the model. Writes nothing.
   Trainer(TrainConfig config, ProcessGroup& group);
 
   const TrainConfig& config() const { return config_; }
@@ -106,7 +106,8 @@ class Trainer {
   std::unique_ptr<MetricsWriter> metrics_;
   int64_t accumulation_ = 1;   // forward passes per step and rank
   double peak_flops_ = 0;      // per second; 0 until run() or plan() asks
-  int64_t program_bytes_ = 0;  // resident before anything was opened or allocated
+  int64_t program_bytes_ = 0;  // anonymous_bytes() before anything was opened or allocated
+  int64_t peak_bytes_ = 0;     // the most anonymous_bytes() that was seen
 
   TrainState state_;
   int64_t saved_step_ = -1;

@@ -8,6 +8,7 @@
 #include "quest/base/log.h"
 #include "quest/base/speed_of_light.h"
 #include "quest/base/thread_pool.h"
+#include "quest/train/source_model.h"
 #include "quest/train/trainer.h"
 #include "quest/train/weights.h"
 
@@ -15,27 +16,6 @@ namespace quest::train {
 
 namespace fs = std::filesystem;
 namespace {
-
-// The shape of a folder's model as settings, so that config.toml tells the truth.
-void adopt_shape(TrainConfig::Model& out, const LlamaConfig& m) {
-  out.preset = "none";
-  out.vocab_size = m.vocab_size;
-  out.hidden_size = m.hidden_size;
-  out.num_layers = m.num_layers;
-  out.num_heads = m.num_heads;
-  out.num_kv_heads = m.num_kv_heads;
-  out.head_dim = m.head_dim;
-  out.intermediate_size = m.intermediate_size;
-  out.max_position_embeddings = m.max_position_embeddings;
-  out.rms_norm_eps = m.rms_norm_eps;
-  out.rope_theta = m.rope_theta;
-  out.rope_scaling = m.rope_scaling.type;
-  out.rope_scaling_factor = m.rope_scaling.factor;
-  out.rope_low_frequency_factor = m.rope_scaling.low_frequency_factor;
-  out.rope_high_frequency_factor = m.rope_scaling.high_frequency_factor;
-  out.rope_original_max_position = m.rope_scaling.original_max_position;
-  out.tie_word_embeddings = m.tie_word_embeddings;
-}
 
 // Steps that steps, tokens or epochs ask for; at least one.
 int64_t total_steps(const TrainConfig::Train& train, int64_t windows_per_epoch) {
@@ -57,7 +37,7 @@ double peak_flops_of(const TrainConfig& config) {
 }  // namespace
 
 Trainer::Trainer(TrainConfig config, ProcessGroup& group)
-    : config_(std::move(config)), group_(group), program_bytes_(resident_bytes()) {
+    : config_(std::move(config)), group_(group), program_bytes_(anonymous_bytes()) {
   finish_config(config_);
   at::set_num_threads(config_.run.threads > 0 ? static_cast<int>(config_.run.threads)
                                               : default_thread_count());
@@ -112,14 +92,7 @@ void Trainer::open_data() {
 }
 
 void Trainer::make_model() {
-  const std::string& source = config_.run.init.empty() ? config_.run.parent : config_.run.init;
-  // Settings that hold the shape already (a run's config.toml) do not need the folder any more.
-  const bool adopt = !source.empty() && (fs::exists(fs::path(source) / "config.json") ||
-                                         config_.model.preset != "none");
-  if (adopt) {
-    adopt_shape(config_.model, load_llama_config(fs::path(source) / "config.json", nullptr));
-    log::info("the model's shape is that of {}", source);
-  }
+  adopt_source_model(config_);
   LlamaConfig shape = resolve_model(config_, tokenizer_->vocab_size());
   shape.bos_token_id = tokenizer_->bos_id().value_or(-1);
   shape.eos_token_id = tokenizer_->eos_id().value_or(-1);

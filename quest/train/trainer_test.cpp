@@ -1,5 +1,6 @@
 #include "quest/train/trainer.h"
 
+#include <algorithm>
 #include <barrier>
 #include <csignal>
 #include <fstream>
@@ -254,6 +255,36 @@ TEST_F(TrainerTest, InitTakesShapeAndWeights) {
   EXPECT_QUEST_ERROR(train(c), ErrorKind::kIo, "nothing");
 }
 
+TEST_F(TrainerTest, InitTakesTheRecipeUnlessOneIsGiven) {
+  const TrainOutcome source = train(tiny("source"));
+  TrainConfig c = tiny("init");
+  c.quant = TrainConfig().quant;  // w4a4 in the folder
+  c.run.init = (source.run / "final").string();
+  c.optimizer.lr = 0;
+  c.optimizer.weight_decay = 0;
+  const TrainOutcome taken = train(c);
+  EXPECT_EQ(taken.summary["recipe"], "w4a4");
+  EXPECT_EQ(taken.summary["validation_loss"], source.summary["validation_loss"]);
+  apply_setting(c, "quant.recipe", "bf16");
+  const TrainOutcome given = train(c);
+  EXPECT_EQ(given.summary["recipe"], "bf16");
+  EXPECT_NE(given.summary["validation_loss"], source.summary["validation_loss"]);
+  EXPECT_NE(given.run, taken.run);
+}
+
+// By its name, which is the new run's name too.
+TEST_F(TrainerTest, InitLeavesTheNameToItsSource) {
+  const TrainOutcome source = train(tiny("same"));
+  TrainConfig c = tiny("same");
+  c.run.init = (folder_ / "runs" / "same" / "final").string();
+  const TrainOutcome outcome = train(c);
+  EXPECT_NE(outcome.run, source.run);
+  EXPECT_TRUE(fs::equivalent(folder_ / "runs" / "same", source.run));
+  EXPECT_TRUE(train(c).was_complete);
+  c.run.name = "other";
+  EXPECT_TRUE(fs::equivalent(train(c).run, folder_ / "runs" / "other"));
+}
+
 TEST_F(TrainerTest, AccumulationDoesNotChangeTheMean) {
   TrainConfig c = tiny("whole");
   c.quant = recipe_from_name("bf16");
@@ -292,6 +323,19 @@ TEST_F(TrainerTest, NotFiniteLossesAreSkippedUntilItIsEnough) {
   EXPECT_TRUE(lines[0]["loss"].is_null());
   c.guards.nonfinite = "stop";
   EXPECT_QUEST_ERROR(train(c), ErrorKind::kNumeric, "guards.nonfinite is stop");
+}
+
+TEST_F(TrainerTest, PeakMemoryIsWithoutMappedFiles) {
+  constexpr int64_t kMegabyte = 1 << 20;
+  const int64_t before = anonymous_bytes();
+  fs::resize_file(folder_.write("zeros", ""), 64 * kMegabyte);
+  const MmapFile file(folder_ / "zeros");
+  ASSERT_EQ(std::count(file.bytes().begin(), file.bytes().end(), std::byte{0}), 64 * kMegabyte);
+  const TrainOutcome outcome = train(tiny("memory"));
+  const auto own = outcome.summary["peak_memory_bytes"].get<int64_t>();
+  EXPECT_GT(own, before / 2);
+  EXPECT_LT(own, before + 48 * kMegabyte);
+  EXPECT_GT(outcome.summary["peak_resident_bytes"].get<int64_t>(), own + 48 * kMegabyte);
 }
 
 TEST_F(TrainerTest, TwoProcessesCannotShareARun) {

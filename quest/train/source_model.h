@@ -1,0 +1,19 @@
+// What a run takes over from the folder that it begins from (run.init, run.parent), besides the
+// weights: the model's shape, and the quantization recipe unless one was given.
+//
+//   TrainConfig config = ...;       // run.init = "runs/w4a4/final", no setting of quant given
+//   finish_config(config);
+//   adopt_source_model(config);     // config.quant.name == "w4a4", config.model as trained
+#pragma once
+
+#include "quest/train/train_config.h"
+
+namespace quest::train {
+
+// Without run.init and run.parent, nothing. The shape is always the folder's. A recipe that was
+// given (by file or flag) stays; that it is not the folder's is logged. Settings that hold shape
+// and recipe already, as a run's config.toml does, do not need the folder any more. Throws kIo and
+// kData naming the folder's config.json.
+void adopt_source_model(TrainConfig& config);
+
+}  // namespace quest::train
