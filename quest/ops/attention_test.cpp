@@ -7,6 +7,7 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/zeros.h>
 
+#include "quest/base/cpu_features.h"
 #include "quest/ops/testing_tensors.h"
 
 namespace quest::ops {
@@ -158,6 +159,7 @@ TEST(Attention, CachedIsUncached) {
       const Tables t = tables(capacity, c.shape.head_dim);
       const at::Tensor whole = causal_self_attention(qkv.clone(), t.cos, t.sin, c.shape);
       for (const int64_t piece : {int64_t{1}, int64_t{4}, c.length}) {
+        if (c.length / piece > 70) continue;  // seconds, and shorter cases have it
         at::Tensor k = at::zeros({c.batch, c.shape.kv_heads, capacity, c.shape.head_dim}, type);
         at::Tensor v = k.clone();
         // What is beyond the end must not be read.
@@ -201,7 +203,7 @@ TEST(Attention, RotationIsRelative) {
 }
 
 TEST(Attention, PlanSaysWhatRuns) {
-  const bool tiles = isa_level() >= IsaLevel::kAmx;
+  const bool tiles = isa_level() >= IsaLevel::kAmx && cpu_features().avx512bf16;
   EXPECT_EQ(attention_plan(at::kBFloat16, {4, 2, 64}),
             tiles ? "AMX tiles" : "LibTorch's flash attention");
   EXPECT_EQ(attention_plan(at::kBFloat16, {4, 2, 80}), "LibTorch's flash attention");
