@@ -1,6 +1,6 @@
-// attention forward and backward, single-threaded, packing included, against the rate of the AMX
+// attention forward and backward, single-threaded, packing included, against the rate of the CPU's
 // BF16 instructions on registers alone, measured in this process. Counted are the products that a
-// causal mask leaves: 2 of T^2 D forward, 5 backward, per head. Needs AMX.
+// causal mask leaves: 2 of T^2 D forward, 5 backward, per head. Needs AMX or AVX512-BF16.
 //
 //   attention_bench --benchmark_filter=backward
 #include "ceilings.h"
@@ -71,7 +71,8 @@ void register_all() {
       if (kernels::attention_supports(s.head_dim, highest_isa_level())) {
         add(name, [=](auto& state) { attention(state, s, backward); });
       } else {
-        add(name, [](auto& state) { state.SkipWithError("this CPU has no AMX"); });
+        add(name,
+            [](auto& state) { state.SkipWithError("this CPU has neither AMX nor AVX512-BF16"); });
       }
     }
   }

@@ -27,15 +27,23 @@ int64_t choose_parts(int64_t groups, int64_t blocks, int threads) {
 
 }  // namespace
 
-bool attention_supports(int64_t head_dim, IsaLevel level) {
+const char* attention_version(int64_t head_dim, IsaLevel level) {
 #ifdef __x86_64__
-  return level >= IsaLevel::kAmx && cpu_features().avx512bf16 && head_dim >= 32 &&
-         head_dim % 32 == 0 && head_dim <= kMaxAttentionHeadDim;
+  if (head_dim < 32 || head_dim % 32 != 0 || head_dim > kMaxAttentionHeadDim ||
+      !cpu_features().avx512bf16) {
+    return nullptr;
+  }
+  if (level >= IsaLevel::kAmx) return "AMX tiles";
+  if (level >= IsaLevel::kAvx512Vnni) return "AVX512-BF16 tiles";
 #else
   static_cast<void>(head_dim);
   static_cast<void>(level);
-  return false;
 #endif
+  return nullptr;
+}
+
+bool attention_supports(int64_t head_dim, IsaLevel level) {
+  return attention_version(head_dim, level) != nullptr;
 }
 
 AttentionPlan plan_attention(const Attention& a, int threads) {
@@ -61,24 +69,22 @@ AttentionPlan plan_attention(const Attention& a, int threads) {
 }
 
 void attention_forward(const Attention& attention, const AttentionPlan& plan, int64_t begin,
-                       int64_t end) {
+                       int64_t end, IsaLevel level) {
+  QUEST_ASSERT(attention_supports(attention.head_dim, level), "attention at a level without it");
 #ifdef __x86_64__
-  QUEST_ASSERT(attention_supports(attention.head_dim, highest_isa_level()),
-               "attention without AMX");
-  detail::attention_forward_amx(attention, plan, begin, end);
-#else
-  QUEST_ASSERT(false, "attention without AMX");
+  return level >= IsaLevel::kAmx
+             ? detail::attention_forward_amx(attention, plan, begin, end)
+             : detail::attention_forward_avx512bf16(attention, plan, begin, end);
 #endif
 }
 
 void attention_backward(const Attention& attention, const AttentionGrads& grads, int64_t begin,
-                        int64_t end) {
+                        int64_t end, IsaLevel level) {
+  QUEST_ASSERT(attention_supports(attention.head_dim, level), "attention at a level without it");
 #ifdef __x86_64__
-  QUEST_ASSERT(attention_supports(attention.head_dim, highest_isa_level()),
-               "attention without AMX");
-  detail::attention_backward_amx(attention, grads, begin, end);
-#else
-  QUEST_ASSERT(false, "attention without AMX");
+  return level >= IsaLevel::kAmx
+             ? detail::attention_backward_amx(attention, grads, begin, end)
+             : detail::attention_backward_avx512bf16(attention, grads, begin, end);
 #endif
 }
 

@@ -1,4 +1,5 @@
-// Causal self-attention of training in bfloat16, forward and backward, on AMX tiles.
+// Causal self-attention of training in bfloat16, forward and backward, on tiles of AMX or, on CPUs
+// with AVX512-BF16 alone, of vectors.
 //
 //   S = q k^T / sqrt(D);  P = softmax of S over keys at or before the query;  out = P v
 //
@@ -7,7 +8,7 @@
 // between. The backward pass computes P again from the logsumexp. Where attention_supports says no,
 // callers use LibTorch's flash attention.
 //
-// The definition is attention_reference (scalar/attention.cpp, in double). AMX agrees with it
+// The definition is attention_reference (scalar/attention.cpp, in double). Tiles agree with it
 // within the rounding of P, dS and the results to bfloat16 and of FP32 sums, takes denormals as
 // zero, and gives the same bits for any split into tasks and any number of threads.
 //
@@ -53,7 +54,9 @@ struct AttentionPlan {
 
 inline constexpr int64_t kMaxAttentionHeadDim = 256;
 
-// AMX and AVX512_BF16 at hand, and D a multiple of 32 up to kMaxAttentionHeadDim.
+// "AMX tiles", "AVX512-BF16 tiles"; null where the level or the CPU has neither, or D is no
+// multiple of 32 up to kMaxAttentionHeadDim.
+const char* attention_version(int64_t head_dim, IsaLevel level = isa_level());
 bool attention_supports(int64_t head_dim, IsaLevel level = isa_level());
 
 // Throws kUsage for shapes that do not fit together.
@@ -61,9 +64,9 @@ AttentionPlan plan_attention(const Attention& attention, int threads);
 
 // Tasks [begin, end).
 void attention_forward(const Attention& attention, const AttentionPlan& plan, int64_t begin,
-                       int64_t end);
+                       int64_t end, IsaLevel level = isa_level());
 void attention_backward(const Attention& attention, const AttentionGrads& grads, int64_t begin,
-                        int64_t end);
+                        int64_t end, IsaLevel level = isa_level());
 
 // The definition, from qkv alone: out (B, T, H D), logsumexp (B, H, T); and grad_qkv (B T, (H + 2G)
 // D). Any D.

@@ -1,4 +1,4 @@
-// Inside of attention: the functions of its one level. Not for callers.
+// Inside of attention: the functions of its levels. Not for callers.
 #pragma once
 
 #include "quest/kernels/attention.h"
@@ -11,6 +11,11 @@ void attention_forward_amx(const Attention& attention, const AttentionPlan& plan
                            int64_t end);
 void attention_backward_amx(const Attention& attention, const AttentionGrads& grads, int64_t begin,
                             int64_t end);
+
+void attention_forward_avx512bf16(const Attention& attention, const AttentionPlan& plan,
+                                  int64_t begin, int64_t end);
+void attention_backward_avx512bf16(const Attention& attention, const AttentionGrads& grads,
+                                   int64_t begin, int64_t end);
 
 // The functions on one row of 32 values (x86/attention_amx_kernel.h), for the test: they need
 // AVX-512 with VNNI, VBMI and BF16, but no tiles.

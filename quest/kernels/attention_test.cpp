@@ -228,38 +228,53 @@ TEST(Attention, TheDefinitionAgreesWithFiniteDifferences) {
   }
 }
 
-TEST(Attention, AmxIsWithinTheBoundForAnySplit) {
-  if (!attention_supports(32, highest_isa_level())) GTEST_SKIP() << "this CPU has no AMX";
-  for (const Case& c : cases()) {
-    std::vector<bfloat16> out, grad;
-    for (const int threads : {1, 3, 64}) {
-      Problem problem(c);
-      const Attention attention = problem.attention();
-      const AttentionPlan plan = plan_attention(attention, threads);
-      attention_forward(attention, plan, 0, plan.forward_tasks / 2);
-      attention_forward(attention, plan, plan.forward_tasks / 2, plan.forward_tasks);
-      attention_backward(attention, problem.grads(), 0, plan.backward_tasks / 2);
-      attention_backward(attention, problem.grads(), plan.backward_tasks / 2, plan.backward_tasks);
-      problem.check(text(c));
-      problem.check_mean(text(c));
-      if (out.empty()) {
-        out = problem.out();
-        grad = problem.grad_qkv();
+// The levels of this CPU that have tiles.
+std::vector<IsaLevel> tile_levels() {
+  std::vector<IsaLevel> levels;
+  for (const IsaLevel level : available_isa_levels()) {
+    if (attention_supports(32, level)) levels.push_back(level);
+  }
+  return levels;
+}
+
+TEST(Attention, TilesAreWithinTheBoundForAnySplit) {
+  if (tile_levels().empty()) GTEST_SKIP() << "this CPU has neither AMX nor AVX512-BF16";
+  for (const IsaLevel level : tile_levels()) {
+    for (const Case& c : cases()) {
+      std::vector<bfloat16> out, grad;
+      for (const int threads : {1, 3, 64}) {
+        Problem problem(c);
+        const Attention attention = problem.attention();
+        const AttentionPlan plan = plan_attention(attention, threads);
+        const int64_t forward = plan.forward_tasks, backward = plan.backward_tasks;
+        attention_forward(attention, plan, 0, forward / 2, level);
+        attention_forward(attention, plan, forward / 2, forward, level);
+        attention_backward(attention, problem.grads(), 0, backward / 2, level);
+        attention_backward(attention, problem.grads(), backward / 2, backward, level);
+        const std::string what = text(c) + ", " + attention_version(c.head_dim, level);
+        problem.check(what);
+        problem.check_mean(what);
+        if (out.empty()) {
+          out = problem.out();
+          grad = problem.grad_qkv();
+        }
+        EXPECT_TRUE(testing::same_bits(out, problem.out())) << what;
+        EXPECT_TRUE(testing::same_bits(grad, problem.grad_qkv())) << what;
       }
-      EXPECT_TRUE(testing::same_bits(out, problem.out())) << text(c);
-      EXPECT_TRUE(testing::same_bits(grad, problem.grad_qkv())) << text(c);
     }
   }
 }
 
-TEST(Attention, AmxTakesScoresThatAreFarApart) {
-  if (!attention_supports(32, highest_isa_level())) GTEST_SKIP() << "this CPU has no AMX";
-  Problem problem({1, 129, 2, 1, 64}, 8);
-  const Attention attention = problem.attention();
-  const AttentionPlan plan = plan_attention(attention, 1);
-  attention_forward(attention, plan, 0, plan.forward_tasks);
-  attention_backward(attention, problem.grads(), 0, plan.backward_tasks);
-  problem.check("spread 8");
+TEST(Attention, TilesTakeScoresThatAreFarApart) {
+  if (tile_levels().empty()) GTEST_SKIP() << "this CPU has neither AMX nor AVX512-BF16";
+  for (const IsaLevel level : tile_levels()) {
+    Problem problem({1, 129, 2, 1, 64}, 8);
+    const Attention attention = problem.attention();
+    const AttentionPlan plan = plan_attention(attention, 1);
+    attention_forward(attention, plan, 0, plan.forward_tasks, level);
+    attention_backward(attention, problem.grads(), 0, plan.backward_tasks, level);
+    problem.check("spread 8");
+  }
 }
 
 #ifdef __x86_64__
@@ -407,7 +422,7 @@ TEST(Attention, PartsFillTheThreads) {
 TEST(Attention, RefusesWhatItHasNot) {
   EXPECT_FALSE(attention_supports(48, IsaLevel::kAmx));
   EXPECT_FALSE(attention_supports(288, IsaLevel::kAmx));
-  EXPECT_FALSE(attention_supports(64, IsaLevel::kAvx512Vnni));
+  EXPECT_FALSE(attention_supports(64, IsaLevel::kAvx512));
   Problem problem({1, 3, 4, 2, 32});
   Attention attention = problem.attention();
   attention.kv_heads = 3;

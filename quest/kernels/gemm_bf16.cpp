@@ -77,4 +77,14 @@ void gemm_bf16_run(const GemmBf16& product, const GemmBf16Plan& plan, const bflo
 #endif
 }
 
+void split_bf16(const float* x, const float* scales, int64_t scale_stride, int64_t count,
+                bfloat16* high, bfloat16* middle, bfloat16* low) {
+#ifdef __x86_64__
+  if (gemm_bf16_supports(highest_isa_level())) {
+    return detail::split_bf16_amx(x, scales, scale_stride, count, high, middle, low);
+  }
+#endif
+  split_bf16_reference(x, scales, scale_stride, count, high, middle, low);
+}
+
 }  // namespace quest::kernels

@@ -243,7 +243,8 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
 
 std::string attention_plan(at::ScalarType type, const AttentionShape& shape) {
   if (type == at::kDouble) return "the definition";
-  return uses_tiles(type, shape) ? "AMX tiles" : "LibTorch's flash attention";
+  return uses_tiles(type, shape) ? kernels::attention_version(shape.head_dim)
+                                 : "LibTorch's flash attention";
 }
 
 }  // namespace quest::ops

@@ -1,5 +1,6 @@
-// AMX tiles of bfloat16 with what packs and rounds them: the Tiles of gemm_bf16 and attention
-// (their kernel headers say what each function does). Include only from x86/*_amx.cpp.
+// Tiles of bfloat16 with what packs and rounds them: the Tiles of gemm_bf16 and attention (their
+// kernel headers say what each function does), on AMX or, for CPUs without, on vectors. Include
+// only from x86/*_amx.cpp and x86/*_avx512bf16.cpp.
 #pragma once
 
 // GCC 12 takes its own _mm512_undefined_epi32 for a mistake (GCC bug 105593).
@@ -19,7 +20,68 @@
 namespace quest::kernels::detail {
 namespace {
 
-struct Bf16Tiles : AmxTiles {
+// The tile instructions on AVX512-BF16: sums in memory that the L1 cache holds, operands where they
+// are (they must not change between load and product).
+struct VectorTiles {
+  struct State {
+    alignas(64) float sums[4][16][16];
+    const char* operand[8];
+    int64_t stride[8];
+  };
+  static inline thread_local State state;
+
+  static void begin() {}
+  static void end() {}
+
+  template <int kTile>
+  static void zero() {
+    for (auto& row : state.sums[kTile]) _mm512_store_ps(row, _mm512_setzero_ps());
+  }
+  template <int kTile>
+  static void load(const void* memory, int64_t stride) {
+    const char* from = static_cast<const char*>(memory);
+    if constexpr (kTile < 4) {
+      for (auto& row : state.sums[kTile]) {
+        _mm512_store_ps(row, _mm512_loadu_ps(from));
+        from += stride;
+      }
+    } else {
+      state.operand[kTile] = from;
+      state.stride[kTile] = stride;
+    }
+  }
+  template <int kTile>
+  static void store(void* memory, int64_t stride) {
+    char* to = static_cast<char*>(memory);
+    for (const auto& row : state.sums[kTile]) {
+      _mm512_storeu_ps(to, _mm512_load_ps(row));
+      to += stride;
+    }
+  }
+  template <int kSums, int kA, int kB>
+  static void add_bf16_products() {
+    __m512 sums[16];
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) sums[r] = _mm512_load_ps(state.sums[kSums][r]);
+    const char* a = state.operand[kA];
+    const char* b = state.operand[kB];
+    const int64_t a_stride = state.stride[kA], b_stride = state.stride[kB];
+    for (int p = 0; p < 16; ++p, a += 4, b += b_stride) {
+      const __m512bh pairs = (__m512bh)_mm512_loadu_si512(b);
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; ++r) {
+        int32_t pair;
+        __builtin_memcpy(&pair, a + r * a_stride, 4);
+        sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)_mm512_set1_epi32(pair), pairs);
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) _mm512_store_ps(state.sums[kSums][r], sums[r]);
+  }
+};
+
+template <class Instructions>
+struct Bf16TilesOn : Instructions {
   // tile[r][c] = source[c][r], 16 x 16 words of 32 bits.
   static void transpose(const bfloat16* source, int64_t stride, bfloat16* tile) {
     __m512i r[16], t[16];
@@ -75,6 +137,8 @@ struct Bf16Tiles : AmxTiles {
     _mm512_storeu_si512(out, reinterpret_cast<__m512i>(rounded));
   }
 };
+
+using Bf16Tiles = Bf16TilesOn<AmxTiles>;
 
 // 64-byte aligned memory of a task.
 template <class T>
