@@ -91,32 +91,8 @@ void pack_columns(const Rows& rows, int64_t count, int64_t d, bfloat16* panels) 
 // sums += or = the product of `steps` blocks of a panel of rows and of one of columns.
 template <class Tiles>
 void multiply_blocks(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums) {
-  constexpr int64_t kRow = 32 * sizeof(float), kTile = kBlock / 2;
-  if (add) {
-    Tiles::template load<0>(sums, kRow);
-    Tiles::template load<1>(sums + 16, kRow);
-    Tiles::template load<2>(sums + 16 * 32, kRow);
-    Tiles::template load<3>(sums + 16 * 32 + 16, kRow);
-  } else {
-    Tiles::template zero<0>();
-    Tiles::template zero<1>();
-    Tiles::template zero<2>();
-    Tiles::template zero<3>();
-  }
-  for (int64_t s = 0; s < steps; ++s, a += kBlock, b += kBlock) {
-    Tiles::template load<4>(a, 64);
-    Tiles::template load<6>(b, 64);
-    Tiles::template load<7>(b + kTile, 64);
-    Tiles::template add_bf16_products<0, 4, 6>();
-    Tiles::template add_bf16_products<1, 4, 7>();
-    Tiles::template load<5>(a + kTile, 64);
-    Tiles::template add_bf16_products<2, 5, 6>();
-    Tiles::template add_bf16_products<3, 5, 7>();
-  }
-  Tiles::template store<0>(sums, kRow);
-  Tiles::template store<1>(sums + 16, kRow);
-  Tiles::template store<2>(sums + 16 * 32, kRow);
-  Tiles::template store<3>(sums + 16 * 32 + 16, kRow);
+  static_assert(kBlock == kStepElements);
+  multiply_panels<Tiles>(a, b, steps, add, sums, [] {});
 }
 
 // ---- forward ----
