@@ -16,6 +16,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include "quest/base/bfloat16.h"
 #include "quest/base/cpu_features.h"
 
 namespace quest::bench {
@@ -76,6 +77,17 @@ inline void report_bandwidth(benchmark::State& state, int64_t bytes, double seco
   state.counters["GB/s"] = rate * 1e-9;
   state.counters["copy GB/s"] = ceiling * 1e-9;
   state.counters["%ceiling"] = 100 * rate / ceiling;
+}
+
+// Values in [-1, 1), the same in every run.
+inline std::vector<bfloat16> make_values(int64_t count) {
+  std::vector<bfloat16> values(static_cast<size_t>(count));
+  uint32_t state = 1;
+  for (bfloat16& value : values) {
+    state = state * 1664525u + 1013904223u;
+    value = bfloat16(static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f);
+  }
+  return values;
 }
 
 // Calls f(level, name) for each level of this CPU up to `highest`, for which a kernel has code.

@@ -16,16 +16,6 @@
 namespace quest::bench {
 namespace {
 
-std::vector<bfloat16> make_values(int64_t count) {
-  std::vector<bfloat16> values(static_cast<size_t>(count));
-  uint32_t state = 1;
-  for (bfloat16& value : values) {
-    state = state * 1664525u + 1013904223u;
-    value = bfloat16(static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f);
-  }
-  return values;
-}
-
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 """A plain PyTorch program of the QuEST method (arXiv 2502.05003), to compare train_cpu with.
 
-It trains the same Llama on random tokens as its authors would write it in PyTorch: a dense product
-with the 128 x 128 Hadamard matrix, quantizers as autograd functions on weights and activations,
+It trains the same Llama on random tokens: a dense product with the 128 x 128 Hadamard matrix,
 autocast for BF16, F.scaled_dot_product_attention, torch.optim.AdamW, gradient clipping at norm 1;
-eager or through torch.compile. It does nothing needlessly: QKV is one product, gate and up are one
-product on one quantized input, and nothing is rotated back, since (x H)(w H)^T = x w^T.
+eager or through torch.compile. QKV is one product. Two styles:
+  authors (default)  the method as its authors compute it: every linear layer quantizes its own input
+                     (gate and up are two layers), and quantized values and the gradient's path are
+                     rotated back to the original basis by dense products, through autograd
+  lean               as a careful reader would shorten it: quantizers are autograd functions that save
+                     a mask, gate and up share one product and one quantized input, and nothing is
+                     rotated back, since (x H)(w H)^T = x w^T
 
     python peer.py --quant w4a4 --dtype bf16 --compile --steps 5
 
@@ -47,6 +51,7 @@ def parse_arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quant", default="w4a4", help="bf16 (not quantized) or w<b>a<b>, 2 to 8 bits; default w4a4")
     p.add_argument("--dtype", default="bf16", choices=["bf16", "fp32"], help="bf16: autocast; default bf16")
+    p.add_argument("--style", default="authors", choices=["authors", "lean"], help="default authors")
     p.add_argument("--compile", action="store_true", help="torch.compile the model (default: eager)")
     p.add_argument("--adamw", default="fused", choices=["fused", "default"], help="implementation; default fused")
     p.add_argument("--layers", type=int, default=6)
@@ -87,29 +92,48 @@ def hadamard_matrix(size):
     return h / math.sqrt(size)
 
 
-class HadamardTrust(torch.autograd.Function):
-    """Rotated rows on the centred uniform grid; the gradient passes where rounding moved a value at most half a step."""
+def grid_values(xh, bits):
+    """Rotated rows on the centred uniform grid, and where rounding moved a value at most half a step."""
+    rms = xh.pow(2).mean(-1, keepdim=True).sqrt()
+    scale = OPTIMAL_SCALE[bits] * rms + 1e-8
+    step = 2 * scale / (2**bits - 1)
+    q = torch.round(torch.clamp(xh, -scale, scale) / step + 0.5) * step - step / 2
+    return q, (q - xh).abs() <= OPTIMAL_SCALE[bits] / (2**bits - 1) * rms
+
+
+def rotated(x, matrix):
+    return (x.reshape(-1, HADAMARD_BLOCK) @ matrix.to(x.dtype)).view(x.shape)
+
+
+class LeanQuantizer(torch.autograd.Function):
+    """Quantized values in the rotated basis; the gradient passes through the mask and is rotated back."""
 
     @staticmethod
     def forward(ctx, x, matrix, bits):
-        xh = (x.reshape(-1, HADAMARD_BLOCK) @ matrix).view(x.shape)
-        rms = xh.pow(2).mean(-1, keepdim=True).sqrt()
-        scale = OPTIMAL_SCALE[bits] * rms + 1e-8
-        step = 2 * scale / (2**bits - 1)
-        q = torch.round(torch.clamp(xh, -scale, scale) / step + 0.5) * step - step / 2
-        ctx.save_for_backward((q - xh).abs() <= OPTIMAL_SCALE[bits] / (2**bits - 1) * rms, matrix)
+        q, mask = grid_values((x.reshape(-1, HADAMARD_BLOCK) @ matrix).view(x.shape), bits)
+        ctx.save_for_backward(mask, matrix)
         return q
 
     @staticmethod
     def backward(ctx, grad):
         mask, matrix = ctx.saved_tensors
-        masked = grad * mask
-        return (masked.reshape(-1, HADAMARD_BLOCK) @ matrix.to(masked.dtype)).view(grad.shape), None, None
+        return rotated(grad * mask, matrix), None, None
+
+
+def authors_quantizer(x, matrix, bits):
+    """Quantized values in the original basis; the gradient goes through the masked path beside them."""
+    xh = (x.reshape(-1, HADAMARD_BLOCK) @ matrix).view(x.shape)
+    with torch.no_grad():
+        q, mask = grid_values(xh, bits)
+        q = rotated(q, matrix)
+    path = rotated(xh * mask, matrix)
+    return path + (q - path).detach()
 
 
 class Linear(nn.Module):
-    def __init__(self, inputs, outputs, deviation, weight_bits, activation_bits):
+    def __init__(self, inputs, outputs, deviation, style, weight_bits, activation_bits):
         super().__init__()
+        self.quantizer = authors_quantizer if style == "authors" else LeanQuantizer.apply
         self.weight = nn.Parameter(torch.randn(outputs, inputs) * deviation)
         self.weight_bits, self.activation_bits = weight_bits, activation_bits
         if weight_bits or activation_bits:
@@ -118,9 +142,9 @@ class Linear(nn.Module):
     def forward(self, x):
         weight = self.weight
         if self.activation_bits:
-            x = HadamardTrust.apply(x, self.matrix, self.activation_bits)
+            x = self.quantizer(x, self.matrix, self.activation_bits)
         if self.weight_bits:
-            weight = HadamardTrust.apply(weight, self.matrix, self.weight_bits)
+            weight = self.quantizer(weight, self.matrix, self.weight_bits)
         return F.linear(x, weight)
 
 
@@ -139,10 +163,11 @@ class Block(nn.Module):
         output_deviation = 0.02 / math.sqrt(2 * a.layers)
         self.heads, self.head_size = a.heads, a.hidden // a.heads
         self.attention_norm, self.mlp_norm = RmsNorm(a.hidden), RmsNorm(a.hidden)
-        self.qkv = Linear(a.hidden, 3 * a.hidden, 0.02, *bits)
-        self.attention_out = Linear(a.hidden, a.hidden, output_deviation, *bits)
-        self.gate_up = Linear(a.hidden, 2 * a.mlp, 0.02, *bits)
-        self.down = Linear(a.mlp, a.hidden, output_deviation, *bits)
+        self.qkv = Linear(a.hidden, 3 * a.hidden, 0.02, a.style, *bits)
+        self.attention_out = Linear(a.hidden, a.hidden, output_deviation, a.style, *bits)
+        widths = [a.mlp, a.mlp] if a.style == "authors" else [2 * a.mlp]
+        self.gate_up = nn.ModuleList(Linear(a.hidden, width, 0.02, a.style, *bits) for width in widths)
+        self.down = Linear(a.mlp, a.hidden, output_deviation, a.style, *bits)
 
     def attention(self, x, cos, sin):
         b, t, c = x.shape
@@ -152,7 +177,8 @@ class Block(nn.Module):
         return self.attention_out(y.transpose(1, 2).reshape(b, t, c))
 
     def mlp(self, x):
-        gate, up = self.gate_up(x).chunk(2, -1)
+        parts = [layer(x) for layer in self.gate_up]
+        gate, up = parts if len(parts) == 2 else parts[0].chunk(2, -1)
         return self.down(F.silu(gate) * up)
 
     def forward(self, x, cos, sin):
@@ -172,7 +198,7 @@ class Llama(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(a, bits) for _ in range(a.layers))
         self.norm = RmsNorm(a.hidden)
-        self.head = Linear(a.hidden, a.vocabulary, 0.02, 0, 0)
+        self.head = Linear(a.hidden, a.vocabulary, 0.02, a.style, 0, 0)
         half = a.hidden // a.heads // 2
         angles = torch.outer(torch.arange(a.sequence).float(), 10000.0 ** (-torch.arange(half) / half))
         self.register_buffer("cos", angles.cos())
@@ -227,7 +253,7 @@ def main(a):
     print(
         json.dumps(
             {
-                "program": "peer-compiled" if a.compile else "peer-eager",
+                "program": ("lean-" if a.style == "lean" else "peer-") + ("compiled" if a.compile else "eager"),
                 "quant": a.quant,
                 "compute": a.dtype,
                 "tokens_per_second": statistics.median(rates),

@@ -19,6 +19,7 @@
 #include "quest/cli/machine_report.h"
 #include "quest/kernels/gemm_lowbit.h"
 #include "quest/kernels/hadamard_quantize.h"
+#include "quest/ops/attention.h"
 #include "quest/ops/quant_linear.h"
 #include "quest/plot/gnuplot.h"
 
@@ -119,6 +120,11 @@ ReportSection kernels_section() {
         fmt::format("bf16: {}; fp32: {}", ops::product_plan_text(recipe, kWidth, at::kBFloat16),
                     ops::product_plan_text(recipe, kWidth, at::kFloat)));
   }
+  const ops::AttentionShape shape{5, 5, 128};
+  section.facts.emplace_back(
+      "attention of training",
+      fmt::format("bf16: {}; fp32: {}", ops::attention_plan(at::kBFloat16, shape),
+                  ops::attention_plan(at::kFloat, shape)));
   return section;
 }
 

@@ -83,7 +83,9 @@ struct EmulatedTiles {
       const auto* row =
           reinterpret_cast<const bfloat16*>(reinterpret_cast<const char*>(source) + k * stride);
       for (int64_t j = 0; j < 32; ++j) {
-        (j < 16 ? first : second)[k / 2 * 32 + j % 16 * 2 + k % 2] = row[j];
+        // In one expression, GCC 12 with -fsanitize=undefined drops the stores to `second`.
+        bfloat16* tile_out = j < 16 ? first : second;
+        tile_out[k / 2 * 32 + j % 16 * 2 + k % 2] = row[j];
       }
     }
   }

@@ -8,6 +8,10 @@
 namespace quest::kernels {
 namespace {
 
+constexpr int64_t kTaskBytes = 768
+                               << 10;  // of a task's own panels, of the 1 to 2 MB of an L2 cache
+constexpr int64_t kMaxTaskPanels = 16;
+
 int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
 void check_view(const Bf16View& view, const char* name) {
@@ -43,11 +47,12 @@ GemmBf16Plan plan_gemm_bf16(const GemmBf16& product, int threads) {
   const int64_t streamed = plan.shares_a ? product.n : product.m;
   plan.shared_panels = divide_up(shared, detail::kBf16Panel);
   const int64_t panels = divide_up(streamed, detail::kBf16Panel);
-  // Large tasks read the shared operand less often, small ones keep all threads busy.
-  plan.task_panels = 4;
-  while (plan.task_panels > 1 && divide_up(panels, plan.task_panels) < int64_t{4} * threads) {
-    plan.task_panels /= 2;
-  }
+  // Large tasks read the shared operand, which may come from far, less often; their own panels must
+  // stay in the L2 cache, and all threads want work.
+  const int64_t panel_bytes = plan.panel_elements * static_cast<int64_t>(sizeof(bfloat16));
+  const int64_t fits = std::clamp<int64_t>(kTaskBytes / panel_bytes, 1, kMaxTaskPanels);
+  const int64_t rounds = divide_up(panels, fits * threads);
+  plan.task_panels = std::min(fits, divide_up(panels, rounds * threads));
   plan.tasks = divide_up(panels, plan.task_panels);
   return plan;
 }
@@ -70,6 +75,16 @@ void gemm_bf16_run(const GemmBf16& product, const GemmBf16Plan& plan, const bflo
 #else
   QUEST_ASSERT(false, "gemm_bf16 without AMX");
 #endif
+}
+
+void split_bf16(const float* x, const float* scales, int64_t scale_stride, int64_t count,
+                bfloat16* high, bfloat16* middle, bfloat16* low) {
+#ifdef __x86_64__
+  if (gemm_bf16_supports(highest_isa_level())) {
+    return detail::split_bf16_amx(x, scales, scale_stride, count, high, middle, low);
+  }
+#endif
+  split_bf16_reference(x, scales, scale_stride, count, high, middle, low);
 }
 
 }  // namespace quest::kernels

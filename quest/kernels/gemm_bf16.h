@@ -63,7 +63,16 @@ void gemm_bf16_pack(const GemmBf16& product, const GemmBf16Plan& plan, int64_t b
 void gemm_bf16_run(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
                    int64_t begin, int64_t end);
 
-// The definition.
+// FP32 operands as three bfloat16 ones: high + middle + low = x * scale up to 2^-24 of it
+// (subnormal pieces are zero). Values [0, count) of a row; scale i is scales[i * scale_stride],
+// stride 0 or 1. A product with integers up to 256, which bfloat16 holds exactly, is then three
+// products as exact as one in FP32.
+void split_bf16(const float* x, const float* scales, int64_t scale_stride, int64_t count,
+                bfloat16* high, bfloat16* middle, bfloat16* low);
+
+// The definitions.
+void split_bf16_reference(const float* x, const float* scales, int64_t scale_stride, int64_t count,
+                          bfloat16* high, bfloat16* middle, bfloat16* low);
 void gemm_bf16_reference(const GemmBf16& product);
 
 }  // namespace quest::kernels

@@ -5,12 +5,14 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "quest/kernels/attention.h"
 #include "quest/kernels/rope.h"
 #include "quest/ops/dispatch.h"
 
@@ -66,36 +68,103 @@ at::Tensor sum_repeats(const at::Tensor& grad, const AttentionShape& shape) {
   return grad.view({grad.size(0), shape.kv_heads, repeats, grad.size(2), grad.size(3)}).sum(2);
 }
 
+// What the forward pass keeps.
+struct Attended {
+  at::Tensor out;        // (B, T, H D)
+  at::Tensor logsumexp;  // (B, H, T) float, of the scaled scores
+};
+
+Attended attend_libtorch(const at::Tensor& qkv, const AttentionShape& shape) {
+  const Heads heads = split_heads(qkv, shape);
+  const auto [out, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
+      heads.q, heads.k, heads.v, /*dropout_p=*/0.0, /*is_causal=*/true);
+  return {out.transpose(1, 2).reshape({qkv.size(0), qkv.size(1), shape.heads * shape.head_dim}),
+          logsumexp};
+}
+
+// Gradient of the rotated qkv.
+at::Tensor differentiate_libtorch(const at::Tensor& qkv, const AttentionShape& shape,
+                                  const Attended& kept, const at::Tensor& grad_out) {
+  const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim;
+  const Heads heads = split_heads(qkv, shape);
+  auto [grad_q, grad_k, grad_v] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+      heads_view(grad_out, 0, h, d), heads.q, heads.k, heads.v, heads_view(kept.out, 0, h, d),
+      kept.logsumexp, 0.0, true);
+  at::Tensor grad_qkv = at::empty_like(qkv);
+  heads_view(grad_qkv, 0, h, d).copy_(grad_q);
+  heads_view(grad_qkv, h, g, d).copy_(sum_repeats(grad_k, shape));
+  heads_view(grad_qkv, h + g, g, d).copy_(sum_repeats(grad_v, shape));
+  return grad_qkv;
+}
+
+bool uses_tiles(at::ScalarType type, const AttentionShape& shape) {
+  return type == at::kBFloat16 && kernels::attention_supports(shape.head_dim);
+}
+
+kernels::Attention kernel_of(const at::Tensor& qkv, const AttentionShape& shape,
+                             const Attended& kept) {
+  return {qkv.size(0),
+          qkv.size(1),
+          shape.heads,
+          shape.kv_heads,
+          shape.head_dim,
+          data<bfloat16>(qkv),
+          qkv.size(2),
+          data<bfloat16>(kept.out),
+          data<float>(kept.logsumexp)};
+}
+
+Attended attend_tiles(const at::Tensor& qkv, const AttentionShape& shape) {
+  const int64_t b = qkv.size(0), t = qkv.size(1);
+  const at::TensorOptions options = qkv.options().requires_grad(false);
+  const Attended kept{at::empty({b, t, shape.heads * shape.head_dim}, options),
+                      at::empty({b, shape.heads, t}, options.dtype(at::kFloat))};
+  if (kept.out.numel() == 0) return kept;
+  const kernels::Attention attention = kernel_of(qkv, shape, kept);
+  const kernels::AttentionPlan plan = kernels::plan_attention(attention, at::get_num_threads());
+  at::parallel_for(0, plan.forward_tasks, 1, [&](int64_t begin, int64_t end) {
+    kernels::attention_forward(attention, plan, begin, end);
+  });
+  return kept;
+}
+
+at::Tensor differentiate_tiles(const at::Tensor& qkv, const AttentionShape& shape,
+                               const Attended& kept, const at::Tensor& grad_out) {
+  at::Tensor grad_qkv = at::empty_like(qkv);
+  if (grad_qkv.numel() == 0) return grad_qkv;
+  const kernels::Attention attention = kernel_of(qkv, shape, kept);
+  const kernels::AttentionPlan plan = kernels::plan_attention(attention, at::get_num_threads());
+  const kernels::AttentionGrads grads{data<bfloat16>(grad_out), data<bfloat16>(grad_qkv)};
+  at::parallel_for(0, plan.backward_tasks, 1, [&](int64_t begin, int64_t end) {
+    kernels::attention_backward(attention, grads, begin, end);
+  });
+  return grad_qkv;
+}
+
 class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
                             const at::Tensor& sin, AttentionShape shape) {
     RECORD_USER_SCOPE("quest::attention");
     rotate_in_place(qkv, cos, sin, shape, 0, +1);
-    const Heads heads = split_heads(qkv, shape);
-    auto [out, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
-        heads.q, heads.k, heads.v, /*dropout_p=*/0.0, /*is_causal=*/true);
+    const Attended kept = uses_tiles(qkv.scalar_type(), shape) ? attend_tiles(qkv, shape)
+                                                               : attend_libtorch(qkv, shape);
     // The rotated matrix is saved detached: its memory is the input's, whose value nobody needs.
-    ctx->save_for_backward({qkv.detach(), cos, sin, out, logsumexp});
+    ctx->save_for_backward({qkv.detach(), cos, sin, kept.out, kept.logsumexp});
     ctx->saved_data["shape"] = std::vector<int64_t>{shape.heads, shape.kv_heads, shape.head_dim};
-    return out.transpose(1, 2).reshape({qkv.size(0), qkv.size(1), shape.heads * shape.head_dim});
+    return kept.out;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor &qkv = saved[0], &out = saved[3], &logsumexp = saved[4];
+    const at::Tensor& qkv = saved[0];
+    const Attended kept{saved[3], saved[4]};
     const auto sizes = ctx->saved_data["shape"].toIntVector();
     const AttentionShape shape{sizes[0], sizes[1], sizes[2]};
-    const Heads heads = split_heads(qkv, shape);
-    const at::Tensor grad_out =
-        grads[0].view({qkv.size(0), qkv.size(1), shape.heads, shape.head_dim}).transpose(1, 2);
-    auto [grad_q, grad_k, grad_v] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        grad_out, heads.q, heads.k, heads.v, out, logsumexp, 0.0, true);
-    at::Tensor grad_qkv = at::empty_like(qkv);
-    const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim;
-    heads_view(grad_qkv, 0, h, d).copy_(grad_q);
-    heads_view(grad_qkv, h, g, d).copy_(sum_repeats(grad_k, shape));
-    heads_view(grad_qkv, h + g, g, d).copy_(sum_repeats(grad_v, shape));
+    const at::Tensor grad_out = grads[0].contiguous();
+    const at::Tensor grad_qkv = uses_tiles(qkv.scalar_type(), shape)
+                                    ? differentiate_tiles(qkv, shape, kept, grad_out)
+                                    : differentiate_libtorch(qkv, shape, kept, grad_out);
     rotate_in_place(grad_qkv, saved[1], saved[2], shape, 0, -1);
     return {grad_qkv, at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -170,6 +239,12 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
       at::scaled_dot_product_attention(q, k_cache.narrow(2, 0, end), v_cache.narrow(2, 0, end),
                                        visible, 0.0, false, std::nullopt, /*enable_gqa=*/h != g);
   return out.transpose(1, 2).reshape({rows.size(0), t, h * d});
+}
+
+std::string attention_plan(at::ScalarType type, const AttentionShape& shape) {
+  if (type == at::kDouble) return "the definition";
+  return uses_tiles(type, shape) ? kernels::attention_version(shape.head_dim)
+                                 : "LibTorch's flash attention";
 }
 
 }  // namespace quest::ops

@@ -1,10 +1,12 @@
 // Rotary embedding and causal self-attention on the fused qkv matrix.
 //
-// The product is LibTorch's flash attention; rotary embedding is kernels/rope.h. Legend: B batch, T
-// tokens, H heads, G key-value heads (divides H), D head size.
+// In training, bfloat16 goes through kernels/attention.h where the CPU has AMX and the head size
+// fits, all else through LibTorch's flash attention; rotary embedding is kernels/rope.h. Legend: B
+// batch, T tokens, H heads, G key-value heads (divides H), D head size.
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include <ATen/core/Tensor.h>
 
@@ -27,5 +29,9 @@ at::Tensor causal_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
 at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
                                  const at::Tensor& sin, const AttentionShape& shape,
                                  at::Tensor& k_cache, at::Tensor& v_cache, int64_t start);
+
+// "AMX tiles", "LibTorch's flash attention" or (double) "the definition": what
+// causal_self_attention runs on.
+std::string attention_plan(at::ScalarType type, const AttentionShape& shape);
 
 }  // namespace quest::ops

@@ -16,9 +16,12 @@ namespace {
 // Below this size packing costs more than it gains.
 constexpr int64_t kMinTileRows = 64;
 
+bool fits_tiles(int64_t m, int64_t n, int64_t k) {
+  return kernels::gemm_bf16_supports() && std::min({m, n, k}) >= kMinTileRows;
+}
+
 bool uses_tiles(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == at::kBFloat16 && kernels::gemm_bf16_supports() &&
-         std::min({a.size(0), a.size(1), b.size(1)}) >= kMinTileRows;
+  return a.scalar_type() == at::kBFloat16 && fits_tiles(a.size(0), b.size(1), a.size(1));
 }
 
 // A copy only if neither stride is 1.
@@ -110,6 +113,39 @@ void matmul_into(const at::Tensor& a, const at::Tensor& b, bool add, at::Tensor&
       }
     });
   });
+}
+
+bool supports_matmul_codes(int64_t m, int64_t n, int64_t r) { return fits_tiles(m, n, r); }
+
+at::Tensor matmul_codes(const at::Tensor& a, bool a_transposed, const at::Tensor& scales,
+                        const at::Tensor& numbers) {
+  QUEST_ASSERT(a.scalar_type() == at::kFloat && a.is_contiguous() &&
+                   numbers.scalar_type() == at::kBFloat16 &&
+                   a.size(a_transposed ? 0 : 1) == numbers.size(0) &&
+                   scales.numel() == numbers.size(0),
+               "matmul_codes of ({}, {}) {} and ({}, {}) {}", a.size(0), a.size(1),
+               at::toString(a.scalar_type()), numbers.size(0), numbers.size(1),
+               at::toString(numbers.scalar_type()));
+  const int64_t rows = a.size(0), columns = a.size(1);
+  const at::Tensor pieces =
+      at::empty({3, rows, columns}, a.options().dtype(at::kBFloat16).requires_grad(false));
+  auto* high = data<bfloat16>(pieces);
+  auto* middle = high + rows * columns;
+  auto* low = middle + rows * columns;
+  // Along r: each row of a transposed operand has one scale, else each column.
+  parallel_rows(rows, columns, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t at = row * columns;
+      kernels::split_bf16(data<float>(a) + at, data<float>(scales) + (a_transposed ? row : 0),
+                          a_transposed ? 0 : 1, columns, high + at, middle + at, low + at);
+    }
+  });
+  at::Tensor out = at::empty({a.size(a_transposed ? 1 : 0), numbers.size(1)}, a.options());
+  for (const int64_t piece : {2, 1, 0}) {  // small terms first
+    const at::Tensor part = pieces.select(0, piece);
+    multiply_tiles(a_transposed ? part.t() : part, numbers, out, /*accumulate=*/piece != 2);
+  }
+  return out;
 }
 
 std::string matmul_plan(at::ScalarType type) {

@@ -17,6 +17,14 @@ at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, at::ScalarType out_t
 // out (M,N) float = or, with add, += a (M,K) b (K,N); a and b float or bfloat16.
 void matmul_into(const at::Tensor& a, const at::Tensor& b, bool add, at::Tensor& out);
 
+// An FP32 product with integers on AMX: numbers (R,N) bfloat16, integers up to 256; a (M,R) or,
+// with a_transposed, (R,M) float. sum_r a[m][r] * scales[r] * numbers[r][n] -> (M,N) float, as
+// exact as an FP32 product and three times the work of a bfloat16 one. Only where
+// supports_matmul_codes().
+bool supports_matmul_codes(int64_t m, int64_t n, int64_t r);
+at::Tensor matmul_codes(const at::Tensor& a, bool a_transposed, const at::Tensor& scales,
+                        const at::Tensor& numbers);
+
 // "AMX tiles" or "LibTorch": what large products of this type run on.
 std::string matmul_plan(at::ScalarType type);
 

@@ -73,6 +73,18 @@ class SavedLayer : public torch::CustomClassHolder {
   at::ScalarType compute_;
 };
 
+// grad_y, or grad_y^T, times the quantized matrix's values -> out_type.
+at::Tensor product_with_values(const at::Tensor& grad_y, bool transposed, const QuantSpec& spec,
+                               const QuantizedTensor& quantized, at::ScalarType compute,
+                               at::ScalarType out_type) {
+  if (compute == at::kFloat && has_integer_codes(spec) &&
+      supports_matmul_codes(grad_y.size(transposed ? 1 : 0), quantized.codes.size(1),
+                            quantized.codes.size(0))) {
+    return matmul_codes(grad_y, transposed, quantized.units, code_numbers(spec, quantized));
+  }
+  return matmul(transposed ? grad_y.t() : grad_y, dequantize(spec, quantized, compute), out_type);
+}
+
 class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
@@ -105,14 +117,16 @@ class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction
     const at::Tensor grad_y = grads[0].contiguous();
     at::Tensor grad_x, grad_weight;
     if (ctx->needs_input_grad(0)) {
-      const at::Tensor w = dequantize(recipe.weight, weight.quantized, state->compute());
-      grad_x = quantize_backward(recipe.activation, qx.mask, matmul(grad_y, w, state->compute()));
+      const at::Tensor grad_values =
+          product_with_values(grad_y, /*transposed=*/false, recipe.weight, weight.quantized,
+                              state->compute(), state->compute());
+      grad_x = quantize_backward(recipe.activation, qx.mask, grad_values);
     }
     if (ctx->needs_input_grad(1)) {
-      const at::Tensor a = dequantize(recipe.activation, qx, state->compute());
       const auto master = state->compute() == at::kDouble ? at::kDouble : at::kFloat;
-      grad_weight =
-          quantize_backward(recipe.weight, weight.quantized.mask, matmul(grad_y.t(), a, master));
+      const at::Tensor grad_values = product_with_values(
+          grad_y, /*transposed=*/true, recipe.activation, qx, state->compute(), master);
+      grad_weight = quantize_backward(recipe.weight, weight.quantized.mask, grad_values);
     }
     return {grad_x, grad_weight, at::Tensor(), at::Tensor()};
   }

@@ -100,6 +100,22 @@ at::Tensor rotate(const at::Tensor& x) {
   return rotated;
 }
 
+// Codes to values; without units their numbers.
+at::Tensor decode(const QuantSpec& spec, const at::Tensor& codes, const float* units,
+                  at::ScalarType type) {
+  const int64_t m = codes.size(0), k = codes.size(1);
+  at::Tensor values = empty_like_rows(codes, {m, k}, type);
+  with_kernel_type(type, "dequantize", [&](auto element) {
+    using T = decltype(element);
+    parallel_rows(m, k, [&](int64_t begin, int64_t end) {
+      kernels::dequantize_rows<T>(spec, data<int8_t>(codes) + begin * k,
+                                  units == nullptr ? nullptr : units + begin, end - begin, k,
+                                  data<T>(values) + begin * k);
+    });
+  });
+  return values;
+}
+
 }  // namespace
 
 QuantizedTensor quantize(const QuantSpec& spec, const at::Tensor& x, at::ScalarType value_type,
@@ -133,18 +149,14 @@ at::Tensor dequantize(const QuantSpec& spec, const QuantizedTensor& quantized,
   if (!quantized.has_codes()) {
     return quantized.values.to(value_type);
   }
-  const at::Tensor& codes = quantized.codes;
-  const int64_t m = codes.size(0), k = codes.size(1);
-  at::Tensor values = empty_like_rows(codes, {m, k}, value_type);
-  with_kernel_type(value_type, "dequantize", [&](auto element) {
-    using T = decltype(element);
-    parallel_rows(m, k, [&](int64_t begin, int64_t end) {
-      kernels::dequantize_rows<T>(spec, data<int8_t>(codes) + begin * k,
-                                  data<float>(quantized.units) + begin, end - begin, k,
-                                  data<T>(values) + begin * k);
-    });
-  });
-  return values;
+  return decode(spec, quantized.codes, data<float>(quantized.units), value_type);
+}
+
+at::Tensor code_numbers(const QuantSpec& spec, const QuantizedTensor& quantized) {
+  RECORD_USER_SCOPE("quest::dequantize");
+  QUEST_ASSERT(quantized.has_codes() && code_format(spec).is_integer, "numbers of {}",
+               to_string(spec));
+  return decode(spec, quantized.codes, nullptr, at::kBFloat16);
 }
 
 at::Tensor quantize_backward(const QuantSpec& spec, const at::Tensor& mask,

@@ -1,7 +1,25 @@
-// The definition of gemm_bf16.
+// The definitions of gemm_bf16.
 #include "quest/kernels/gemm_bf16.h"
 
+#include <cmath>
+#include <limits>
+
 namespace quest::kernels {
+
+void split_bf16_reference(const float* x, const float* scales, int64_t scale_stride, int64_t count,
+                          bfloat16* high, bfloat16* middle, bfloat16* low) {
+  const auto piece = [](float value) {  // subnormal values count as zero
+    return bfloat16(std::abs(value) < std::numeric_limits<float>::min() ? 0.0f * value : value);
+  };
+  for (int64_t i = 0; i < count; ++i) {
+    float rest = x[i] * scales[i * scale_stride];
+    high[i] = piece(rest);
+    rest -= static_cast<float>(high[i]);
+    middle[i] = piece(rest);
+    rest -= static_cast<float>(middle[i]);
+    low[i] = piece(rest);
+  }
+}
 
 void gemm_bf16_reference(const GemmBf16& product) {
   const auto at = [](const Bf16View& view, int64_t row, int64_t column) {

@@ -1,98 +1,8 @@
 // gemm_bf16 on AMX-BF16.
+#include "quest/kernels/x86/amx_bf16_tiles.h"
 #include "quest/kernels/x86/gemm_bf16_amx_kernel.h"
 
-// GCC 12 takes its own _mm512_undefined_epi32 for a mistake (GCC bug 105593).
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-
-#include <cstdlib>
-#include <immintrin.h>
-
-#include "quest/base/error.h"
-#include "quest/kernels/x86/amx_tiles.h"
-
 namespace quest::kernels::detail {
-namespace {
-
-struct Bf16Tiles : AmxTiles {
-  // tile[r][c] = source[c][r], 16 x 16 words of 32 bits.
-  static void transpose(const bfloat16* source, int64_t stride, bfloat16* tile) {
-    __m512i r[16], t[16];
-    const char* from = reinterpret_cast<const char*>(source);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(from + i * stride);
-      // 2 x 2, then 4 x 4 words within each 128-bit lane
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-      t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-      r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-      r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-      r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    // r[4 i + j], lane l: column 4 l + j of rows 4 i .. 4 i + 3; now the 4 x 4 lanes
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512i low0 = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x44);
-      const __m512i high0 = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xee);
-      const __m512i low1 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x44);
-      const __m512i high1 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xee);
-      _mm512_store_si512(tile + 32 * j, _mm512_shuffle_i32x4(low0, low1, 0x88));
-      _mm512_store_si512(tile + 32 * (4 + j), _mm512_shuffle_i32x4(low0, low1, 0xdd));
-      _mm512_store_si512(tile + 32 * (8 + j), _mm512_shuffle_i32x4(high0, high1, 0x88));
-      _mm512_store_si512(tile + 32 * (12 + j), _mm512_shuffle_i32x4(high0, high1, 0xdd));
-    }
-  }
-
-  // Row p of the tiles: the pairs of source rows 2 p and 2 p + 1, values 0 to 15 and 16 to 31.
-  static void interleave(const bfloat16* source, int64_t stride, bfloat16* first,
-                         bfloat16* second) {
-    alignas(64) uint16_t order[2][32];
-    for (uint16_t i = 0; i < 32; ++i) {
-      order[0][i] = static_cast<uint16_t>(i / 2 + 32 * (i % 2));
-      order[1][i] = static_cast<uint16_t>(16 + i / 2 + 32 * (i % 2));
-    }
-    const __m512i low = _mm512_load_si512(order[0]), high = _mm512_load_si512(order[1]);
-    const char* from = reinterpret_cast<const char*>(source);
-    for (int p = 0; p < 16; ++p, from += 2 * stride) {
-      const __m512i even = _mm512_loadu_si512(from), odd = _mm512_loadu_si512(from + stride);
-      _mm512_store_si512(first + 32 * p, _mm512_permutex2var_epi16(even, low, odd));
-      _mm512_store_si512(second + 32 * p, _mm512_permutex2var_epi16(even, high, odd));
-    }
-  }
-
-  static void round_row(const float* sums, bfloat16* out) {
-    const __m512bh rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(sums + 16), _mm512_loadu_ps(sums));
-    _mm512_storeu_si512(out, reinterpret_cast<__m512i>(rounded));
-  }
-};
-
-// 64-byte aligned memory of a task.
-template <class T>
-class Scratch {
- public:
-  explicit Scratch(int64_t count)
-      : memory_(static_cast<T*>(
-            std::aligned_alloc(64, (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64))) {
-    QUEST_CHECK(memory_ != nullptr, ErrorKind::kEnvironment,
-                "gemm_bf16: no memory for {} values of a panel", count);
-  }
-  ~Scratch() { std::free(memory_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  T* get() const { return memory_; }
-
- private:
-  T* memory_;
-};
-
-}  // namespace
 
 void gemm_bf16_pack_amx(const GemmBf16& product, const GemmBf16Plan& plan, int64_t begin,
                         int64_t end, bfloat16* shared) {
@@ -108,6 +18,27 @@ void gemm_bf16_run_amx(const GemmBf16& product, const GemmBf16Plan& plan, const 
     run_task<Bf16Tiles>(product, plan, shared, task, own.get(), sums.get());
   }
   Bf16Tiles::end();
+}
+
+// 16 values at once; the instruction takes subnormal values as zero.
+void split_bf16_amx(const float* x, const float* scales, int64_t scale_stride, int64_t count,
+                    bfloat16* high, bfloat16* middle, bfloat16* low) {
+  const auto widen = [](__m256bh piece) {
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(piece)), 16));
+  };
+  for (int64_t i = 0; i < count; i += 16) {
+    const int64_t left = count - i < 16 ? count - i : 16;
+    const auto lanes = static_cast<__mmask16>((1u << left) - 1);
+    const __m512 scale =
+        scale_stride == 0 ? _mm512_set1_ps(*scales) : _mm512_maskz_loadu_ps(lanes, scales + i);
+    __m512 rest = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + i), scale);
+    for (bfloat16* out : {high, middle, low}) {
+      const __m256bh piece = _mm512_cvtneps_pbh(rest);
+      _mm256_mask_storeu_epi16(out + i, lanes, reinterpret_cast<__m256i>(piece));
+      rest = _mm512_sub_ps(rest, widen(piece));
+    }
+  }
 }
 
 }  // namespace quest::kernels::detail

@@ -117,9 +117,10 @@ class Prefetch {
 };
 
 // sums (32 x 32, row-major): += or = the product of `steps` steps of a panel of a and one of b.
-template <class Tiles>
+// between_steps() is called after each.
+template <class Tiles, class F>
 void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums,
-                     Prefetch& prefetch) {
+                     const F& between_steps) {
   constexpr int64_t kRow = 32 * sizeof(float);
   if (add) {
     Tiles::template load<0>(sums, kRow);
@@ -141,7 +142,7 @@ void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool a
     Tiles::template load<5>(a + kTileElements, 64);
     Tiles::template add_bf16_products<2, 5, 6>();
     Tiles::template add_bf16_products<3, 5, 7>();
-    prefetch.step();
+    between_steps();
   }
   Tiles::template store<0>(sums, kRow);
   Tiles::template store<1>(sums + 16, kRow);
@@ -227,7 +228,7 @@ void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16*
         const int64_t column = plan.shares_a ? at_own : at_shared;
         if (last) prefetch_block(product, row, column);
         multiply_panels<Tiles>(plan.shares_a ? others : mine, plan.shares_a ? mine : others,
-                               step_count, s > 0, block, prefetch);
+                               step_count, s > 0, block, [&] { prefetch.step(); });
         if (last) write_block<Tiles>(product, row, column, block);
       }
     }

@@ -19,8 +19,15 @@
 namespace quest::kernels::detail {
 namespace {
 
-// Rows whose codes should stay in the L2 cache while all column tiles pass by.
-inline constexpr int64_t kRowBlock = 192;
+// Rows whose codes should stay in the L2 cache while all column tiles pass by: as many as fit,
+// since the tiles come from farther away.
+inline constexpr int64_t kRowBlockUnit = 192;  // a multiple of every kernel's kRows
+inline constexpr int64_t kMaxRowBlock = 5 * kRowBlockUnit;
+inline int64_t row_block(int64_t k) {
+  constexpr int64_t kBytes = 512 << 10;
+  const int64_t units = k > 0 ? kBytes / (k * kRowBlockUnit) : 5;
+  return kRowBlockUnit * (units < 1 ? 1 : units > 5 ? 5 : units);
+}
 
 // The rounding of base/bfloat16.h as straight-line code.
 inline uint16_t to_bfloat16_bits(float value) {
@@ -73,13 +80,14 @@ inline void prefetch_output(const GemmTask& task, int64_t m, int rows, int64_t n
 
 template <class Kernel, bool kBfloat16>
 void run_blocks(const GemmTask& task) {
-  static_assert(kRowBlock % Kernel::kRows == 0);
+  static_assert(kRowBlockUnit % Kernel::kRows == 0);
+  const int64_t block_rows = row_block(task.k);
   const int64_t tile_bytes = task.k_groups * kTileColumns * 4;
-  uint32_t row_term[kRowBlock];
+  uint32_t row_term[kMaxRowBlock];
   uint32_t column_term[kTileColumns];
   alignas(64) int32_t sums[Kernel::kRows * kTileColumns];
-  for (int64_t m_block = task.m0; m_block < task.m1; m_block += kRowBlock) {
-    const int64_t m_end = m_block + kRowBlock < task.m1 ? m_block + kRowBlock : task.m1;
+  for (int64_t m_block = task.m0; m_block < task.m1; m_block += block_rows) {
+    const int64_t m_end = m_block + block_rows < task.m1 ? m_block + block_rows : task.m1;
     row_terms(task, m_block, m_end, row_term);
     for (int64_t n = task.n0; n < task.n1; n += kTileColumns) {
       const uint8_t* tile = task.tiles + n / kTileColumns * tile_bytes;
