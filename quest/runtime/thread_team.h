@@ -33,9 +33,9 @@ class ThreadTeam {
   // f(thread) on every thread, 0 being the caller's.
   template <class Function>
   void run(const Function& f) {
-    run_section([](const void* context, int thread) {
-      (*static_cast<const Function*>(context))(thread);
-    }, &f);
+    run_section(
+        [](const void* context, int thread) { (*static_cast<const Function*>(context))(thread); },
+        &f);
   }
 
   // f(i, thread) once for each i in [0, n).
