@@ -1,13 +1,14 @@
 // The deployable model: a folder like a Hugging Face one, whose weights are packed codes.
 //
-//   config.json          LlamaForCausalLM with quantization_config {format: "quest", packed: true, ...}
-//   tokenizer files      as the tokenizer saves itself
-//   model.safetensors    the tensors below; metadata: format "quest-packed", version, recipe, formats
-//                        of embedding and head, hash of the source checkpoint, checksum of all tensor
-//                        bytes (XXH3-128)
+//   config.json          LlamaForCausalLM with quantization_config {format: "quest", packed: true,
+//   ...} tokenizer files      as the tokenizer saves itself model.safetensors    the tensors below;
+//   metadata: format "quest-packed", version, recipe, formats
+//                        of embedding and head, hash of the source checkpoint, checksum of all
+//                        tensor bytes (XXH3-128)
 //   verify.json          what `quest verify` found, with the hash of model.safetensors (optional)
 //
-// Tensors of a block's linear layer X (qkv_proj = q, k, v stacked; o_proj; gate_up_proj; down_proj):
+// Tensors of a block's linear layer X (qkv_proj = q, k, v stacked; o_proj; gate_up_proj;
+// down_proj):
 //   X.codes      U8 (bytes)   code_tiles.h; of the 4:8 grids the kept values
 //   X.pairs      U8 (bytes)   4:8 only
 //   X.units      F32 (N)
@@ -65,8 +66,8 @@ struct PackedTensor {
 struct PackedTable {  // embedding or head (V,C)
   TableFormat format = TableFormat::kBf16;
   int64_t rows = 0, columns = 0;
-  std::span<const bfloat16> weight;       // kBf16
-  CodeTiles tiles;                        // kInt8, kInt4
+  std::span<const bfloat16> weight;  // kBf16
+  CodeTiles tiles;                   // kInt8, kInt4
   std::span<const uint8_t> codes;
   std::span<const float> row_units;       // kInt8
   std::span<const bfloat16> group_units;  // kInt4: (V, C/32)
@@ -96,10 +97,11 @@ class PackedModel {
   std::span<const float> final_norm() const { return final_norm_; }
   const PackedBlock& block(int64_t i) const { return blocks_[static_cast<size_t>(i)]; }
   int64_t blocks() const { return static_cast<int64_t>(blocks_.size()); }
-  const std::string& checksum() const { return checksum_; }           // of the tensor bytes
-  const std::string& source_hash() const { return source_hash_; }     // of the checkpoint's weights
+  const std::string& checksum() const { return checksum_; }        // of the tensor bytes
+  const std::string& source_hash() const { return source_hash_; }  // of the checkpoint's weights
   int64_t file_bytes() const { return file_bytes_; }
-  std::vector<TensorSize> sizes() const;   // every tensor, paddings included: they add up to the file
+  std::vector<TensorSize> sizes()
+      const;  // every tensor, paddings included: they add up to the file
   const std::filesystem::path& folder() const { return folder_; }
 
  private:
