@@ -12,8 +12,11 @@
 //   X.codes      U8 (bytes)   code_tiles.h; of the 4:8 grids the kept values
 //   X.pairs      U8 (bytes)   4:8 only
 //   X.units      F32 (N)
-//   X.value_sums I32 (N)      only if the activations' numbers have an offset (8 bits)
-//   X.weight     BF16 (N,K)   instead of all these where the recipe leaves weights unquantized
+//   X.value_sums I32 (N)      only if the activations' numbers have an offset (8 bits) and the
+//   weights
+//                             are integers: sum_k u (FP4: sum_k number; 4:8: of the kept values)
+//   X.weight     BF16 (N,K)   instead of all these where the recipe leaves weights unquantized;
+//                             rotated if the recipe's weight side is (none.hadamard)
 // Norms: F32 (C). Embedding and head: bf16 "weight" BF16 (V,C); int8 "codes" U8 in 8-bit code tiles
 // (u = round(x / unit) + 128) and "units" F32 (V); int4 "codes" U8 in 4-bit code tiles
 // (x = unit * (u - 8)) with "units" BF16 (V, C/32), one for each 32 columns. A tied head is stored
@@ -87,8 +90,9 @@ struct TensorSize {
 class PackedModel {
  public:
   // Proves everything; check_values: also the stored values and the checksum (below a second for
-  // 1 GB in the page cache). threads: for the checksum.
-  explicit PackedModel(const std::filesystem::path& folder, bool check_values = true);
+  // 1 GB in the page cache). threads: for these; 0: as many as ThreadPool takes.
+  explicit PackedModel(const std::filesystem::path& folder, bool check_values = true,
+                       int threads = 0);
 
   const LlamaConfig& config() const { return config_; }
   const QuantRecipe& recipe() const { return recipe_; }
@@ -105,6 +109,8 @@ class PackedModel {
   const std::filesystem::path& folder() const { return folder_; }
 
  private:
+  void prove_values(int threads) const;
+
   std::filesystem::path folder_;
   std::unique_ptr<SafetensorsReader> file_;
   LlamaConfig config_;
