@@ -16,7 +16,7 @@
 #include "quest/base/speed_of_light.h"
 #include "quest/base/version.h"
 #include "quest/cli/commands.h"
-#include "quest/cli/machine_report.h"
+#include "quest/cli_run/machine_report.h"
 #include "quest/kernels/gemm_lowbit.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/ops/quant_linear.h"

@@ -75,13 +75,9 @@ void PackedLinear::set_row(Activations& a, int64_t row, const float* x) const {
     if (way_ == Way::kCodes) return;
     kernels::dequantize_rows<float>(activation_, codes, a.units.data() + row, 1, k(), values,
                                     level_);
-    // BF16 weights are as they were trained: not rotated.
-    if (way_ == Way::kBf16 && activation_.hadamard) {
-      kernels::hadamard_rows<float>(values, 1, k(), values, level_);
-    }
     return;
   }
-  if (way_ == Way::kFloats && weight_.spec.hadamard) {
+  if (weight_.spec.hadamard) {
     kernels::hadamard_rows<float>(x, 1, k(), values, level_);
   } else {
     std::memcpy(values, x, sizeof(float) * static_cast<size_t>(k()));

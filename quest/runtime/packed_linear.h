@@ -10,7 +10,8 @@
 //   integer codes on both sides   hadamard_quantize, packed_gemm
 //   weights alone                 rows rotated as the weights are, packed_gemm_float
 //   Gaussian levels               values of the codes, packed_gemm_float
-//   BF16 weights                  rows, or values of their codes rotated back, table_gemm
+//   BF16 weights                  rows, or values of their codes (rotated as the weights are),
+//                                 table_gemm
 #pragma once
 
 #include <atomic>
