@@ -66,24 +66,6 @@ MachineFacts collect_facts() {
   return facts;
 }
 
-ReportSection machine_section(const MachineFacts& facts) {
-  ReportSection section{"Machine", {}};
-  section.facts.emplace_back("CPU", facts.cpu.model_name);
-  section.facts.emplace_back("usable cores", fmt::format("{}", facts.cpu.usable_cores));
-  section.facts.emplace_back("instruction sets", instruction_sets(facts.cpu));
-  section.facts.emplace_back(
-      "kernel level",
-      fmt::format("{} ({})", isa_level_name(facts.chosen),
-                  facts.chosen == facts.highest ? "the highest of this CPU" : "set by QUEST_ISA"));
-  section.facts.emplace_back(
-      "memory",
-      facts.memory.total_bytes == 0
-          ? "unknown"
-          : fmt::format("{}, {} available", format_quantity(double(facts.memory.total_bytes), "B"),
-                        format_quantity(double(facts.memory.available_bytes), "B")));
-  return section;
-}
-
 ReportSection torch_section(const MachineFacts& facts) {
   ReportSection section{"Torch", {}};
   section.facts.emplace_back(

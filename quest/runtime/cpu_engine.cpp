@@ -8,9 +8,9 @@
 #include "quest/base/error.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/kernels/rope.h"
-#include "quest/kernels/table_gemm.h"
 #include "quest/packed/table_codes.h"
 #include "quest/quant/hadamard.h"
+#include "quest/runtime/table_product.h"
 
 namespace quest {
 namespace {
@@ -132,8 +132,8 @@ void CpuEngine::forward(std::span<const Segment> segments) {
     cache_.reserve(*s.sequence, s.first_position + static_cast<int64_t>(s.tokens.size()));
   }
   hidden_.grow(rows * c.hidden_size);
-  normed_.grow(rows * c.hidden_size);
-  wide_.grow(std::max(rows * (2 * c.q_size() + 2 * c.kv_size()),
+  normed_.grow(rows * std::max(c.hidden_size, c.q_size()));
+  wide_.grow(std::max(rows * (c.q_size() + 2 * c.kv_size()),
                       std::min(rows, kMlpRows) * 2 * c.intermediate_size));
   embed(segments);
   for (int64_t i = 0; i < model_.blocks(); ++i) {
@@ -176,9 +176,7 @@ void CpuEngine::attend_heads(int64_t index, const Segment& segment, int64_t kv_h
   const LlamaConfig& c = config();
   const int64_t dim = c.head_dim, stride = c.q_size() + 2 * c.kv_size();
   const int64_t group = c.num_heads / c.num_kv_heads;
-  const int64_t rows = wide_rows_;
-  float* mixed = wide_.data() + rows * stride;
-  float* out = mixed + (segment.first_row + begin) * c.q_size() + kv_head * group * dim;
+  float* out = normed_.data() + (segment.first_row + begin) * c.q_size() + kv_head * group * dim;
   kernels::deploy::AttendTask task;
   task.blocks = segment.sequence->pages.data();
   task.block_offset = cache_.head_offset(index, kv_head);
@@ -204,7 +202,6 @@ void CpuEngine::attention(int64_t index, std::span<const Segment> segments, int6
   const LlamaConfig& c = config();
   const Block& block = blocks_[static_cast<size_t>(index)];
   const int64_t stride = c.q_size() + 2 * c.kv_size();
-  wide_rows_ = rows;
   block.qkv.begin(activations_, rows);
   team_.for_each(rows, [&](int64_t row, int thread) {
     float* x = thread_row(thread);
@@ -238,10 +235,9 @@ void CpuEngine::attention(int64_t index, std::span<const Segment> segments, int6
     }
   }
 
-  const float* mixed = wide_.data() + rows * stride;
   block.o.begin(activations_, rows);
   team_.for_each(rows, [&](int64_t row, int) {
-    block.o.set_row(activations_, row, mixed + row * c.q_size());
+    block.o.set_row(activations_, row, normed_.data() + row * c.q_size());
   });
   block.o.multiply(activations_, team_, normed_.data(), c.hidden_size);
 }
@@ -283,10 +279,9 @@ void CpuEngine::head(int64_t first, int64_t rows, float* out) {
   kernels::deploy::rms_norm(hidden_.data() + first * width, model_.final_norm().data(), rows, width,
                             static_cast<float>(c.rms_norm_eps), x, options_.level);
   const int64_t columns = columns_per_task(c.vocab_size, team_.size());
-  const kernels::Table table = table_view(model_.head());
   team_.for_each(ceil_div(c.vocab_size, columns), [&](int64_t i, int) {
     const int64_t n0 = i * columns, n1 = std::min(c.vocab_size, n0 + columns);
-    kernels::table_gemm(table, x, width, 0, rows, n0, n1, out, c.vocab_size, options_.level);
+    table_product(model_.head(), x, rows, n0, n1, out, c.vocab_size, options_.level);
   });
 }
 
@@ -408,6 +403,37 @@ void CpuEngine::decode(std::span<const SequenceId> sequences, std::span<const in
     head(0, static_cast<int64_t>(count), logits.data() + first * vocabulary);
     first += count;
   }
+}
+
+std::string CpuEngine::plans() const {
+  const QuantRecipe& recipe = model_.recipe();
+  std::string text =
+      fmt::format("{}: {} weights, {} activations\n{:<14} {:<8} {:>6} {:>6}  {:<28} {}\n",
+                  recipe.name, to_string(recipe.weight), to_string(recipe.activation), "layer",
+                  "blocks", "N", "K", "decode", fmt::format("prefill, {} rows", options_.chunk));
+  const auto line = [&](std::string_view name, int64_t count, int64_t n, int64_t k,
+                        const std::string& decode, const std::string& prefill) {
+    text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {:<28} {}\n", name,
+                        count == 0 ? "" : fmt::format("{}", count), n, k, decode, prefill);
+  };
+  const Block& first = blocks_.front();
+  for (const PackedLinear* layer : {&first.qkv, &first.o, &first.gate_up, &first.down}) {
+    const std::string& name = layer->name();
+    const int64_t rows = layer == &first.gate_up || layer == &first.down
+                             ? std::min(options_.chunk, kMlpRows)
+                             : options_.chunk;
+    line(name.substr(name.rfind('.') + 1), model_.blocks(), layer->n(), layer->k(),
+         layer->plan_text(1), layer->plan_text(rows));
+  }
+  const PackedTable& table = model_.head();
+  line("lm_head", 0, table.rows, table.columns, table_product_plan(table, 1, options_.level), "");
+  text += fmt::format("activations    {}\n", kernels::hadamard_quantize_plan(options_.level));
+  text +=
+      fmt::format("norms, SwiGLU, attention: {}\n", kernels::deploy::deploy_plan(options_.level));
+  text += fmt::format("cache          {}, {} bytes a token, context {}\n",
+                      options_.kv == KvFormat::kFp16 ? "fp16" : "int8, rotated",
+                      cache_.page_bytes() / kKvBlock, options_.context);
+  return text + fmt::format("threads        {}\n", team_.size());
 }
 
 }  // namespace quest

@@ -5,7 +5,7 @@
 
 #include "quest/base/error.h"
 #include "quest/kernels/hadamard_quantize.h"
-#include "quest/kernels/table_gemm.h"
+#include "quest/runtime/table_product.h"
 
 namespace quest {
 namespace {
@@ -37,7 +37,7 @@ PackedLinear::PackedLinear(std::string name, const PackedTensor& tensor,
                            const QuantSpec& activation, IsaLevel level)
     : name_(std::move(name)), weight_(view_of(tensor)), activation_(activation), level_(level) {
   if (!tensor.spec.is_quantized()) {
-    bf16_ = tensor.weight.data();
+    bf16_ = bf16_table(tensor);
     way_ = Way::kBf16;
     return;
   }
@@ -49,7 +49,7 @@ kernels::PackedPlan PackedLinear::plan(int64_t rows) const {
 }
 
 std::string PackedLinear::plan_text(int64_t rows) const {
-  if (way_ == Way::kBf16) return std::string("bf16, ") + kernels::table_gemm_plan(level_);
+  if (way_ == Way::kBf16) return table_product_plan(bf16_, rows, level_);
   return kernels::packed_plan_text(plan(rows));
 }
 
@@ -108,7 +108,7 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
         return kernels::packed_gemm_float(weight_, a.values.data(), k(), 0, rows, n0, n1, out,
                                           out_stride, level_);
       case Way::kBf16:
-        return multiply_bf16(a, n0, n1, out, out_stride);
+        return table_product(bf16_, a.values.data(), rows, n0, n1, out, out_stride, level_);
     }
   });
 }

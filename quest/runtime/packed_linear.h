@@ -11,7 +11,7 @@
 //   weights alone                 rows rotated as the weights are, packed_gemm_float
 //   Gaussian levels               values of the codes, packed_gemm_float
 //   BF16 weights                  rows, or values of their codes (rotated as the weights are),
-//                                 table_gemm
+//                                 table_product
 #pragma once
 
 #include <atomic>
@@ -56,12 +56,10 @@ class PackedLinear {
  private:
   enum class Way { kCodes, kFloats, kBf16 };
   kernels::PackedPlan plan(int64_t rows) const;
-  void multiply_columns(const Activations& a, int64_t n0, int64_t n1, float* out,
-                        int64_t out_stride) const;
 
   std::string name_;
   kernels::PackedWeight weight_;
-  const bfloat16* bf16_ = nullptr;
+  PackedTable bf16_;
   QuantSpec activation_;
   IsaLevel level_;
   Way way_;
