@@ -22,7 +22,7 @@ inline constexpr int64_t kPackedAlignment = 64;  // of every tensor in the file
 
 struct TableFormats {
   TableFormat embedding = TableFormat::kInt8;
-  TableFormat head = TableFormat::kInt8;  // of a tied head: that of the embedding
+  TableFormat head = TableFormat::kInt8;  // of a tied model that of the embedding
 };
 
 struct PackedEntry {

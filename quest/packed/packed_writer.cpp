@@ -14,13 +14,6 @@
 namespace quest {
 namespace {
 
-PackedDescription with_tied_head(PackedDescription description) {
-  if (description.config.tie_word_embeddings) {
-    description.formats.head = description.formats.embedding;
-  }
-  return description;
-}
-
 // 8 length bytes and the JSON text, padded with spaces to a multiple of kPackedAlignment.
 std::string header_text(const PackedDescription& description,
                         const std::vector<PackedEntry>& layout) {
@@ -103,7 +96,7 @@ class RelativeError {
 }  // namespace
 
 PackedWriter::PackedWriter(std::filesystem::path folder, PackedDescription description)
-    : description_(with_tied_head(std::move(description))),
+    : description_(std::move(description)),
       layout_(packed_layout(description_.config, description_.recipe, description_.formats)),
       out_(std::move(folder)) {
   QUEST_CHECK(is_digest(description_.source_hash), ErrorKind::kUsage,

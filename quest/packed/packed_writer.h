@@ -33,8 +33,8 @@ namespace quest {
 struct PackedDescription {
   LlamaConfig config;
   QuantRecipe recipe;
-  TableFormats formats;     // a tied head takes the embedding's
-  std::string source_hash;  // of the checkpoint's weights: 32 hexadecimal digits
+  TableFormats formats = {};  // of a tied model both the same
+  std::string source_hash;    // of the checkpoint's weights: 32 hexadecimal digits
 };
 
 // What is known of one linear layer (N,K): codes and units, or the weight if it is unquantized.
