@@ -21,6 +21,9 @@ using detail::ValueMap;
 // for 8 rows.
 constexpr int64_t kMinRowsForTiles = 9;
 
+// Each part of prepare_activation_rows is whole strips.
+static_assert(kPreparedRows % detail::kAmxStrip == 0 && kPreparedRows % detail::kMaxStrip == 0);
+
 int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -263,20 +266,25 @@ int64_t activation_bytes(const PackedPlan& plan, int64_t m, int64_t k) {
 
 void prepare_activations(const PackedPlan& plan, const int8_t* codes, int64_t m, int64_t k,
                          uint8_t* prepared) {
+  prepare_activation_rows(plan, codes, m, k, 0, m, prepared);
+}
+
+void prepare_activation_rows(const PackedPlan& plan, const int8_t* codes, int64_t m, int64_t k,
+                             int64_t m0, int64_t m1, uint8_t* prepared) {
   const ActivationLayout layout = detail::activation_layout(plan, m, k);
   if (plan.method == PackedMethod::kFloat) return;
-  for (int64_t row = 0; row < m; ++row) {
+  for (int64_t row = m0; row < m1; ++row) {
     int32_t sum = 0;
     for (int64_t i = 0; i < k; ++i) sum += codes[row * k + i];
     std::memcpy(prepared + 4 * row, &sum, 4);
   }
   uint8_t* strips = prepared + layout.strips_offset;
   if (plan.method == PackedMethod::kDefinition) {
-    if (m > 0) std::memcpy(strips, codes, static_cast<size_t>(m * k));
+    if (m1 > m0) std::memcpy(strips + m0 * k, codes + m0 * k, static_cast<size_t>((m1 - m0) * k));
     return;
   }
-  const int64_t rows = layout.strips * layout.strip;
-  for (int64_t row = 0; row < rows; ++row) {
+  const int64_t end = m1 == m ? layout.strips * layout.strip : m1;
+  for (int64_t row = m0; row < end; ++row) {
     const int8_t* source = codes + row * k;
     const int64_t size = row < m ? k : 0;
     const int64_t r = row % layout.strip;
@@ -298,7 +306,7 @@ void prepare_activations(const PackedPlan& plan, const int8_t* codes, int64_t m,
       std::memcpy(strip + 4 * (word * layout.strip + r), &value, 4);
     }
   }
-  if (layout.ones_offset >= 0) {
+  if (layout.ones_offset >= 0 && m1 == m) {
     std::memset(prepared + layout.ones_offset, 1,
                 static_cast<size_t>(layout.bytes - layout.ones_offset));
   }

@@ -60,6 +60,11 @@ PackedPlan choose_packed_plan(const QuantSpec& weight, const QuantSpec& activati
 int64_t activation_bytes(const PackedPlan& plan, int64_t m, int64_t k);
 void prepare_activations(const PackedPlan& plan, const int8_t* codes, int64_t m, int64_t k,
                          uint8_t* prepared);
+// The part of it that rows [m0, m1) need, so that threads can share the work: m0 a multiple of
+// kPreparedRows, m1 one too or m.
+inline constexpr int64_t kPreparedRows = 32;
+void prepare_activation_rows(const PackedPlan& plan, const int8_t* codes, int64_t m, int64_t k,
+                             int64_t m0, int64_t m1, uint8_t* prepared);
 
 struct PreparedActivations {
   const uint8_t* prepared = nullptr;  // of prepare_activations

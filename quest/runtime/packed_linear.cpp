@@ -95,7 +95,11 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
   kernels::PackedPlan chosen;
   if (way_ == Way::kCodes) {
     chosen = plan(rows);
-    kernels::prepare_activations(chosen, a.codes.data(), rows, k(), a.prepared.data());
+    constexpr int64_t kPart = kernels::kPreparedRows;
+    team.for_each(ceil_div(rows, kPart), [&](int64_t i, int) {
+      kernels::prepare_activation_rows(chosen, a.codes.data(), rows, k(), i * kPart,
+                                       std::min(rows, (i + 1) * kPart), a.prepared.data());
+    });
   }
   const kernels::PreparedActivations prepared{a.prepared.data(), a.units.data(), rows};
   const int64_t columns = columns_per_task(n(), team.size());
