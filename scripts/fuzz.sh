@@ -19,7 +19,14 @@ cmake --build build-fuzz --parallel "$(scripts/jobs.sh)" \
 build-fuzz/bin/make_corpus build-fuzz/corpus
 for target in $targets; do
   echo "fuzz: $target, $seconds seconds"
-  build-fuzz/bin/fuzz_$target -max_total_time="$seconds" -max_len=65536 -rss_limit_mb=2048 -timeout=20 \
-    -print_final_stats=1 -verbosity=0 -artifact_prefix=build-fuzz/found-$target- \
-    build-fuzz/corpus/$target fuzz/corpus/$target 2>&1 | grep -vE '^(INFO|#)' || exit 1
+  corpus=(build-fuzz/corpus/$target)
+  if [ -d fuzz/corpus/$target ]; then corpus+=(fuzz/corpus/$target); fi
+  log=build-fuzz/$target.log
+  if ! build-fuzz/bin/fuzz_$target -max_total_time="$seconds" -max_len=65536 -rss_limit_mb=2048 -timeout=20 \
+      -artifact_prefix=build-fuzz/found-$target- "${corpus[@]}" >"$log" 2>&1; then
+    tail -40 "$log" >&2
+    echo "fuzz: $target failed; the input is build-fuzz/found-$target-*, the log $log" >&2
+    exit 1
+  fi
+  tail -1 "$log"
 done

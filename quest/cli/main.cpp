@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   cli::add_selftest_command(app);
   cli::add_plot_command(app);
   cli::add_export_command(app);
+  cli::add_verify_command(app);
   cli::add_inspect_command(app);
   cli::add_doctor_command(app);
   return cli::run_program(app, argc, argv);
