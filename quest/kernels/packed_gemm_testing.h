@@ -22,20 +22,21 @@ struct AlignedBytes {
   std::unique_ptr<uint8_t, void (*)(void*)> bytes;
 };
 
-// A code that the grid has, as hadamard_quantize writes it.
-inline int8_t random_code(const QuantSpec& spec, std::mt19937& random) {
+inline unsigned stored_values(const QuantSpec& spec) {
   const StoredFormat format = stored_format(spec);
-  unsigned count = 1u << format.bits;
-  if (!format.levels.empty()) count = static_cast<unsigned>(format.levels.size());
-  if (!format.numbers.empty()) count = static_cast<unsigned>(format.numbers.size());
-  if (spec.grid == Grid::kTernary) count = 3;
-  return code_of_stored(spec, static_cast<uint8_t>(random() % count));
+  if (!format.levels.empty()) return static_cast<unsigned>(format.levels.size());
+  if (!format.numbers.empty()) return static_cast<unsigned>(format.numbers.size());
+  return spec.grid == Grid::kTernary ? 3 : 1u << format.bits;
 }
 
+// Codes that the grid has, as hadamard_quantize writes them.
 inline std::vector<int8_t> random_codes(const QuantSpec& spec, int64_t rows, int64_t k,
                                         std::mt19937& random) {
-  std::vector<int8_t> codes(static_cast<size_t>(rows * k));
-  for (int8_t& code : codes) code = random_code(spec, random);
+  std::vector<int8_t> codes(static_cast<size_t>(rows * k)), all;
+  for (unsigned u = 0; u < stored_values(spec); ++u) {
+    all.push_back(code_of_stored(spec, static_cast<uint8_t>(u)));
+  }
+  for (int8_t& code : codes) code = all[random() % all.size()];
   if (spec.grid != Grid::kUniform4of8) return codes;
   for (size_t g = 0; g < codes.size(); g += 8) {
     const unsigned first = random() % 4, second = (first + 1 + random() % 3) % 4;
@@ -59,16 +60,14 @@ struct RandomWeight {
     } else {
       tiles = {.bits = spec.bits, .n = n, .k = k};
       bytes = AlignedBytes(tiles.bytes());
+      bool known[256] = {};
       uint8_t stored_of_code[256] = {};
-      for (int code = -128; code < 128; ++code) {
-        for (const int8_t c : codes) {
-          if (c != code) continue;
-          stored_of_code[code + 128] = stored_code(spec, c);
-          break;
-        }
-      }
       std::vector<uint8_t> stored;
-      for (const int8_t c : codes) stored.push_back(stored_of_code[c + 128]);
+      for (const int8_t c : codes) {
+        if (!known[c + 128]) stored_of_code[c + 128] = stored_code(spec, c);
+        known[c + 128] = true;
+        stored.push_back(stored_of_code[c + 128]);
+      }
       for (int64_t row = 0; row < n; ++row) {
         int32_t sum = 0;
         for (int64_t i = 0; i < k; ++i) sum += stored[static_cast<size_t>(row * k + i)];

@@ -15,7 +15,7 @@
 namespace quest::kernels::detail {
 namespace {
 
-inline constexpr int kMaddRows = 4;  // of a strip at once
+inline constexpr int kCountRows = 4;  // of a strip at once
 inline constexpr int kWidth = static_cast<int>(sizeof(Int));
 
 QUEST_INLINE uint32_t dword(const uint8_t* p) {
@@ -24,78 +24,83 @@ QUEST_INLINE uint32_t dword(const uint8_t* p) {
   return x;
 }
 
-// Adds one block's products of one vector of its lines to acc[r].
-template <class Values, int kRows, int kStrip>
-QUEST_INLINE void madd_block(const Values& values, const uint8_t* strip, Int (&acc)[kRows]) {
-  constexpr bool kWide = Values::kBits > 4;
-  static_assert(kWide || 2 * Values::kMaxValue * 128 * 4 <= 32767);
-  constexpr bool kTwice = !kWide && 2 * Values::kMaxValue * 128 * 8 > 32767;
-  const Int one = Vector::broadcast(0x00010001u), sixteen = Vector::broadcast(0x00100010u);
-  Int low[kRows], high[kRows];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) low[r] = high[r] = Vector::zero();
-  for_each_group([&]<int kGroup>() QUEST_INLINE_LAMBDA {
-    Int u_low, u_high;
-    if constexpr (kWide) {
-      u_low = values.template low_bits<kGroup>();
-      u_high = values.template high_bits<kGroup>();
-    } else {
-      u_low = u_high = values.template group<kGroup>();
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      const Int codes = Vector::broadcast(dword(strip + 4 * (kGroup * kStrip + r)));
-      low[r] = Vector::add16(low[r], Vector::maddubs(u_low, codes));
-      if constexpr (kWide) high[r] = Vector::add16(high[r], Vector::maddubs(u_high, codes));
-      if constexpr (kTwice && kGroup == 3) {
-        acc[r] = Vector::add32(acc[r], Vector::madd16(low[r], one));
-        low[r] = Vector::zero();
-      }
-    }
-  });
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-    acc[r] = Vector::add32(acc[r], Vector::madd16(low[r], one));
-    if constexpr (kWide) acc[r] = Vector::add32(acc[r], Vector::madd16(high[r], sixteen));
-  }
+// Rows of a strip at once: what the registers hold in 16-bit sums.
+template <class Values, int kStrip>
+inline constexpr int kMaddRows = [] {
+  const int most = Vector::kVectors == 1 ? 8 : Values::kBits > 4 ? 2 : 4;
+  return kStrip < most ? kStrip : most;
+}();
+
+// Widens 16-bit sums, times the dword's factor, and adds them to 32-bit sums.
+QUEST_INLINE void add_widened(int32_t* sums, Int narrow, Int factor) {
+  Vector::store(sums, Vector::add32(Vector::load(sums), Vector::madd16(narrow, factor)));
 }
 
-// sums[r][c] of one tile, whose bytes begin at `tile`, and kRows rows of a strip of kStrip.
+// sums[r][c] += of one tile, whose bytes begin at `tile`, and kRows rows of a strip of kStrip.
 template <class Values, int kRows, int kStrip>
 __attribute__((noinline)) void madd_blocks(const WeightTiles& w, const uint8_t* tile,
                                            const uint8_t* strip, int64_t blocks, int32_t* sums) {
-  Int acc[Vector::kVectors][kRows];
-#pragma GCC unroll 2
-  for (int v = 0; v < Vector::kVectors; ++v) {
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) acc[v][r] = Vector::zero();
-  }
-  Values values(w);
+  constexpr bool kWide = Values::kBits > 4;
+  constexpr int kVectors = Vector::kVectors;
+  static_assert(kWide || 2 * Values::kMaxValue * 128 * 4 <= 32767);
+  constexpr bool kTwice = !kWide && 2 * Values::kMaxValue * 128 * 8 > 32767;
+  const Int one = Vector::broadcast(0x00010001u), sixteen = Vector::broadcast(0x00100010u);
   for (int64_t b = 0; b < blocks; ++b) {
 #pragma GCC unroll 8
     for (int l = 0; l < Values::kLines; ++l) __builtin_prefetch(tile + kPrefetchAhead + 64 * l);
+    Values values[2] = {Values(w), Values(w)};
+    Int low[kVectors][kRows], high[kVectors][kRows];
 #pragma GCC unroll 2
-    for (int v = 0; v < Vector::kVectors; ++v) {
-      values.load(tile, v);
-      madd_block<Values, kRows, kStrip>(values, strip, acc[v]);
+    for (int v = 0; v < kVectors; ++v) {
+      values[v].load(tile, v);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) low[v][r] = high[v][r] = Vector::zero();
+    }
+    for_each_group([&]<int kGroup>() QUEST_INLINE_LAMBDA {
+      Int u_low[kVectors], u_high[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        if constexpr (kWide) {
+          u_low[v] = values[v].template low_bits<kGroup>();
+          u_high[v] = values[v].template high_bits<kGroup>();
+        } else {
+          u_low[v] = u_high[v] = values[v].template group<kGroup>();
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Int codes = Vector::broadcast(dword(strip + 4 * (kGroup * kStrip + r)));
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) {
+          low[v][r] = Vector::add16(low[v][r], Vector::maddubs(u_low[v], codes));
+          if constexpr (kWide) {
+            high[v][r] = Vector::add16(high[v][r], Vector::maddubs(u_high[v], codes));
+          }
+          Vector::pin(low[v][r]);
+          if constexpr (kTwice && kGroup == 3) {
+            add_widened(sums + r * kTileRows + v * (kWidth / 4), low[v][r], one);
+            low[v][r] = Vector::zero();
+          }
+        }
+      }
+    });
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        int32_t* out = sums + r * kTileRows + v * (kWidth / 4);
+        add_widened(out, low[v][r], one);
+        if constexpr (kWide) add_widened(out, high[v][r], sixteen);
+      }
     }
     tile += 64 * Values::kLines;
     strip += 32 * kStrip;
   }
-#pragma GCC unroll 2
-  for (int v = 0; v < Vector::kVectors; ++v) {
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      int32_t* out = sums + r * kTileRows + v * (kWidth / 4);
-      Vector::store(out, Vector::add32(Vector::load(out), acc[v][r]));
-    }
-  }
 }
 
 // Calls f<rows of the strip at once>(first row).
-template <int kStrip, class F>
+template <int kStrip, int kRows, class F>
 QUEST_INLINE void for_row_chunks(F&& f) {
-  constexpr int kRows = kStrip < kMaddRows ? kStrip : kMaddRows;
   for (int r = 0; r < kStrip; r += kRows) f.template operator()<kRows>(r);
 }
 
@@ -105,7 +110,7 @@ struct MaddKernel {
   static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
                   int32_t* sums) {
     for (int t = 0; t < kTiles; ++t) {
-      for_row_chunks<kStrip>([&]<int kRows>(int r) {
+      for_row_chunks<kStrip, kMaddRows<Values, kStrip>>([&]<int kRows>(int r) {
         madd_blocks<Values, kRows, kStrip>(task.w, tile_start(task, tiles[t]), strip + 4 * r,
                                            task.w.blocks, sums + (t * kStrip + r) * kTileRows);
       });
@@ -124,7 +129,7 @@ struct MaddKernel<SparseValues> {
       for (int64_t b = 0; b < task.w.blocks; b += kSparseBlocks) {
         const int64_t count = task.w.blocks - b < kSparseBlocks ? task.w.blocks - b : kSparseBlocks;
         spread_sparse(task.w, tiles[t], b, count, lines);
-        for_row_chunks<kStrip>([&]<int kRows>(int r) {
+        for_row_chunks<kStrip, kMaddRows<Bits<8>, kStrip>>([&]<int kRows>(int r) {
           madd_blocks<Bits<8>, kRows, kStrip>(task.w, lines, strip + 32 * kStrip * b + 4 * r, count,
                                               sums + (t * kStrip + r) * kTileRows);
         });
@@ -178,7 +183,7 @@ struct CountKernel {
                   int32_t* sums) {
     for (int t = 0; t < kTiles; ++t) {
       for (int v = 0; v < Vector::kVectors; ++v) {
-        for_row_chunks<kStrip>([&]<int kRows>(int r) {
+        for_row_chunks<kStrip, (kStrip < kCountRows ? kStrip : kCountRows)>([&]<int kRows>(int r) {
           count_blocks<kRows, kStrip>(tile_start(task, tiles[t]), strip + 4 * r, task.w.blocks, v,
                                       sums + (t * kStrip + r) * kTileRows);
         });
