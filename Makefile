@@ -10,7 +10,7 @@ TORCH := $(if $(QUEST_TORCH_DIR),-DQUEST_TORCH_DIR="$(QUEST_TORCH_DIR)")
 export QUEST_TORCH_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test unit-test demo bench install format format-check asan clean
+.PHONY: help setup build test unit-test demo bench install format format-check asan fuzz clean
 
 help:  ## this list
 	@echo "QuEST: train and run language models with 1- to 8-bit weights and activations. Targets:"
@@ -39,6 +39,9 @@ asan:  ## build and test the torch-free rooms under the address and undefined-be
 	cmake --build build-asan --parallel $(JOBS)
 	scripts/run_tests.sh build-asan $(JOBS)
 
+fuzz:  ## fuzz the readers of files from outside with clang, SECONDS=60 each
+	scripts/fuzz.sh $(or $(SECONDS),60)
+
 demo:  ## from a book's text to three trained models, a table, a picture and their writing
 	@scripts/demo.sh
 
@@ -55,4 +58,4 @@ format-check:  ## fail if a source is not formatted
 	@scripts/format.sh --check
 
 clean:  ## remove the build folders (.venv and runs stay)
-	rm -rf build build-cuda build-asan
+	rm -rf build build-cuda build-asan build-fuzz

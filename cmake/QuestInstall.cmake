@@ -8,7 +8,8 @@ include(CMakePackageConfigHelpers)
 set(quest_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/quest)
 
 get_property(quest_rooms GLOBAL PROPERTY QUEST_ROOMS)
-install(TARGETS ${quest_rooms} EXPORT quest_rooms ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS ${quest_rooms} quest_run EXPORT quest_rooms ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+        LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT quest_rooms NAMESPACE quest:: FILE quest-targets.cmake DESTINATION ${quest_package_dir})
 if(QUEST_WITH_TORCH)
   get_property(quest_torch_rooms GLOBAL PROPERTY QUEST_TORCH_ROOMS)

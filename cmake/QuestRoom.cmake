@@ -20,7 +20,7 @@ function(quest_room name)
   set(dir ${CMAKE_SOURCE_DIR}/quest/${name})
   file(GLOB_RECURSE all CONFIGURE_DEPENDS ${dir}/*.cpp)
   set(sources ${all})
-  list(FILTER sources EXCLUDE REGEX "_test\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "(_test|/main)\\.cpp$")  # main.cpp: a program of its own
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     list(FILTER sources EXCLUDE REGEX "/x86/")
   endif()

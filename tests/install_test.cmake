@@ -38,6 +38,13 @@ expect(exact_product "relative error of the product: 0\\.1[3-8]")  # sqrt(2 * 0.
 run(list_tensors ${work}/build/list_tensors ${SOURCE}/tests/golden/quantizers.safetensors)
 expect(list_tensors "int4\\.hadamard\\.trust\\.y")
 
+run("installed quest-run" ${work}/prefix/bin/quest-run --version)
+expect("installed quest-run" "quest [0-9]+\\.[0-9]+\\.[0-9]+")
+execute_process(COMMAND ${work}/build/run_model ${work}/missing "And" 5
+  RESULT_VARIABLE status ERROR_VARIABLE message)
+if(NOT status EQUAL 4 OR NOT message MATCHES "missing")
+  message(FATAL_ERROR "run_model of a missing folder: status ${status}, message ${message}")
+endif()
 if(EXISTS ${work}/prefix/bin/quest)
   run("installed quest" ${work}/prefix/bin/quest --version)
   expect("installed quest" "quest [0-9]+\\.[0-9]+\\.[0-9]+")

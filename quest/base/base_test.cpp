@@ -17,6 +17,7 @@
 #include "quest/base/mmap_file.h"
 #include "quest/base/shutdown.h"
 #include "quest/base/testing.h"
+#include "quest/base/thread_pool.h"
 #include "quest/base/version.h"
 
 namespace quest {
@@ -75,6 +76,49 @@ TEST(Checksum, KnownValuesAndSensitivity) {
   const std::string zeros(32, '\0');
   EXPECT_EQ(checksum128_hex(zeros).size(), 32u);
   EXPECT_EQ(checksum128_hex(zeros), checksum128_hex(std::as_bytes(std::span(zeros.data(), 32))));
+}
+
+TEST(Checksum, PiecesHashedByOneThreadByManyAndInParts) {
+  std::vector<std::byte> data(3 * PiecewiseChecksum::kPiece + 12345);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(i * i >> 7);
+  PiecewiseChecksum one;
+  one.update(data);
+  const std::string expected = one.hex();
+
+  ThreadPool pool(3);
+  PiecewiseChecksum many;
+  many.update(data, &pool);
+  EXPECT_EQ(many.hex(), expected);
+
+  PiecewiseChecksum parts;
+  size_t done = 0;
+  for (size_t size = 1; done < data.size(); size = size * 3 + 1) {
+    const size_t part = std::min(size, data.size() - done);
+    parts.update(std::span(data).subspan(done, part));
+    done += part;
+  }
+  EXPECT_EQ(parts.hex(), expected);
+
+  // The definition: a checksum of the pieces' digests.
+  std::string digests;
+  for (size_t begin = 0; begin < data.size(); begin += PiecewiseChecksum::kPiece) {
+    const size_t size = std::min(PiecewiseChecksum::kPiece, data.size() - begin);
+    const std::string hex = checksum128_hex(std::span(data).subspan(begin, size));
+    for (size_t i = 0; i < hex.size(); i += 2) {
+      digests += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+    }
+  }
+  EXPECT_EQ(checksum128_hex(digests), expected);
+
+  PiecewiseChecksum split;  // a piece that is ended early is another checksum
+  split.update(std::span(data).first(100));
+  split.end_piece();
+  split.update(std::span(data).subspan(100));
+  EXPECT_NE(split.hex(), expected);
+  data[2 * PiecewiseChecksum::kPiece] ^= std::byte{1};
+  PiecewiseChecksum changed;
+  changed.update(data);
+  EXPECT_NE(changed.hex(), expected);
 }
 
 TEST(MmapFile, MapsMovesAndRefuses) {

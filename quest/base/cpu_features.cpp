@@ -87,7 +87,7 @@ void detect_instructions(CpuFeatures& f) {
 }
 
 std::string brand_string() {
-  if (__get_cpuid_max(0x80000000u, nullptr) < 0x80000004u) return {};
+  if (static_cast<unsigned>(__get_cpuid_max(0x80000000u, nullptr)) < 0x80000004u) return {};
   std::array<char, 49> text{};
   for (unsigned i = 0; i < 3; ++i) {
     const CpuidRegisters r = cpuid(0x80000002u + i, 0);

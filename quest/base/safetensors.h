@@ -82,6 +82,7 @@ class SafetensorsReader {
   const std::vector<TensorView>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return file_.path(); }
+  std::span<const std::byte> file_bytes() const { return file_.bytes(); }  // with the header
 
  private:
   MmapFile file_;

@@ -9,8 +9,8 @@
 #include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
-#include "quest/cli/text_options.h"
-#include "quest/cli/whole_numbers.h"
+#include "quest/cli_run/text_options.h"
+#include "quest/cli_run/whole_numbers.h"
 #include "quest/data/data_folder.h"
 
 namespace quest::cli {

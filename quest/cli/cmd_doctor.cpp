@@ -16,7 +16,7 @@
 #include "quest/base/speed_of_light.h"
 #include "quest/base/version.h"
 #include "quest/cli/commands.h"
-#include "quest/cli/machine_report.h"
+#include "quest/cli_run/machine_report.h"
 #include "quest/kernels/gemm_lowbit.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/ops/attention.h"
@@ -65,24 +65,6 @@ MachineFacts collect_facts() {
   facts.has_amx_without_os =
       !facts.cpu.amx_tile && system_text("/proc/cpuinfo").find(" amx_tile") != std::string::npos;
   return facts;
-}
-
-ReportSection machine_section(const MachineFacts& facts) {
-  ReportSection section{"Machine", {}};
-  section.facts.emplace_back("CPU", facts.cpu.model_name);
-  section.facts.emplace_back("usable cores", fmt::format("{}", facts.cpu.usable_cores));
-  section.facts.emplace_back("instruction sets", instruction_sets(facts.cpu));
-  section.facts.emplace_back(
-      "kernel level",
-      fmt::format("{} ({})", isa_level_name(facts.chosen),
-                  facts.chosen == facts.highest ? "the highest of this CPU" : "set by QUEST_ISA"));
-  section.facts.emplace_back(
-      "memory",
-      facts.memory.total_bytes == 0
-          ? "unknown"
-          : fmt::format("{}, {} available", format_quantity(double(facts.memory.total_bytes), "B"),
-                        format_quantity(double(facts.memory.available_bytes), "B")));
-  return section;
 }
 
 ReportSection torch_section(const MachineFacts& facts) {

@@ -1,24 +1,15 @@
 // quest eval: loss, perplexity and bits per byte of a trained model on text or on a token file, and
 // multiple-choice tasks.
-#include <fstream>
 #include <memory>
 #include <string>
 
 #include <CLI/CLI.hpp>
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "quest/base/atomic_folder.h"
-#include "quest/base/error.h"
-#include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/cli/model_folder.h"
-#include "quest/cli/text_options.h"
-#include "quest/cli/whole_numbers.h"
-#include "quest/data/token_file.h"
-#include "quest/eval/multiple_choice.h"
-#include "quest/eval/perplexity.h"
+#include "quest/cli_run/evaluate.h"
 #include "quest/train/model_scorer.h"
 
 namespace quest::cli {
@@ -27,140 +18,22 @@ namespace {
 struct EvalArguments {
   std::string model;
   std::string tokenizer;
-  std::string tokens;
-  TextArguments text;
-  std::string choices;
-  std::string choice_format = "hellaswag";
   std::string compute_type = "bf16";
-  std::string json;
-  int64_t context = 0, stride = 0, batch = 8, max_tokens = 0;
+  int64_t batch = 8;
+  EvaluateArguments evaluate;
 };
-
-struct EvalText {
-  std::string source;
-  std::vector<int32_t> tokens;
-  std::optional<int64_t> bytes;
-};
-
-// Tokens of documents, each with the tokenizer's marks around it, as `quest data` writes them.
-// Stops reading once there are as many as --max-tokens asks for.
-EvalText read_text(const EvalArguments& arguments, const Tokenizer& tokenizer) {
-  EvalText text;
-  TextSource source(arguments.text.inputs, text_source_options(arguments.text));
-  for (TextChunk chunk; source.next(chunk);) {
-    const auto ids = chunk.begins_document ? tokenizer.encode(chunk.text)
-                                           : tokenizer.encode_continuation(chunk.text);
-    text.tokens.insert(text.tokens.end(), ids.begin(), ids.end());
-    if (chunk.ends_document && tokenizer.eos_id()) {
-      text.tokens.push_back(*tokenizer.eos_id());
-    }
-    stop_if_asked();
-    if (arguments.max_tokens > 0 &&
-        static_cast<int64_t>(text.tokens.size()) > arguments.max_tokens) {
-      break;
-    }
-  }
-  log_text_problems(source.counts());
-  QUEST_CHECK(!text.tokens.empty(), ErrorKind::kData,
-              "there is no text in the input; give files that hold some");
-  text.bytes = source.counts().text_bytes;
-  text.source = format_count(source.counts().files, "text file");
-  return text;
-}
-
-EvalText read_token_file(const EvalArguments& arguments, const Tokenizer& tokenizer) {
-  const TokenFile file = TokenFile::open(arguments.tokens);
-  QUEST_CHECK(file.info().tokenizer_fingerprint == tokenizer.fingerprint(), ErrorKind::kData,
-              "{}: made with another tokenizer ({}) than the model's ({})", arguments.tokens,
-              file.info().tokenizer_fingerprint, tokenizer.fingerprint());
-  EvalText text{arguments.tokens, std::vector<int32_t>(static_cast<size_t>(file.token_count())),
-                file.text_bytes()};
-  file.read(0, text.tokens);
-  return text;
-}
-
-nlohmann::ordered_json eval_perplexity(const EvalArguments& arguments, LoadedModel& loaded,
-                                       Scorer& scorer) {
-  EvalText text = arguments.tokens.empty() ? read_text(arguments, *loaded.tokenizer)
-                                           : read_token_file(arguments, *loaded.tokenizer);
-  if (arguments.max_tokens > 0 && static_cast<int64_t>(text.tokens.size()) > arguments.max_tokens) {
-    text.tokens.resize(static_cast<size_t>(arguments.max_tokens));
-    text.bytes.reset();  // of the whole text only
-  }
-  ProgressBar bar("evaluating", static_cast<int64_t>(text.tokens.size()) - 1, "tokens");
-  PerplexityOptions options;
-  options.context_length = arguments.context;
-  options.stride = arguments.stride;
-  options.text_bytes = text.bytes;
-  options.progress = [&](int64_t done, int64_t) {
-    bar.update(done);
-    stop_if_asked();
-  };
-  const PerplexityResult result = perplexity(scorer, text.tokens, options);
-  bar.finish();
-  fmt::print(
-      "text            {}\ntokens          {}\nloss            {:.4f} nats per token\n"
-      "perplexity      {:.3f}\n",
-      text.source, result.tokens, result.loss, result.perplexity);
-  nlohmann::ordered_json json = {
-      {"tokens", result.tokens}, {"loss", result.loss}, {"perplexity", result.perplexity}};
-  if (result.bits_per_byte) {
-    fmt::print("bits per byte   {:.4f}\n", *result.bits_per_byte);
-    json["bits_per_byte"] = *result.bits_per_byte;
-  }
-  return json;
-}
-
-nlohmann::ordered_json eval_choices(const EvalArguments& arguments, const Tokenizer& tokenizer,
-                                    Scorer& scorer) {
-  const ChoiceFormat format =
-      arguments.choice_format == "plain" ? ChoiceFormat::kPlain : ChoiceFormat::kHellaSwag;
-  const auto items = load_choice_items(arguments.choices, format);
-  const auto encoded =
-      encode_choices(items, [&](std::string_view text) { return tokenizer.encode(text); });
-  std::unique_ptr<ProgressBar> bar;
-  const MultipleChoiceResult result =
-      multiple_choice(scorer, encoded, [&](int64_t done, int64_t total) {
-        if (!bar) {
-          bar = std::make_unique<ProgressBar>("evaluating", total, "sequences");
-        }
-        bar->update(done);
-        stop_if_asked();
-      });
-  if (bar) {
-    bar->finish();
-  }
-  nlohmann::ordered_json json = {{"items", result.items}};
-  fmt::print("items           {}\n", result.items);
-  const auto print = [&](const char* name, const Accuracy& accuracy) {
-    fmt::print("{:<15} {:.4f} +- {:.4f}\n", name, accuracy.value, accuracy.standard_error);
-    json[name] = accuracy.value;
-    json[std::string(name) + "_stderr"] = accuracy.standard_error;
-  };
-  print("acc", result.acc);
-  print("acc_norm", result.acc_norm);
-  print("acc_bytes", result.acc_bytes);
-  return json;
-}
 
 void run_eval(const EvalArguments& arguments) {
-  const int inputs =
-      !arguments.text.inputs.empty() + !arguments.tokens.empty() + !arguments.choices.empty();
-  QUEST_CHECK(inputs == 1, ErrorKind::kUsage,
-              "name what to evaluate on: text files, --tokens FILE.qtok or --choices FILE.jsonl "
-              "(exactly one of them; {} were given)",
-              inputs);
+  check(arguments.evaluate);
   install_shutdown_handlers();
   LoadedModel loaded = load_model(arguments.model, arguments.compute_type, arguments.tokenizer);
   train::ModelScorer scorer(*loaded.model, arguments.batch);
-  nlohmann::ordered_json json = arguments.choices.empty()
-                                    ? eval_perplexity(arguments, loaded, scorer)
-                                    : eval_choices(arguments, *loaded.tokenizer, scorer);
+  nlohmann::ordered_json json = evaluate(arguments.evaluate, *loaded.tokenizer, scorer);
   json["model"] = loaded.folder.string();
   json["recipe"] = loaded.model->recipe().name;
   json["compute_type"] = arguments.compute_type;
-  if (!arguments.json.empty()) {
-    write_file_atomically(arguments.json, json.dump(2) + "\n");
+  if (!arguments.evaluate.json.empty()) {
+    write_file_atomically(arguments.evaluate.json, json.dump(2) + "\n");
   }
 }
 
@@ -171,31 +44,15 @@ void add_eval_command(CLI::App& app) {
   auto arguments = std::make_shared<EvalArguments>();
   command->add_option("MODEL", arguments->model, "checkpoint, run or Hugging Face Llama folder")
       ->required();
-  add_text_options(*command, arguments->text);
-  command->get_option("TEXT")->required(false);
-  command->add_option("--tokens", arguments->tokens, "a token file (.qtok) instead of text");
-  command->add_option("--choices", arguments->choices, "a multiple-choice task (JSONL)");
-  command->add_option("--choice-format", arguments->choice_format, "format of --choices")
-      ->check(CLI::IsMember({"hellaswag", "plain"}))
-      ->capture_default_str();
+  add_evaluate_options(*command, arguments->evaluate);
   command->add_option("--tokenizer", arguments->tokenizer,
                       "tokenizer folder or file, or 'bytes' (default: the model's)");
-  command->add_option("--context", arguments->context, "input tokens per window (0: the model's)")
-      ->check(whole_number_from(0))
-      ->capture_default_str();
-  command->add_option("--stride", arguments->stride, "tokens between windows (0: the context)")
-      ->check(whole_number_from(0))
-      ->capture_default_str();
   command->add_option("--batch", arguments->batch, "windows computed at once")
       ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
-  command->add_option("--max-tokens", arguments->max_tokens, "only the first tokens (0: all)")
-      ->check(whole_number_from(0))
       ->capture_default_str();
   command->add_option("--compute", arguments->compute_type, "compute type")
       ->check(CLI::IsMember({"bf16", "fp32", "fp64"}))
       ->capture_default_str();
-  command->add_option("--json", arguments->json, "also write the result to this file");
   command->callback([arguments] { run_eval(*arguments); });
 }
 

@@ -1,9 +1,5 @@
 // quest generate: text from a trained model, token by token, as it comes.
-#include <cerrno>
 #include <chrono>
-#include <cstdio>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <string>
 
@@ -11,52 +7,29 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
-#include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/log.h"
 #include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/cli/model_folder.h"
-#include "quest/cli/whole_numbers.h"
+#include "quest/cli_run/sampler_options.h"
+#include "quest/runtime/generator.h"
 #include "quest/runtime/sampler.h"
+#include "quest/runtime/stop_filter.h"
 
 namespace quest::cli {
 namespace {
 
 struct GenerateArguments {
   std::string model, tokenizer;
-  std::string prompt, prompt_file;
+  PromptArguments prompt;
   std::string compute_type = "bf16";
   std::string stop;
   int64_t tokens = 200;
   SamplerSettings sampler;
   bool ignore_end = false;
 };
-
-std::string read_prompt(const GenerateArguments& arguments) {
-  QUEST_CHECK(arguments.prompt.empty() || arguments.prompt_file.empty(), ErrorKind::kUsage,
-              "--prompt and --prompt-file exclude each other");
-  if (arguments.prompt_file == "-") {
-    return {std::istreambuf_iterator<char>(std::cin), {}};
-  }
-  return arguments.prompt_file.empty() ? arguments.prompt : read_file(arguments.prompt_file);
-}
-
-// The prompt's tokens; an empty prompt starts a document: at the beginning mark, or after an end
-// mark.
-std::vector<int32_t> prompt_tokens(const std::string& prompt, const Tokenizer& tokenizer) {
-  std::vector<int32_t> ids = tokenizer.encode(prompt);
-  if (ids.empty()) {
-    const auto start = tokenizer.bos_id() ? tokenizer.bos_id() : tokenizer.eos_id();
-    QUEST_CHECK(
-        start.has_value(), ErrorKind::kUsage,
-        "the prompt is empty and this tokenizer has no token that starts a document; give a "
-        "--prompt");
-    ids.push_back(*start);
-  }
-  return ids;
-}
 
 at::Tensor last_logits(nn::LlamaModel& model, const std::vector<int32_t>& ids, nn::KvState& state) {
   std::vector<int64_t> wide(ids.begin(), ids.end());
@@ -65,47 +38,11 @@ at::Tensor last_logits(nn::LlamaModel& model, const std::vector<int32_t>& ids, n
   return model.decode(tokens, state).contiguous();
 }
 
-// Prints text up to the stop string; true when it has been reached.
-class StopFilter {
- public:
-  explicit StopFilter(std::string stop) : stop_(std::move(stop)) {}
-
-  bool write(const std::string& text) {
-    if (stop_.empty()) {
-      emit(text);
-      return false;
-    }
-    held_ += text;
-    if (const size_t at = held_.find(stop_); at != std::string::npos) {
-      emit(held_.substr(0, at));
-      held_.clear();
-      return true;
-    }
-    // The longest end of held_ that may still become the stop string stays back.
-    size_t keep = std::min(held_.size(), stop_.size() - 1);
-    while (keep > 0 && held_.compare(held_.size() - keep, keep, stop_, 0, keep) != 0) {
-      --keep;
-    }
-    emit(held_.substr(0, held_.size() - keep));
-    held_.erase(0, held_.size() - keep);
-    return false;
-  }
-  void finish() { emit(held_); }
-
- private:
-  static void emit(const std::string& text) {
-    const bool written =
-        std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-    QUEST_CHECK(written, ErrorKind::kIo, "cannot write to standard output: {}", errno_text(errno));
-  }
-  std::string stop_, held_;
-};
-
 void generate(const GenerateArguments& arguments, LoadedModel& loaded) {
   nn::LlamaModel& model = *loaded.model;
   const Tokenizer& tokenizer = *loaded.tokenizer;
   Sampler sampler(arguments.sampler);
-  std::vector<int32_t> ids = prompt_tokens(read_prompt(arguments), tokenizer);
+  std::vector<int32_t> ids = encode_prompt(tokenizer, read_prompt(arguments.prompt));
   const int64_t room = model.config().max_position_embeddings - static_cast<int64_t>(ids.size());
   QUEST_CHECK(room > 0, ErrorKind::kUsage,
               "the prompt has {} tokens, the model reads at most {} (max_position_embeddings)",
@@ -116,9 +53,9 @@ void generate(const GenerateArguments& arguments, LoadedModel& loaded) {
               format_count(wanted, "token"), arguments.tokens);
   }
   StreamingDecoder decoder(tokenizer);
-  StopFilter output(arguments.stop);
+  StopFilter filter({arguments.stop});
   for (const int32_t id : ids) {
-    output.write(decoder.push(id));
+    print_now(decoder.push(id));
   }
   nn::KvState state(model.config().num_layers);
   at::Tensor logits = last_logits(model, ids, state);
@@ -133,15 +70,16 @@ void generate(const GenerateArguments& arguments, LoadedModel& loaded) {
       break;
     }
     ids.push_back(next);
-    if (output.write(decoder.push(next))) {
+    print_now(filter.push(decoder.push(next)));
+    if (filter.stopped()) {
       break;
     }
     if (written < wanted) {
       logits = last_logits(model, {next}, state);
     }
   }
-  output.write(decoder.flush());
-  output.finish();
+  print_now(filter.push(decoder.flush()));
+  print_now(filter.flush());
   fmt::print("\n");
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -154,27 +92,13 @@ void generate(const GenerateArguments& arguments, LoadedModel& loaded) {
 void add_generate_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "write text with a trained model");
   auto arguments = std::make_shared<GenerateArguments>();
-  SamplerSettings& sampler = arguments->sampler;
   command->add_option("MODEL", arguments->model, "checkpoint, run or Hugging Face Llama folder")
       ->required();
-  command->add_option("--prompt", arguments->prompt, "text to go on from (default: none)");
-  command->add_option("--prompt-file", arguments->prompt_file, "file with the prompt; - is stdin");
+  add_prompt_options(*command, arguments->prompt);
   command->add_option("--max-tokens", arguments->tokens, "tokens to write at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();
-  command->add_option("--temperature", sampler.temperature, "0: always the most probable token")
-      ->capture_default_str();
-  command->add_option("--top-k", sampler.top_k, "only the k most probable tokens (0: all)")
-      ->capture_default_str();
-  command->add_option("--top-p", sampler.top_p, "only the most probable tokens that hold this much")
-      ->capture_default_str();
-  command->add_option("--min-p", sampler.min_p, "at least this fraction of the largest probability")
-      ->capture_default_str();
-  command->add_option("--repetition-penalty", sampler.repetition_penalty, "1: none")
-      ->capture_default_str();
-  command->add_option("--seed", sampler.seed, "seed of the random draws")
-      ->check(whole_number_from(0))
-      ->capture_default_str();
+  add_sampler_options(*command, arguments->sampler);
   command->add_option("--stop", arguments->stop, "stop before this text");
   command->add_flag("--ignore-end", arguments->ignore_end,
                     "go on when the model ends the document");

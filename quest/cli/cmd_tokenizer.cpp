@@ -12,8 +12,8 @@
 #include "quest/base/log.h"
 #include "quest/base/progress.h"
 #include "quest/cli/commands.h"
-#include "quest/cli/text_options.h"
-#include "quest/cli/whole_numbers.h"
+#include "quest/cli_run/text_options.h"
+#include "quest/cli_run/whole_numbers.h"
 #include "quest/text/train_sentencepiece.h"
 
 namespace quest::cli {

@@ -3,25 +3,11 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/log.h"
+#include "quest/model/checkpoint_files.h"
 #include "quest/train/allocator.h"
 #include "quest/train/weights.h"
 
 namespace quest::cli {
-
-std::filesystem::path find_model_folder(const std::filesystem::path& folder) {
-  QUEST_CHECK(std::filesystem::exists(folder), ErrorKind::kIo, "{}: no such folder",
-              folder.string());
-  for (const char* place : {"", "final", "checkpoints/best", "checkpoints/latest"}) {
-    const std::filesystem::path candidate = *place == '\0' ? folder : folder / place;
-    if (std::filesystem::exists(candidate / "config.json")) {
-      return candidate;
-    }
-  }
-  QUEST_THROW(ErrorKind::kIo,
-              "{}: no model here: neither config.json, nor final/, checkpoints/best/ or "
-              "checkpoints/latest/ of a run",
-              folder.string());
-}
 
 namespace {
 

@@ -19,13 +19,10 @@ struct LoadedModel {
   std::unique_ptr<Tokenizer> tokenizer;
 };
 
-// A folder with config.json is taken as it is; of a run's folder, what it finished with (final),
-// else its best, else its newest checkpoint. Throws kIo naming what was looked for.
-std::filesystem::path find_model_folder(const std::filesystem::path& folder);
-
-// Proves the checksums if the folder has them, reads config.json, weights and tokenizer.
-// tokenizer: a file or folder to use instead of the folder's own; empty: its own.
-// Throws kData if the tokenizer has more tokens than the model.
+// folder: as find_model_folder (quest/model/checkpoint_files.h) takes it. Proves the checksums if
+// it has them, reads config.json, weights and tokenizer. tokenizer: a file or folder to use instead
+// of the folder's own; empty: its own. Throws kData if the tokenizer has more tokens than the
+// model.
 LoadedModel load_model(const std::filesystem::path& folder, const std::string& compute_type,
                        const std::string& tokenizer = {});
 

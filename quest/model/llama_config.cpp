@@ -94,6 +94,8 @@ QuantRecipe read_recipe(const Json& config, const std::string& where) {
   if (it == config.end() || it->is_null()) {
     return recipe_from_name("bf16");
   }
+  QUEST_CHECK(it->is_object(), ErrorKind::kData, "{}: quantization_config must be an object",
+              where);
   const char* key = it->contains("quant_method") ? "quant_method" : "format";
   const auto method = json_get<std::string>(*it, key, where);
   QUEST_CHECK(method == "quest", ErrorKind::kData,
@@ -110,6 +112,17 @@ QuantRecipe read_recipe(const Json& config, const std::string& where) {
     QUEST_THROW(ErrorKind::kData, "{}: quantization_config: {}", where, error.what());
   }
   return recipe;
+}
+
+std::optional<PackedSettings> read_packed(const Json& config, const std::string& where) {
+  const auto it = config.find("quantization_config");
+  const std::string place = where + ": quantization_config";
+  if (it == config.end() || it->is_null() || !json_get_or<bool>(*it, "packed", false, place)) {
+    return std::nullopt;
+  }
+  return PackedSettings{.version = json_get<int64_t>(*it, "packed_version", place),
+                        .embedding = json_get<std::string>(*it, "embedding", place),
+                        .head = json_get<std::string>(*it, "head", place)};
 }
 
 void check_supported(const Json& config, const std::string& where) {
@@ -204,7 +217,8 @@ void validate(const LlamaConfig& config, const QuantRecipe& recipe) {
 }
 
 std::string llama_config_json(const LlamaConfig& config, const QuantRecipe& recipe,
-                              const std::string& torch_dtype) {
+                              const std::string& torch_dtype,
+                              const std::optional<PackedSettings>& packed) {
   nlohmann::ordered_json json;
   json["architectures"] = {"LlamaForCausalLM"};
   json["model_type"] = "llama";
@@ -233,16 +247,24 @@ std::string llama_config_json(const LlamaConfig& config, const QuantRecipe& reci
     json["eos_token_id"] = config.eos_token_id;
   }
   const bool rotated = recipe.weight.hadamard || recipe.activation.hadamard;
-  if (recipe.is_quantized() || rotated) {
+  if (recipe.is_quantized() || rotated || packed) {
     json["quantization_config"] = {{"format", "quest"},
                                    {"recipe", recipe.name},
                                    {"weight", spec_json(recipe.weight)},
                                    {"activation", spec_json(recipe.activation)}};
   }
+  if (packed) {
+    auto& settings = json["quantization_config"];
+    settings["packed"] = true;
+    settings["packed_version"] = packed->version;
+    settings["embedding"] = packed->embedding;
+    settings["head"] = packed->head;
+  }
   return json.dump(2) + "\n";
 }
 
-LlamaConfig load_llama_config(const std::filesystem::path& config_json, QuantRecipe* recipe) {
+LlamaConfig load_llama_config(const std::filesystem::path& config_json, QuantRecipe* recipe,
+                              std::optional<PackedSettings>* packed) {
   const std::string where = config_json.string();
   const Json json = read_json(config_json);
   QUEST_CHECK(json.is_object(), ErrorKind::kData, "{}: must be a JSON object", where);
@@ -273,6 +295,12 @@ LlamaConfig load_llama_config(const std::filesystem::path& config_json, QuantRec
   config.bos_token_id = read_token_id(json, "bos_token_id", where);
   config.eos_token_id = read_token_id(json, "eos_token_id", where);
   const QuantRecipe found = read_recipe(json, where);
+  const std::optional<PackedSettings> settings = read_packed(json, where);
+  QUEST_CHECK(packed != nullptr || !settings, ErrorKind::kData,
+              "{}: this is a packed model, whose weights are codes: run it with quest-run, or give "
+              "the checkpoint that it was exported from",
+              where);
+  if (packed != nullptr) *packed = settings;
   try {
     validate(config, found);
   } catch (const Error& error) {

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "quest/quant/quant_spec.h"
@@ -64,14 +65,26 @@ void validate(const LlamaConfig& config);
 // 4:8).
 void validate(const LlamaConfig& config, const QuantRecipe& recipe);
 
-// config.json text. A quantized recipe adds `quantization_config` with format "quest" and without
-// quant_method: Hugging Face transformers warns about a method that it does not know and runs the
-// model unquantized, but refuses a quantization_config that names none.
+// What the config.json of a packed model (quest/packed/packed_model.h) says besides shape and
+// recipe.
+struct PackedSettings {
+  int64_t version = 1;
+  std::string embedding, head;  // "bf16", "int8" or "int4"
+
+  bool operator==(const PackedSettings&) const = default;
+};
+
+// config.json text. A quantized recipe and a packed model add `quantization_config` with format
+// "quest" and without quant_method: Hugging Face transformers warns about a method that it does not
+// know and runs the model unquantized, but refuses a quantization_config that names none.
 std::string llama_config_json(const LlamaConfig& config, const QuantRecipe& recipe,
-                              const std::string& torch_dtype);
+                              const std::string& torch_dtype,
+                              const std::optional<PackedSettings>& packed = std::nullopt);
 // Reads config.json of ours or of a Hugging Face Llama. Throws kIo / kData naming file and key;
 // refuses other architectures, attention biases, other activations. recipe (if not null) gets the
-// recipe of quantization_config, or bf16 if there is none.
-LlamaConfig load_llama_config(const std::filesystem::path& config_json, QuantRecipe* recipe);
+// recipe of quantization_config, or bf16 if there is none. packed (if not null) gets the settings
+// of a packed model, or nothing if it is none; a reader that does not ask for them refuses one.
+LlamaConfig load_llama_config(const std::filesystem::path& config_json, QuantRecipe* recipe,
+                              std::optional<PackedSettings>* packed = nullptr);
 
 }  // namespace quest

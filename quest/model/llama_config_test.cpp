@@ -62,6 +62,27 @@ TEST(LlamaConfig, JsonRoundTrip) {
   }
 }
 
+TEST(LlamaConfig, PackedModelsAreOnlyForReadersThatAskForThem) {
+  TemporaryFolder folder;
+  const PackedSettings settings{.version = 1, .embedding = "int8", .head = "int4"};
+  for (const char* name : {"bf16", "w4a4"}) {
+    const auto path = folder.write(
+        "config.json", llama_config_json(small(), recipe_from_name(name), "bfloat16", settings));
+    QuantRecipe recipe;
+    std::optional<PackedSettings> read;
+    EXPECT_EQ(load_llama_config(path, &recipe, &read), small());
+    EXPECT_EQ(read, settings);
+    EXPECT_EQ(recipe.weight, recipe_from_name(name).weight);
+    EXPECT_QUEST_ERROR(load_llama_config(path, &recipe), ErrorKind::kData, "packed model");
+    EXPECT_FALSE(read_json(path)["quantization_config"].contains("quant_method"));
+  }
+  const auto path =
+      folder.write("config.json", llama_config_json(small(), recipe_from_name("w4a4"), "float32"));
+  std::optional<PackedSettings> read = settings;
+  load_llama_config(path, nullptr, &read);
+  EXPECT_FALSE(read.has_value());
+}
+
 TEST(LlamaConfig, ReadsHuggingFaceVariants) {
   TemporaryFolder folder;
   const auto path = folder.write("config.json", R"({
@@ -101,6 +122,7 @@ TEST(LlamaConfig, RefusesWhatItCannotRun) {
   refuses("quantization_config", Json{{"quant_method", "gptq"}}, "gptq");
   refuses("quantization_config", Json{{"format", "float-quantized"}}, "float-quantized");
   refuses("quantization_config", Json{{"recipe", "w4a4"}}, "format");
+  refuses("quantization_config", "quest", "must be an object");
   refuses("quantization_config",
           Json{{"format", "quest"}, {"recipe", "x"}, {"weight", "int9"}, {"activation", "none"}},
           "int9");

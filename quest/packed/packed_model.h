@@ -1,18 +1,22 @@
 // The deployable model: a folder like a Hugging Face one, whose weights are packed codes.
 //
-//   config.json          LlamaForCausalLM with quantization_config {format: "quest", packed: true, ...}
-//   tokenizer files      as the tokenizer saves itself
-//   model.safetensors    the tensors below; metadata: format "quest-packed", version, recipe, formats
-//                        of embedding and head, hash of the source checkpoint, checksum of all tensor
-//                        bytes (XXH3-128)
+//   config.json          LlamaForCausalLM with quantization_config {format: "quest", packed: true,
+//   ...} tokenizer files      as the tokenizer saves itself model.safetensors    the tensors below;
+//   metadata: format "quest-packed", version, recipe, formats
+//                        of embedding and head, hash of the source checkpoint, checksum of all
+//                        tensor bytes (XXH3-128)
 //   verify.json          what `quest verify` found, with the hash of model.safetensors (optional)
 //
-// Tensors of a block's linear layer X (qkv_proj = q, k, v stacked; o_proj; gate_up_proj; down_proj):
+// Tensors of a block's linear layer X (qkv_proj = q, k, v stacked; o_proj; gate_up_proj;
+// down_proj):
 //   X.codes      U8 (bytes)   code_tiles.h; of the 4:8 grids the kept values
 //   X.pairs      U8 (bytes)   4:8 only
 //   X.units      F32 (N)
-//   X.value_sums I32 (N)      only if the activations' numbers have an offset (8 bits)
-//   X.weight     BF16 (N,K)   instead of all these where the recipe leaves weights unquantized
+//   X.value_sums I32 (N)      only if the activations' numbers have an offset (8 bits) and the
+//   weights
+//                             are integers: sum_k u (FP4: sum_k number; 4:8: of the kept values)
+//   X.weight     BF16 (N,K)   instead of all these where the recipe leaves weights unquantized;
+//                             rotated if the recipe's weight side is (none.hadamard)
 // Norms: F32 (C). Embedding and head: bf16 "weight" BF16 (V,C); int8 "codes" U8 in 8-bit code tiles
 // (u = round(x / unit) + 128) and "units" F32 (V); int4 "codes" U8 in 4-bit code tiles
 // (x = unit * (u - 8)) with "units" BF16 (V, C/32), one for each 32 columns. A tied head is stored
@@ -65,8 +69,8 @@ struct PackedTensor {
 struct PackedTable {  // embedding or head (V,C)
   TableFormat format = TableFormat::kBf16;
   int64_t rows = 0, columns = 0;
-  std::span<const bfloat16> weight;       // kBf16
-  CodeTiles tiles;                        // kInt8, kInt4
+  std::span<const bfloat16> weight;  // kBf16
+  CodeTiles tiles;                   // kInt8, kInt4
   std::span<const uint8_t> codes;
   std::span<const float> row_units;       // kInt8
   std::span<const bfloat16> group_units;  // kInt4: (V, C/32)
@@ -86,8 +90,9 @@ struct TensorSize {
 class PackedModel {
  public:
   // Proves everything; check_values: also the stored values and the checksum (below a second for
-  // 1 GB in the page cache). threads: for the checksum.
-  explicit PackedModel(const std::filesystem::path& folder, bool check_values = true);
+  // 1 GB in the page cache). threads: for these; 0: as many as ThreadPool takes.
+  explicit PackedModel(const std::filesystem::path& folder, bool check_values = true,
+                       int threads = 0);
 
   const LlamaConfig& config() const { return config_; }
   const QuantRecipe& recipe() const { return recipe_; }
@@ -96,13 +101,16 @@ class PackedModel {
   std::span<const float> final_norm() const { return final_norm_; }
   const PackedBlock& block(int64_t i) const { return blocks_[static_cast<size_t>(i)]; }
   int64_t blocks() const { return static_cast<int64_t>(blocks_.size()); }
-  const std::string& checksum() const { return checksum_; }           // of the tensor bytes
-  const std::string& source_hash() const { return source_hash_; }     // of the checkpoint's weights
+  const std::string& checksum() const { return checksum_; }        // of the tensor bytes
+  const std::string& source_hash() const { return source_hash_; }  // of the checkpoint's weights
   int64_t file_bytes() const { return file_bytes_; }
-  std::vector<TensorSize> sizes() const;   // every tensor, paddings included: they add up to the file
+  std::vector<TensorSize> sizes()
+      const;  // every tensor, paddings included: they add up to the file
   const std::filesystem::path& folder() const { return folder_; }
 
  private:
+  void prove_values(int threads) const;
+
   std::filesystem::path folder_;
   std::unique_ptr<SafetensorsReader> file_;
   LlamaConfig config_;

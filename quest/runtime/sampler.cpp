@@ -21,16 +21,43 @@ void validate(const SamplerSettings& s) {
   QUEST_CHECK(s.repetition_penalty > 0 && std::isfinite(s.repetition_penalty), ErrorKind::kUsage,
               "repetition_penalty is {}, allowed are numbers above 0 (1: none)",
               s.repetition_penalty);
+  for (const auto& [id, bias] : s.logit_bias) {
+    QUEST_CHECK(id >= 0 && bias < std::numeric_limits<float>::infinity(), ErrorKind::kUsage,
+                "logit_bias of token {} is {}, allowed are numbers and -inf for tokens from 0 on",
+                id, bias);
+  }
 }
 
 Sampler::Sampler(const SamplerSettings& settings) : settings_(settings), random_(settings.seed) {
   validate(settings);
 }
 
+namespace {
+
+// A model's output that tokens can be chosen by; -inf excludes one.
+bool is_usable(float logit) { return logit < std::numeric_limits<float>::infinity(); }
+
+[[noreturn]] void refuse_logit(int64_t token, float logit) {
+  QUEST_THROW(ErrorKind::kNumeric, "the logit of token {} is {}: the model's output is not finite",
+              token, logit);
+}
+
+}  // namespace
+
+// The first of the largest, in one pass.
+int32_t Sampler::largest(std::span<const float> logits) const {
+  size_t best = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (!is_usable(logits[i])) refuse_logit(static_cast<int64_t>(i), logits[i]);
+    if (logits[i] > logits[best]) best = i;
+  }
+  QUEST_CHECK(logits[best] > -std::numeric_limits<float>::infinity(), ErrorKind::kNumeric,
+              "all {} logits are -inf: no token can be chosen", logits.size());
+  return static_cast<int32_t>(best);
+}
+
 void Sampler::load_candidates(std::span<const float> logits, std::span<const int32_t> previous) {
   const auto size = static_cast<int64_t>(logits.size());
-  QUEST_CHECK(size > 0 && size <= std::numeric_limits<int32_t>::max(), ErrorKind::kUsage,
-              "cannot choose a token from {} logits", size);
   const bool penalize = settings_.repetition_penalty != 1.0;
   if (penalize) {
     seen_.assign(logits.size(), 0);
@@ -41,9 +68,7 @@ void Sampler::load_candidates(std::span<const float> logits, std::span<const int
   candidates_.clear();
   for (int64_t i = 0; i < size; ++i) {
     double value = logits[static_cast<size_t>(i)];
-    QUEST_CHECK(!std::isnan(value) && value < std::numeric_limits<double>::infinity(),
-                ErrorKind::kNumeric,
-                "the logit of token {} is {}: the model's output is not finite", i, value);
+    if (!is_usable(logits[static_cast<size_t>(i)])) refuse_logit(i, logits[static_cast<size_t>(i)]);
     if (value == -std::numeric_limits<double>::infinity()) continue;
     if (penalize && seen_[static_cast<size_t>(i)] != 0) {
       value =
@@ -89,6 +114,19 @@ void Sampler::filter() {
 
 int32_t Sampler::sample(std::span<const float> logits, uint64_t position,
                         std::span<const int32_t> previous) {
+  const auto size = static_cast<int64_t>(logits.size());
+  QUEST_CHECK(size > 0 && size <= std::numeric_limits<int32_t>::max(), ErrorKind::kUsage,
+              "cannot choose a token from {} logits", size);
+  if (!settings_.logit_bias.empty()) {
+    biased_.assign(logits.begin(), logits.end());
+    for (const auto& [id, bias] : settings_.logit_bias) {
+      QUEST_CHECK(id < size, ErrorKind::kUsage, "logit_bias names token {}, the last one is {}", id,
+                  size - 1);
+      biased_[static_cast<size_t>(id)] += bias;
+    }
+    logits = biased_;
+  }
+  if (settings_.temperature == 0 && settings_.repetition_penalty == 1.0) return largest(logits);
   load_candidates(logits, previous);
   if (settings_.temperature == 0) {
     // max_element returns the first of equal ones, and candidates are in the order of their ids.

@@ -163,5 +163,18 @@ TEST(Sampler, RefusesImpossibleSettings) {
   EXPECT_QUEST_ERROR(Sampler({.repetition_penalty = 0}), ErrorKind::kUsage, "repetition_penalty");
 }
 
+TEST(Sampler, LogitBiasIsAddedBeforeTheFilters) {
+  const std::vector<float> logits = {1.0f, 2.0f, 3.0f, 0.0f};
+  Sampler greedy({.temperature = 0, .logit_bias = {{3, 5.0f}}});
+  EXPECT_EQ(greedy.sample(logits, 0), 3);
+  Sampler excluded({.temperature = 0, .logit_bias = {{2, -kInfinity}, {1, -1.5f}}});
+  EXPECT_EQ(excluded.sample(logits, 0), 0);
+  EXPECT_EQ(drawn({.top_k = 1, .logit_bias = {{3, 9.0f}}}, logits), (std::set<int>{3}));
+  EXPECT_QUEST_ERROR(Sampler({.logit_bias = {{0, kNan}}}), ErrorKind::kUsage, "token 0");
+  EXPECT_QUEST_ERROR(Sampler({.logit_bias = {{-1, 1.0f}}}), ErrorKind::kUsage, "token -1");
+  EXPECT_QUEST_ERROR(Sampler({.logit_bias = {{4, 1.0f}}}).sample(logits, 0), ErrorKind::kUsage,
+                     "the last one is 3");
+}
+
 }  // namespace
 }  // namespace quest

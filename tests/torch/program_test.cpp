@@ -1,5 +1,5 @@
 // The program's front door: what a mistyped command and a full output say, and their exit codes;
-// what flags make of each other.
+// what flags make of each other; export, inspect and verify.
 #include <array>
 #include <cstdio>
 #include <filesystem>
@@ -9,8 +9,12 @@
 #include <gtest/gtest.h>
 
 #include "quest/base/atomic_folder.h"
+#include "quest/base/json_util.h"
 #include "quest/base/testing.h"
+#include "quest/convert/testing_checkpoint.h"
 #include "quest/model/llama_config.h"
+#include "quest/packed/testing_packed.h"
+#include "quest/text/testing_text.h"
 
 namespace {
 
@@ -83,6 +87,61 @@ TEST(Program, InitIsPartOfThePrintedConfiguration) {
   EXPECT_NE(taken.find("\nrecipe = \"w2a2\"\n"), std::string::npos) << taken;
   EXPECT_NE(printed(init + " --quant bf16").find("\nrecipe = \"bf16\"\n"), std::string::npos);
   EXPECT_EQ(run(init + "-missing").code, 4);
+}
+
+// From a checkpoint to a packed model that is proven, and to a folder for transformers.
+TEST(Program, ExportsInspectsAndVerifies) {
+  namespace fs = std::filesystem;
+  const quest::testing::TemporaryFolder folder;
+  quest::testing::write_checkpoint(folder / "run/final", quest::testing::small_llama(),
+                                   quest::recipe_from_name("w4a4"));
+  const std::string run_folder = (folder / "run").string(), packed = (folder / "p").string();
+  const std::string text = folder.write("a.txt", quest::testing::kSampleText.substr(0, 700)).string();
+  const auto printed = [&](const std::string& arguments) {
+    const Outcome outcome = run(arguments, (folder / "out").string());
+    EXPECT_EQ(outcome.code, 0) << arguments << ": " << outcome.errors;
+    return quest::read_file(folder / "out");
+  };
+  const auto has = [](const std::string& output, const std::string& part) {
+    return output.find(part) != std::string::npos;
+  };
+  const std::string exported = printed("export " + run_folder + " --out " + packed + " --head bf16");
+  EXPECT_TRUE(has(exported, "head           bf16 (261 x 144)")) << exported;
+  EXPECT_TRUE(has(exported, "not yet: quest verify")) << exported;
+  const std::string inspected = printed("inspect --tensors " + packed);
+  EXPECT_TRUE(has(inspected, std::to_string(fs::file_size(folder / "p/model.safetensors"))));
+  EXPECT_TRUE(has(inspected, "model.layers.1.mlp.down_proj.codes")) << inspected;
+
+  const std::string verify = "verify " + packed + " --against " + run_folder;
+  const std::string verified =
+      printed(verify + " --text " + text + " --prompt-tokens 20 --greedy-tokens 4");
+  EXPECT_TRUE(has(verified, "training in fp32")) << verified;
+  EXPECT_TRUE(has(verified, "passed")) << verified;
+  const quest::Json json = quest::read_json(folder / "p/verify.json");
+  EXPECT_EQ(json["result"], "passed");
+  EXPECT_EQ(json["checksum"], quest::PackedModel(folder / "p").checksum());
+  // What deployment adds to the training forward in FP32 is rounding of tables and the cache.
+  const double packed_loss = json["perplexity"]["packed"], training = json["perplexity"]["training_fp32"];
+  EXPECT_NEAR(packed_loss / training, 1, 0.02);
+  EXPECT_TRUE(has(printed("inspect " + packed), "verified       passed"));
+
+  // A code that is changed, with the checksum made to fit: only verify can know.
+  quest::testing::forge_packed_model(folder / "p", [](auto& header, std::string& data) {
+    const auto at = header.at("model.layers.0.mlp.down_proj.codes").at("data_offsets").at(0);
+    data[at.template get<size_t>()] ^= 1;
+  });
+  fs::remove(folder / "p/checksums.json");
+  EXPECT_TRUE(has(printed("inspect " + packed), "verify.json is of another file"));
+  const Outcome failed = run(verify);
+  EXPECT_EQ(failed.code, 3) << failed.errors;
+  EXPECT_TRUE(has(failed.errors, "down_proj.codes: 1 of")) << failed.errors;
+
+  const std::string hf = printed("export " + run_folder + " --format hf --out " + (folder / "h").string());
+  EXPECT_TRUE(has(hf, "model.layers.1.self_attn.v_proj.weight")) << hf;
+  EXPECT_TRUE(has(printed("eval " + (folder / "h").string() + " " + text), "perplexity"));
+  EXPECT_EQ(run("export " + run_folder + " --out " + run_folder).code, 2);
+  EXPECT_EQ(run("export " + run_folder + " --format hf --head int4 --out x").code, 2);
+  EXPECT_EQ(run("eval " + packed + " " + text).code, 3);  // packed: for quest-run
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ namespace quest::kernels::avx2 {
 
 struct Lanes {
   static constexpr int kWidth = 16;
+  static constexpr int kAccumulators = 4;
   struct F {
     __m256 lo, hi;
   };
@@ -34,6 +35,15 @@ struct Lanes {
     alignas(32) uint8_t values[kWidth * sizeof(T)] = {};
     __builtin_memcpy(values, p, sizeof(T) * static_cast<unsigned>(n));
     return load(reinterpret_cast<const T*>(values));
+  }
+  QUEST_LANE F load_half(const uint16_t* p) {
+    const __m128i* q = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
+  }
+  QUEST_LANE void store_half(uint16_t* p, F x) {
+    __m128i* q = reinterpret_cast<__m128i*>(p);
+    _mm_storeu_si128(q, _mm256_cvtps_ph(x.lo, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(q + 1, _mm256_cvtps_ph(x.hi, _MM_FROUND_TO_NEAREST_INT));
   }
   QUEST_LANE void store(float* p, F x) {
     _mm256_storeu_ps(p, x.lo);

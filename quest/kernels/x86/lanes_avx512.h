@@ -27,9 +27,10 @@ namespace quest::kernels::avx512 {
 
 struct Lanes {
   static constexpr int kWidth = 16;
-  using F = __m512;     // 16 floats
-  using I = __m512i;    // 16 int32
-  using M = __mmask16;  // one truth value per lane
+  static constexpr int kAccumulators = 16;  // F that a loop may keep in registers beside operands
+  using F = __m512;                         // 16 floats
+  using I = __m512i;                        // 16 int32
+  using M = __mmask16;                      // one truth value per lane
 
   // Constants and memory. Pointers need no alignment. Partial: the first n lanes, 1 <= n <= 15; a
   // load gives 0 in the others, and no byte past the n values is touched.
@@ -42,6 +43,13 @@ struct Lanes {
   QUEST_LANE F load_partial(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
   QUEST_LANE F load_partial(const bfloat16* p, int n) {
     return widen(_mm256_maskz_loadu_epi16(first(n), p));
+  }
+  QUEST_LANE F load_half(const uint16_t* p) {  // IEEE half precision, exact
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  QUEST_LANE void store_half(uint16_t* p, F x) {  // nearest, ties to even
+    constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, kMode));
   }
   QUEST_LANE void store(float* p, F x) { _mm512_storeu_ps(p, x); }
   QUEST_LANE void store(bfloat16* p, F x) {

@@ -1,4 +1,4 @@
-#include "quest/cli/text_options.h"
+#include "quest/cli_run/text_options.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "quest/cli/machine_report.h"
+#include "quest/cli_run/machine_report.h"
 
 #include <algorithm>
 #include <sstream>
@@ -67,6 +67,24 @@ std::string instruction_sets(const CpuFeatures& cpu) {
   if (!avx512.empty()) text += (text.empty() ? "" : ", ") + fmt::format("AVX-512 ({})", avx512);
   if (!amx.empty()) text += (text.empty() ? "" : ", ") + fmt::format("AMX ({})", amx);
   return text.empty() ? "none known" : text;
+}
+
+ReportSection machine_section(const MachineFacts& facts) {
+  ReportSection section{"Machine", {}};
+  section.facts.emplace_back("CPU", facts.cpu.model_name);
+  section.facts.emplace_back("usable cores", fmt::format("{}", facts.cpu.usable_cores));
+  section.facts.emplace_back("instruction sets", instruction_sets(facts.cpu));
+  section.facts.emplace_back(
+      "kernel level",
+      fmt::format("{} ({})", isa_level_name(facts.chosen),
+                  facts.chosen == facts.highest ? "the highest of this CPU" : "set by QUEST_ISA"));
+  section.facts.emplace_back(
+      "memory",
+      facts.memory.total_bytes == 0
+          ? "unknown"
+          : fmt::format("{}, {} available", format_quantity(double(facts.memory.total_bytes), "B"),
+                        format_quantity(double(facts.memory.available_bytes), "B")));
+  return section;
 }
 
 std::vector<std::string> advise(const MachineFacts& facts) {

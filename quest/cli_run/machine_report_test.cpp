@@ -1,4 +1,4 @@
-#include "quest/cli/machine_report.h"
+#include "quest/cli_run/machine_report.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

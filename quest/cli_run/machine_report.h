@@ -1,6 +1,6 @@
-// What `quest doctor` says about the machine: facts in sections, and what is missing with the way
-// to get it. Collecting reads the system; format_report and advise are functions of what was
-// collected.
+// What `quest doctor` and `quest-run doctor` say about the machine: facts in sections, and what is
+// missing with the way to get it. Collecting reads the system; format_report and advise are
+// functions of what was collected.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +39,9 @@ struct MachineFacts {
   bool is_built_for_gpu = false;    // the build has a GPU side
   bool has_amx_without_os = false;  // the CPU lists AMX, the system does not let programs use it
 };
+
+// CPU, cores, instruction sets, level, memory.
+ReportSection machine_section(const MachineFacts& facts);
 
 // One sentence for each thing that is missing or slows this program down, with the remedy.
 std::vector<std::string> advise(const MachineFacts& facts);

@@ -1,4 +1,4 @@
-#include "quest/cli/whole_numbers.h"
+#include "quest/cli_run/whole_numbers.h"
 
 #include <gtest/gtest.h>
 

@@ -1,0 +1,191 @@
+// quest-run bench: how fast a packed model reads and writes on this machine.
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "quest/base/atomic_folder.h"
+#include "quest/base/error.h"
+#include "quest/base/philox.h"
+#include "quest/base/progress.h"
+#include "quest/base/shutdown.h"
+#include "quest/cli_run/bench_shapes.h"
+#include "quest/cli_run/commands.h"
+#include "quest/cli_run/whole_numbers.h"
+#include "quest/packed/random_model.h"
+
+namespace quest::cli {
+namespace {
+
+struct Arguments {
+  EngineArguments engine;
+  std::string shape, quant = "w4a4", embedding = "int8", head = "int8", json;
+  int64_t prompt = 512, tokens = 128, batch = 1, repeats = 3;
+};
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+struct Speeds {
+  std::vector<double> prefill, decode;  // tokens per second
+};
+
+Speeds measure(CpuEngine& engine, const Arguments& arguments) {
+  const int64_t vocabulary = engine.config().vocab_size;
+  const Philox random(1);
+  std::vector<int32_t> prompt(static_cast<size_t>(arguments.prompt));
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    prompt[i] = static_cast<int32_t>(random.below(i, static_cast<uint64_t>(vocabulary)));
+  }
+  const auto batch = static_cast<size_t>(arguments.batch);
+  std::vector<SequenceId> sequences(batch);
+  for (SequenceId& s : sequences) s = engine.add_sequence();
+  std::vector<float> logits(batch * static_cast<size_t>(vocabulary));
+  Speeds speeds;
+  for (int64_t repeat = -1; repeat < arguments.repeats; ++repeat) {  // the first one warms up
+    stop_if_asked();
+    for (const SequenceId s : sequences) engine.truncate(s, 0);
+    const double read = seconds_of([&] {
+      for (const SequenceId s : sequences) {
+        engine.prefill(s, prompt, std::span(logits).first(static_cast<size_t>(vocabulary)));
+      }
+    });
+    std::vector<int32_t> next(batch, prompt.front());
+    const int64_t steps = repeat < 0 ? std::min<int64_t>(arguments.tokens, 8) : arguments.tokens;
+    const double write = seconds_of([&] {
+      for (int64_t i = 0; i < steps; ++i) {
+        engine.decode(sequences, next, logits);
+        for (size_t b = 0; b < batch; ++b) {  // greedy, as a program would
+          const auto row = logits.begin() + static_cast<std::ptrdiff_t>(b) * vocabulary;
+          next[b] = static_cast<int32_t>(std::max_element(row, row + vocabulary) - row);
+        }
+      }
+    });
+    if (repeat < 0) continue;
+    speeds.prefill.push_back(static_cast<double>(arguments.prompt * arguments.batch) / read);
+    speeds.decode.push_back(static_cast<double>(steps * arguments.batch) / write);
+  }
+  return speeds;
+}
+
+// A random model of a named shape in a temporary folder.
+class RandomModel {
+ public:
+  explicit RandomModel(const Arguments& arguments) {
+    std::string pattern = (std::filesystem::temp_directory_path() / "quest-bench-XXXXXX").string();
+    QUEST_CHECK(mkdtemp(pattern.data()) != nullptr, ErrorKind::kIo,
+                "cannot create a temporary folder {}", pattern);
+    folder_ = pattern;
+    LlamaConfig config = bench_shape(arguments.shape);
+    config.max_position_embeddings =
+        std::max<int64_t>(config.max_position_embeddings, arguments.prompt + arguments.tokens + 1);
+    write_random_packed_model(model(), config, recipe_from_name(arguments.quant),
+                              {.formats = {table_format_from_name(arguments.embedding),
+                                           table_format_from_name(arguments.head)}});
+  }
+  ~RandomModel() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  RandomModel(const RandomModel&) = delete;
+  RandomModel& operator=(const RandomModel&) = delete;
+
+  std::filesystem::path model() const { return folder_ / "model"; }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+void run(const RunOptions& options, Arguments& arguments) {
+  QUEST_CHECK(arguments.engine.model.empty() != arguments.shape.empty(), ErrorKind::kUsage,
+              "name a packed model's folder, or --shape of a random one ({})", bench_shape_names());
+  install_shutdown_handlers();
+  std::unique_ptr<RandomModel> random;
+  if (!arguments.shape.empty()) {
+    random = std::make_unique<RandomModel>(arguments);
+    arguments.engine.model = random->model().string();
+  }
+  LoadedEngine loaded = load_engine(options, arguments.engine);
+  CpuEngine& engine = *loaded.engine;
+  const int64_t needed = arguments.prompt + arguments.tokens;
+  QUEST_CHECK(needed <= engine.context_length(), ErrorKind::kUsage,
+              "{} prompt and {} written tokens do not fit into the context of {}", arguments.prompt,
+              arguments.tokens, engine.context_length());
+  const Speeds speeds = measure(engine, arguments);
+  const double prefill = median(speeds.prefill), decode = median(speeds.decode);
+  const auto range = [](const std::vector<double>& v) {
+    return fmt::format("{:.1f} to {:.1f}", *std::min_element(v.begin(), v.end()),
+                       *std::max_element(v.begin(), v.end()));
+  };
+  const auto megabytes = [](int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  fmt::print("model     {} {}, {:.1f} MB, {}\n",
+             arguments.shape.empty() ? arguments.engine.model : arguments.shape,
+             engine.model().recipe().name, megabytes(engine.model().file_bytes()),
+             format_count(engine.threads(), "thread"));
+  fmt::print("prefill   {:.1f} tokens/s ({}; {} tokens)\n", prefill, range(speeds.prefill),
+             arguments.prompt);
+  fmt::print("decode    {:.1f} tokens/s ({}; {} tokens, batch {})\n", decode, range(speeds.decode),
+             arguments.tokens, arguments.batch);
+  fmt::print("memory    {:.1f} MB cache, {:.1f} MB scratch\n", megabytes(engine.cache_bytes()),
+             megabytes(engine.scratch_bytes()));
+  if (arguments.json.empty()) return;
+  const nlohmann::ordered_json json = {{"shape", arguments.shape},
+                                       {"recipe", engine.model().recipe().name},
+                                       {"file_bytes", engine.model().file_bytes()},
+                                       {"threads", engine.threads()},
+                                       {"prompt", arguments.prompt},
+                                       {"tokens", arguments.tokens},
+                                       {"batch", arguments.batch},
+                                       {"prefill_tokens_per_second", prefill},
+                                       {"decode_tokens_per_second", decode},
+                                       {"cache_bytes", engine.cache_bytes()},
+                                       {"scratch_bytes", engine.scratch_bytes()}};
+  write_file_atomically(arguments.json, json.dump(2) + "\n");
+}
+
+}  // namespace
+
+void add_run_bench_command(CLI::App& app, SharedOptions options) {
+  CLI::App* command =
+      app.add_subcommand("bench", "tokens per second of a packed model or of a random one");
+  auto arguments = std::make_shared<Arguments>();
+  add_engine_options(*command, arguments->engine);
+  command->get_option("MODEL")->required(false);
+  command->add_option("--shape", arguments->shape,
+                      "instead of MODEL: random weights of this shape: " + bench_shape_names());
+  command->add_option("--quant", arguments->quant, "recipe of --shape")->capture_default_str();
+  command->add_option("--embedding", arguments->embedding, "embedding of --shape")
+      ->check(CLI::IsMember({"bf16", "int8", "int4"}))
+      ->capture_default_str();
+  command->add_option("--head", arguments->head, "head of --shape")
+      ->check(CLI::IsMember({"bf16", "int8", "int4"}))
+      ->capture_default_str();
+  command->add_option("--prompt-tokens", arguments->prompt, "tokens to read")
+      ->check(whole_number_from(1))
+      ->capture_default_str();
+  command->add_option("--tokens", arguments->tokens, "tokens to write")
+      ->check(whole_number_from(1))
+      ->capture_default_str();
+  command->add_option("--batch", arguments->batch, "texts written at once")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  command->add_option("--repeats", arguments->repeats, "the median of so many is printed")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_option("--json", arguments->json, "also write the result to this file");
+  command->callback([options, arguments] { run(*options, *arguments); });
+}
+
+}  // namespace quest::cli

@@ -1,0 +1,121 @@
+// quest-run chat: a conversation with a packed model in the terminal.
+#include <csignal>
+#include <memory>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "quest/base/error.h"
+#include "quest/base/log.h"
+#include "quest/base/shutdown.h"
+#include "quest/cli_run/chat_session.h"
+#include "quest/cli_run/commands.h"
+#include "quest/cli_run/line_editor.h"
+#include "quest/cli_run/sampler_options.h"
+
+namespace quest::cli {
+namespace {
+
+struct Arguments {
+  EngineArguments engine;
+  GenerationSettings settings;
+  std::string system, chat_template = "auto";
+};
+
+ChatKind find_kind(const Arguments& arguments, const std::filesystem::path& folder) {
+  if (arguments.chat_template != "auto") return chat_kind_from_name(arguments.chat_template);
+  const auto text = read_chat_template(folder);
+  if (!text) return ChatKind::kPlain;
+  const auto kind = recognise_chat_template(*text);
+  if (!kind) {
+    log::warn(
+        "the chat_template of {} is none of those known: writing User: and Assistant: instead "
+        "(--chat-template names another)",
+        folder.string());
+  }
+  return kind.value_or(ChatKind::kPlain);
+}
+
+// Ends the answer that is being written; the program goes on after Ctrl-C.
+bool take_interrupt() {
+  if (shutdown_signal() != SIGINT) return false;
+  reset_shutdown_signal();
+  return true;
+}
+
+void talk(ChatSession& chat, LineEditor& editor) {
+  bool begins_line = true;
+  const TextSink sink = [&](std::string_view text) {
+    if (!text.empty()) {
+      print_now(begins_line ? text.substr(std::min(text.find_first_not_of(' '), text.size()))
+                            : text);
+      begins_line = false;
+    }
+    return shutdown_signal() == 0;
+  };
+  while (shutdown_signal() == 0) {
+    const auto line = editor.read("> ");
+    if (!line || shutdown_signal() == SIGTERM) break;
+    if (line->empty()) continue;
+    begins_line = true;
+    try {
+      std::string out;
+      if (line->front() == '/') {
+        if (chat.command(*line, out, sink) == ChatSession::Next::kEnd) break;
+      } else {
+        chat.say(*line, sink);
+      }
+      print_now(out);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kUsage && error.kind() != ErrorKind::kIo) throw;
+      log::error("{}", error.what());
+      continue;
+    }
+    if (!begins_line) print_now("\n");
+    if (take_interrupt()) log::warn("interrupted");
+    if (chat.left_out() > 0) {
+      log::warn("the context is full: the model no longer reads the first {} messages",
+                chat.left_out());
+    }
+  }
+}
+
+void run(const RunOptions& options, Arguments& arguments) {
+  validate(arguments.settings.sampler);
+  install_shutdown_handlers();
+  LoadedEngine loaded = load_engine(options, arguments.engine);
+  Generator generator(*loaded.engine, *loaded.tokenizer);
+  const ChatKind kind = find_kind(arguments, loaded.engine->model().folder());
+  ChatSession chat(generator, *loaded.tokenizer, loaded.engine->context_length(),
+                   arguments.settings, ChatTemplate(kind), arguments.system);
+  LineEditor editor;
+  if (editor.is_terminal()) {
+    log::info("chat template {}; /help lists the commands", chat_kind_name(kind));
+  }
+  talk(chat, editor);
+}
+
+}  // namespace
+
+void add_run_chat_command(CLI::App& app, SharedOptions options) {
+  CLI::App* command = app.add_subcommand("chat", "talk with a packed model");
+  auto arguments = std::make_shared<Arguments>();
+  arguments->settings.max_tokens = 512;
+  arguments->settings.sampler.temperature = 0.7;
+  arguments->settings.sampler.top_p = 0.95;
+  add_engine_options(*command, arguments->engine);
+  command->add_option("--system", arguments->system, "what the model is told before all else");
+  command
+      ->add_option("--chat-template", arguments->chat_template,
+                   "auto (the folder's), plain, chatml, llama2, llama3, zephyr, gemma, alpaca")
+      ->capture_default_str();
+  command->add_option("--max-tokens", arguments->settings.max_tokens, "tokens of an answer at most")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->capture_default_str();
+  add_sampler_options(*command, arguments->settings.sampler);
+  command->add_option("--stop", arguments->settings.stop,
+                      "an answer ends before this (repeatable)");
+  command->callback([options, arguments] { run(*options, *arguments); });
+}
+
+}  // namespace quest::cli

@@ -1,0 +1,41 @@
+// A packed model's folder to an engine, and the options that say how.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "quest/runtime/cpu_engine.h"
+#include "quest/text/tokenizer.h"
+
+namespace CLI {
+class App;
+}
+
+namespace quest::cli {
+
+// Of every command of quest-run.
+struct RunOptions {
+  int threads = 0;
+  bool print_plans = false;
+};
+void add_run_options(CLI::App& app, RunOptions& options);
+
+struct EngineArguments {
+  std::string model, tokenizer;
+  std::string kv = "fp16";
+  int64_t context = 0;
+  int64_t chunk = 512;
+};
+// MODEL, --tokenizer, --kv-cache, --chunk and, if wanted, --context.
+void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with_context = true);
+
+struct LoadedEngine {
+  std::unique_ptr<CpuEngine> engine;
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+// Proves the folder, loads its tokenizer (or the one that is named), prints the plans if asked.
+LoadedEngine load_engine(const RunOptions& options, const EngineArguments& arguments);
+EngineOptions engine_options(const RunOptions& options, const EngineArguments& arguments);
+
+}  // namespace quest::cli

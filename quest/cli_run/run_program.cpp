@@ -1,0 +1,63 @@
+#include "quest/cli_run/run_program.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <system_error>
+
+#include <CLI/CLI.hpp>
+
+#include "quest/base/error.h"
+#include "quest/base/log.h"
+#include "quest/base/shutdown.h"
+
+namespace quest::cli {
+namespace {
+
+// CLI11 looks for what is required before it looks for what it does not know, so that a misspelt
+// command or flag would be reported only as a missing one.
+void name_unknown_arguments(const CLI::App& app, const CLI::ParseError& error) {
+  if (dynamic_cast<const CLI::RequiredError*>(&error) == nullptr) return;
+  for (const std::string& argument : app.remaining(/*recurse=*/true)) {
+    log::error("'{}' is no known command or option here", argument);
+  }
+}
+
+// Output is buffered: a full disk may show only now.
+void flush_output() {
+  QUEST_CHECK(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, ErrorKind::kIo,
+              "cannot write to standard output: {}", errno_text(errno));
+}
+
+}  // namespace
+
+int run_program(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+    flush_output();
+    const int signal = shutdown_signal();
+    return signal == 0 ? 0 : 128 + signal;
+  } catch (const CLI::ParseError& error) {
+    name_unknown_arguments(app, error);
+    const int code = app.exit(error);
+    return code == 0 ? 0 : exit_code(ErrorKind::kUsage);
+  } catch (const Error& error) {
+    log::error("{}", error.what());
+    return exit_code(error.kind());
+  } catch (const StoppedBySignal& stop) {
+    log::warn("{}", stop.what());
+    return 128 + stop.signal_number();
+  } catch (const std::system_error& error) {  // fmt::print: standard output takes no more
+    log::error("{}", error.what());
+    return exit_code(ErrorKind::kIo);
+  } catch (const std::bad_alloc&) {
+    log::error("out of memory");
+    return exit_code(ErrorKind::kEnvironment);
+  } catch (const std::exception& error) {
+    log::error("unexpected error: {}", error.what());
+    return 1;
+  }
+}
+
+}  // namespace quest::cli

@@ -1,0 +1,80 @@
+#include "quest/kernels/deploy.h"
+
+#include <cmath>
+#include <limits>
+
+#include "quest/kernels/deploy_attend.h"
+#include "quest/kernels/deploy_levels.h"
+
+namespace quest::kernels::deploy {
+namespace {
+
+const detail::DeployLevel& choose([[maybe_unused]] IsaLevel level) {
+#ifdef __x86_64__
+  if (level >= IsaLevel::kAvx512) return detail::deploy_avx512();
+  if (level >= IsaLevel::kAvx2) return detail::deploy_avx2();
+#endif
+  return detail::deploy_scalar();
+}
+
+// ln x for finite x >= 1, by + - * / alone, so that no library's version decides its bits: x =
+// 2^e m, m in [1/sqrt 2, sqrt 2), ln m = 2 artanh((m - 1) / (m + 1)) as a series whose rest is
+// below 1e-17.
+double natural_logarithm(double x) {
+  int exponent = 0;
+  double m = std::frexp(x, &exponent);  // exact
+  if (m < 0.70710678118654752) {
+    m *= 2;
+    --exponent;
+  }
+  const double f = (m - 1) / (m + 1), square = f * f;
+  double series = 0;
+  for (int n = 21; n >= 1; n -= 2) series = series * square + 1.0 / n;
+  return exponent * 0.69314718055994531 + 2 * f * series;
+}
+
+}  // namespace
+
+void rms_norm(const float* x, const float* weight, int64_t m, int64_t c, float eps, float* y,
+              IsaLevel level) {
+  choose(level).rms_norm(x, weight, m, c, eps, y, nullptr);
+}
+
+void swiglu(const float* gate_up, int64_t m, int64_t f, float* y, IsaLevel level) {
+  choose(level).swiglu(gate_up, m, f, y);
+}
+
+void add(const float* x, int64_t n, float* y, IsaLevel level) { choose(level).add(x, n, y); }
+
+LogSumExp log_sum_exp(const float* x, int64_t n, IsaLevel level) {
+  const float largest = choose(level).largest(x, n);
+  const double sum = choose(level).sum_exp(x, n, largest);  // NaN spreads into it
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  // The largest value alone adds 1, so only NaN or an infinite largest leaves this range.
+  const bool good = sum >= 1 && std::isfinite(sum) && std::isfinite(largest);
+  return {good ? static_cast<double>(largest) + natural_logarithm(sum) : kNan, largest};
+}
+
+void append_kv(const KvShape& shape, const float* k, const float* v, int64_t slot, uint8_t* block,
+               IsaLevel level) {
+  choose(level).append_kv(shape, k, v, slot, block);
+}
+
+int64_t attend_scratch_bytes(const KvShape& shape) {
+  const int64_t floats = 2 * shape.padded_dim() + kKvBlock + 16;
+  return detail::kAttendRows * floats * static_cast<int64_t>(sizeof(float));
+}
+
+void attend(const KvShape& shape, const AttendTask& task, void* scratch, IsaLevel level) {
+  choose(level).attend(shape, task, scratch);
+}
+
+const char* deploy_plan([[maybe_unused]] IsaLevel level) {
+#ifdef __x86_64__
+  if (level >= IsaLevel::kAvx512) return "avx512";
+  if (level >= IsaLevel::kAvx2) return "avx2";
+#endif
+  return "scalar";
+}
+
+}  // namespace quest::kernels::deploy

@@ -1,0 +1,154 @@
+// packed_gemm with vpdpbusd (dot) and vpopcntd (popcount), 16 rows of weights to a vector.
+#include "quest/kernels/x86/packed_gemm_driver.h"
+#include "quest/kernels/x86/packed_gemm_lines.h"
+
+namespace quest::kernels::detail {
+namespace {
+
+QUEST_INLINE uint32_t dword(const uint8_t* p) {
+  uint32_t x;
+  __builtin_memcpy(&x, p, 4);
+  return x;
+}
+
+// Adds the products of `blocks` blocks. tiles[t] is where tile t begins, strip where the strip
+// does. Several sums per output where there are few outputs, to hide the latency of vpdpbusd. The
+// loop is alone in its function: with more around it GCC 12 spills.
+template <class Values, int kStrip, int kTiles>
+__attribute__((noinline)) void dot_blocks(const WeightTiles& w, const uint8_t* const* tiles,
+                                          const uint8_t* strip, int64_t blocks, int32_t* sums) {
+  constexpr int kOutputs = kStrip * kTiles;
+  constexpr int kSets = kOutputs >= 8 ? 1 : 8 / kOutputs;
+  __m512i acc[kSets][kTiles][kStrip];
+#pragma GCC unroll 8
+  for (int s = 0; s < kSets; ++s) {
+#pragma GCC unroll 2
+    for (int t = 0; t < kTiles; ++t) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kStrip; ++r) acc[s][t][r] = _mm512_setzero_si512();
+    }
+  }
+  Values values[2] = {Values(w), Values(w)};
+  const uint8_t* first = tiles[0];
+  const uint8_t* second = tiles[kTiles - 1];
+  for (int64_t b = 0; b < blocks; ++b) {
+    values[0].load(first, 0);
+    if constexpr (kTiles == 2) values[1].load(second, 0);
+#pragma GCC unroll 8
+    for (int l = 0; l < Values::kLines; ++l) {
+      __builtin_prefetch(first + kPrefetchAhead + 64 * l);
+      if constexpr (kTiles == 2) __builtin_prefetch(second + kPrefetchAhead + 64 * l);
+    }
+    for_each_group([&]<int kGroup>() QUEST_INLINE_LAMBDA {
+      const __m512i u0 = values[0].template group<kGroup>();
+      __m512i u1 = u0;
+      if constexpr (kTiles == 2) u1 = values[1].template group<kGroup>();
+#pragma GCC unroll 8
+      for (int r = 0; r < kStrip; ++r) {
+        const __m512i codes = Vector::broadcast(dword(strip + 4 * (kGroup * kStrip + r)));
+        constexpr int kSet = kGroup % kSets;
+        acc[kSet][0][r] = _mm512_dpbusd_epi32(acc[kSet][0][r], u0, codes);
+        if constexpr (kTiles == 2) {
+          acc[kSet][kTiles - 1][r] = _mm512_dpbusd_epi32(acc[kSet][kTiles - 1][r], u1, codes);
+        }
+      }
+    });
+    first += 64 * Values::kLines;
+    second += 64 * Values::kLines;
+    strip += 32 * kStrip;
+  }
+#pragma GCC unroll 2
+  for (int t = 0; t < kTiles; ++t) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kStrip; ++r) {
+      __m512i sum = _mm512_load_si512(sums + (t * kStrip + r) * kTileRows);
+#pragma GCC unroll 8
+      for (int s = 0; s < kSets; ++s) sum = _mm512_add_epi32(sum, acc[s][t][r]);
+      _mm512_store_si512(sums + (t * kStrip + r) * kTileRows, sum);
+    }
+  }
+}
+
+template <class Values>
+struct DotKernel {
+  template <int kStrip, int kTiles>
+  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
+                  int32_t* sums) {
+    const uint8_t* starts[2] = {tile_start(task, tiles[0]), tile_start(task, tiles[kTiles - 1])};
+    dot_blocks<Values, kStrip, kTiles>(task.w, starts, strip, task.w.blocks, sums);
+  }
+};
+
+struct SparseValues {};
+template <>
+struct DotKernel<SparseValues> {
+  template <int kStrip, int kTiles>
+  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
+                  int32_t* sums) {
+    alignas(64) uint8_t lines[kTiles][kSparseBytes];
+    const uint8_t* starts[2] = {lines[0], lines[kTiles - 1]};
+    for (int64_t b = 0; b < task.w.blocks; b += kSparseBlocks) {
+      const int64_t count = task.w.blocks - b < kSparseBlocks ? task.w.blocks - b : kSparseBlocks;
+      for (int t = 0; t < kTiles; ++t) spread_sparse(task.w, tiles[t], b, count, lines[t]);
+      dot_blocks<Bits<8>, kStrip, kTiles>(task.w, starts, strip + 32 * kStrip * b, count, sums);
+    }
+  }
+};
+
+// Lines of 1-bit values: 32 columns of 16 rows. Counts the bits that differ.
+template <int kStrip, int kTiles>
+__attribute__((noinline)) void count_blocks(const uint8_t* const* tiles, const uint8_t* strip,
+                                            int64_t blocks, int32_t* sums) {
+  __m512i acc[kTiles][kStrip];
+#pragma GCC unroll 2
+  for (int t = 0; t < kTiles; ++t) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kStrip; ++r) acc[t][r] = _mm512_setzero_si512();
+  }
+  const uint8_t* first = tiles[0];
+  const uint8_t* second = tiles[kTiles - 1];
+  for (int64_t b = 0; b < blocks; ++b) {
+    const __m512i w0 = _mm512_load_si512(first + 64 * b);
+    __m512i w1 = w0;
+    __builtin_prefetch(first + 64 * b + kPrefetchAhead);
+    if constexpr (kTiles == 2) {
+      w1 = _mm512_load_si512(second + 64 * b);
+      __builtin_prefetch(second + 64 * b + kPrefetchAhead);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kStrip; ++r) {
+      const __m512i bits = Vector::broadcast(dword(strip + 4 * (b * kStrip + r)));
+      acc[0][r] = _mm512_add_epi32(acc[0][r], _mm512_popcnt_epi32(_mm512_xor_si512(w0, bits)));
+      if constexpr (kTiles == 2) {
+        acc[kTiles - 1][r] =
+            _mm512_add_epi32(acc[kTiles - 1][r], _mm512_popcnt_epi32(_mm512_xor_si512(w1, bits)));
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int t = 0; t < kTiles; ++t) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kStrip; ++r) {
+      _mm512_store_si512(sums + (t * kStrip + r) * kTileRows, acc[t][r]);
+    }
+  }
+}
+
+struct PopcountKernel {
+  template <int kStrip, int kTiles>
+  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
+                  int32_t* sums) {
+    const uint8_t* starts[2] = {tile_start(task, tiles[0]), tile_start(task, tiles[kTiles - 1])};
+    count_blocks<kStrip, kTiles>(starts, strip, task.w.blocks, sums);
+  }
+};
+
+}  // namespace
+
+void packed_dot_avx512vnni(const PackedTask& task) {
+  run_dot<DotKernel, Bits, TableValues, SparseValues>(task);
+}
+
+void packed_popcount_avx512vnni(const PackedTask& task) { run_packed<PopcountKernel>(task); }
+
+}  // namespace quest::kernels::detail

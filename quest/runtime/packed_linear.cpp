@@ -1,0 +1,120 @@
+#include "quest/runtime/packed_linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "quest/base/error.h"
+#include "quest/kernels/hadamard_quantize.h"
+#include "quest/runtime/table_product.h"
+
+namespace quest {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+kernels::PackedWeight view_of(const PackedTensor& tensor) {
+  kernels::PackedWeight w;
+  w.spec = tensor.spec;
+  w.tiles = tensor.tiles;
+  w.bytes = tensor.codes.data();
+  w.pairs = tensor.pairs.empty() ? nullptr : tensor.pairs.data();
+  w.units = tensor.units.data();
+  w.value_sums = tensor.value_sums.empty() ? nullptr : tensor.value_sums.data();
+  w.n = tensor.n;
+  w.k = tensor.k;
+  return w;
+}
+
+}  // namespace
+
+int64_t columns_per_task(int64_t n, int threads) {
+  // Eight tasks for each thread, so that one that is held up by another program costs little.
+  const int64_t tiles = ceil_div(n, kTileRows);
+  return kTileRows * std::max<int64_t>(1, threads == 1 ? tiles : tiles / (8 * threads));
+}
+
+PackedLinear::PackedLinear(std::string name, const PackedTensor& tensor,
+                           const QuantSpec& activation, IsaLevel level)
+    : name_(std::move(name)), weight_(view_of(tensor)), activation_(activation), level_(level) {
+  if (!tensor.spec.is_quantized()) {
+    bf16_ = bf16_table(tensor);
+    way_ = Way::kBf16;
+    return;
+  }
+  way_ = plan(1).method == kernels::PackedMethod::kFloat ? Way::kFloats : Way::kCodes;
+}
+
+kernels::PackedPlan PackedLinear::plan(int64_t rows) const {
+  return kernels::choose_packed_plan(weight_.spec, activation_, rows, weight_.k, level_);
+}
+
+std::string PackedLinear::plan_text(int64_t rows) const {
+  if (way_ == Way::kBf16) return table_product_plan(bf16_, rows, level_);
+  return kernels::packed_plan_text(plan(rows));
+}
+
+void PackedLinear::begin(Activations& a, int64_t rows) const {
+  a.rows = rows;
+  a.bad_row.store(-1, std::memory_order_relaxed);
+  a.units.grow(rows);
+  if (activation_.is_quantized()) a.codes.grow(rows * k());
+  if (way_ == Way::kCodes) {
+    a.prepared.grow(kernels::activation_bytes(plan(rows), rows, k()));
+  } else {
+    a.values.grow(rows * k());
+  }
+}
+
+void PackedLinear::set_row(Activations& a, int64_t row, const float* x) const {
+  float* values = way_ == Way::kCodes ? nullptr : a.values.data() + row * k();
+  if (activation_.is_quantized()) {
+    int8_t* codes = a.codes.data() + row * k();
+    const int64_t bad = kernels::hadamard_quantize<float>(activation_, x, 1, k(), codes,
+                                                          a.units.data() + row, nullptr, level_);
+    if (bad >= 0) a.bad_row.store(row, std::memory_order_relaxed);
+    if (way_ == Way::kCodes) return;
+    kernels::dequantize_rows<float>(activation_, codes, a.units.data() + row, 1, k(), values,
+                                    level_);
+    return;
+  }
+  if (weight_.spec.hadamard) {
+    kernels::hadamard_rows<float>(x, 1, k(), values, level_);
+  } else {
+    std::memcpy(values, x, sizeof(float) * static_cast<size_t>(k()));
+  }
+}
+
+void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
+                            int64_t out_stride) const {
+  const int64_t bad = a.bad_row.load(std::memory_order_relaxed);
+  QUEST_CHECK(bad < 0, ErrorKind::kNumeric,
+              "{}: the activations of row {} of this call are not finite: the model is damaged or "
+              "its training diverged",
+              name_, bad);
+  const int64_t rows = a.rows;
+  kernels::PackedPlan chosen;
+  if (way_ == Way::kCodes) {
+    chosen = plan(rows);
+    constexpr int64_t kPart = kernels::kPreparedRows;
+    team.for_each(ceil_div(rows, kPart), [&](int64_t i, int) {
+      kernels::prepare_activation_rows(chosen, a.codes.data(), rows, k(), i * kPart,
+                                       std::min(rows, (i + 1) * kPart), a.prepared.data());
+    });
+  }
+  const kernels::PreparedActivations prepared{a.prepared.data(), a.units.data(), rows};
+  const int64_t columns = columns_per_task(n(), team.size());
+  team.for_each(ceil_div(n(), columns), [&](int64_t i, int) {
+    const int64_t n0 = i * columns, n1 = std::min(n(), n0 + columns);
+    switch (way_) {
+      case Way::kCodes:
+        return kernels::packed_gemm(chosen, weight_, prepared, 0, rows, n0, n1, out, out_stride);
+      case Way::kFloats:
+        return kernels::packed_gemm_float(weight_, a.values.data(), k(), 0, rows, n0, n1, out,
+                                          out_stride, level_);
+      case Way::kBf16:
+        return table_product(bf16_, a.values.data(), rows, n0, n1, out, out_stride, level_);
+    }
+  });
+}
+
+}  // namespace quest

@@ -1,0 +1,80 @@
+#include "quest/runtime/thread_team.h"
+
+#include <chrono>
+#include <numeric>
+
+#include <gtest/gtest.h>
+
+#include "quest/base/testing.h"
+
+namespace quest {
+namespace {
+
+TEST(ThreadTeam, RunsEachIndexOnceForAnyNumberOfThreads) {
+  for (const int threads : {1, 2, 3, 4, 7}) {
+    ThreadTeam team(threads);
+    EXPECT_EQ(team.size(), threads);
+    for (int round = 0; round < 300; ++round) {
+      const int64_t n = round % 23;
+      std::vector<std::atomic<int>> counts(23);
+      team.for_each(n, [&](int64_t i, int thread) {
+        EXPECT_GE(thread, 0);
+        EXPECT_LT(thread, threads);
+        counts[static_cast<size_t>(i)].fetch_add(1);
+      });
+      for (int64_t i = 0; i < 23; ++i) EXPECT_EQ(counts[static_cast<size_t>(i)], i < n ? 1 : 0);
+    }
+    std::vector<int> ran(static_cast<size_t>(threads));
+    team.run([&](int thread) { ++ran[static_cast<size_t>(thread)]; });
+    EXPECT_EQ(ran, std::vector<int>(static_cast<size_t>(threads), 1));
+  }
+}
+
+TEST(ThreadTeam, WakesWorkersThatSleep) {
+  ThreadTeam team(3);
+  for (int round = 0; round < 5; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(3));  // beyond the time of spinning
+    std::atomic<int> sum{0};
+    team.run([&](int thread) {
+      if (thread == 1) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      sum += thread;
+    });
+    EXPECT_EQ(sum, 3);
+  }
+}
+
+TEST(ThreadTeam, RethrowsOneExceptionAndGoesOn) {
+  ThreadTeam team(3);
+  for (int round = 0; round < 20; ++round) {
+    const auto fail = [&] {
+      team.for_each(50, [&](int64_t i, int) {
+        QUEST_CHECK(i % 10 != 3, ErrorKind::kNumeric, "row {} is bad", i);
+      });
+    };
+    EXPECT_QUEST_ERROR(fail(), ErrorKind::kNumeric, "is bad");
+    std::atomic<int64_t> sum{0};
+    team.for_each(50, [&](int64_t i, int) { sum += i; });
+    EXPECT_EQ(sum, 49 * 25);
+  }
+}
+
+TEST(ThreadTeam, RefusesImpossibleNumbers) {
+  EXPECT_QUEST_ERROR(ThreadTeam(-1), ErrorKind::kUsage, "-1");
+  EXPECT_QUEST_ERROR(ThreadTeam(5000), ErrorKind::kUsage, "5000");
+}
+
+// Printed for a look, not asserted: the machine may be busy.
+TEST(ThreadTeam, ASectionTakesMicroseconds) {
+  ThreadTeam team(2);
+  constexpr int kSections = 20000;
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < kSections; ++i) {
+    team.run([](int) {});
+  }
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  RecordProperty("microseconds", std::to_string(took.count() / kSections * 1e6));
+  std::printf("one section of 2 threads: %.2f microseconds\n", took.count() / kSections * 1e6);
+}
+
+}  // namespace
+}  // namespace quest
