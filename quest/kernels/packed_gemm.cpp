@@ -52,21 +52,6 @@ void check_weight(const PackedWeight& w, int64_t m0, int64_t m1, int64_t n0, int
                "weights must be aligned to 64 bytes");
 }
 
-void run([[maybe_unused]] PackedMethod method, [[maybe_unused]] IsaLevel level,
-         [[maybe_unused]] const PackedTask& task) {
-#ifdef __x86_64__
-  if (method == PackedMethod::kTiles) return detail::packed_tiles_amx(task);
-  if (method == PackedMethod::kPopcount) {
-    if (level >= IsaLevel::kAvx512Vnni) return detail::packed_popcount_avx512vnni(task);
-    if (level == IsaLevel::kAvx512) return detail::packed_popcount_avx512(task);
-    return detail::packed_popcount_avx2(task);
-  }
-  if (level >= IsaLevel::kAvx512Vnni) return detail::packed_dot_avx512vnni(task);
-  if (level == IsaLevel::kAvx512) return detail::packed_dot_avx512(task);
-  detail::packed_dot_avx2(task);
-#endif
-}
-
 // sum_k number(w[n][k]) for [n0, n1): from the sums that are stored with the weight, or, where a
 // stored value is not affine in its number or they are not given, by a product with ones.
 void weight_sums(const PackedPlan& plan, const PackedWeight& w, const PackedTask& task,
@@ -94,7 +79,7 @@ void weight_sums(const PackedPlan& plan, const PackedWeight& w, const PackedTask
   product.m1 = 1;
   product.out = nullptr;
   product.acc = products.data() - task.n0;
-  run(PackedMethod::kDot, plan.level, product);
+  detail::run_packed_task(PackedMethod::kDot, plan.level, product);
   // Padding: u' = 0, but 16 where pairs are spread out.
   const int64_t columns = is_sparse(w.spec) ? task.w.blocks * kTileBlock : w.k;
   for (size_t i = 0; i < count; ++i) {
@@ -146,6 +131,21 @@ uint32_t bits_of_codes(const int8_t* row, int64_t k, int64_t size) {
 }  // namespace
 
 namespace detail {
+
+void run_packed_task([[maybe_unused]] PackedMethod method, [[maybe_unused]] IsaLevel level,
+                     [[maybe_unused]] const PackedTask& task) {
+#ifdef __x86_64__
+  if (method == PackedMethod::kTiles) return packed_tiles_amx(task);
+  if (method == PackedMethod::kPopcount) {
+    if (level >= IsaLevel::kAvx512Vnni) return packed_popcount_avx512vnni(task);
+    if (level == IsaLevel::kAvx512) return packed_popcount_avx512(task);
+    return packed_popcount_avx2(task);
+  }
+  if (level >= IsaLevel::kAvx512Vnni) return packed_dot_avx512vnni(task);
+  if (level == IsaLevel::kAvx512) return packed_dot_avx512(task);
+  packed_dot_avx2(task);
+#endif
+}
 
 ValueMap value_map(const QuantSpec& spec) {
   const StoredFormat format = stored_format(spec);
@@ -362,7 +362,7 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
     }
   }
   task.row_terms = row_terms.data();
-  run(plan.method, plan.level, task);
+  detail::run_packed_task(plan.method, plan.level, task);
 }
 
 void packed_gemm_float(const PackedWeight& w, const float* x, int64_t ldx, int64_t m0, int64_t m1,

@@ -4,7 +4,8 @@
 //   out[m][n] = float(acc[m][n]) * (a_units[m] * w_units[n])       FP32
 //
 // and for activations in high precision (A16, grids that are tables of levels):
-//   out[m][n] = sum_k a[m][k] * number(w[n][k]) * w_units[n]       order of the sum: packed_gemm_float
+//   out[m][n] = sum_k a[m][k] * number(w[n][k]) * w_units[n]       order of the sum:
+//   packed_gemm_float
 //
 // The definition is scalar/packed_gemm.cpp; every level gives the same bits, for any split of rows
 // and columns. Weights stay packed in memory; a plan says how they are multiplied:
@@ -18,8 +19,8 @@
 //   prepare_activations(plan, ...);                     // once per matrix of activations
 //   packed_gemm(plan, w, a, 0, m, n0, n1, out, ldo);    // columns dealt out to threads
 //
-// Single-threaded on what is given; calls on different columns may run at once. Pointers are trusted
-// (packed/ proves files); weights are aligned to 64 bytes.
+// Single-threaded on what is given; calls on different columns may run at once. Pointers are
+// trusted (packed/ proves files); weights are aligned to 64 bytes.
 #pragma once
 
 #include <cstdint>
@@ -34,11 +35,12 @@ namespace quest::kernels {
 // A view of one packed weight matrix (N,K).
 struct PackedWeight {
   QuantSpec spec;
-  CodeTiles tiles;                    // of the 4:8 grids: the kept values (N, K/2)
-  const uint8_t* bytes = nullptr;     // tiles.bytes()
-  const uint8_t* pairs = nullptr;     // 4:8: sparse_tiles(n, k).pairs.bytes()
-  const float* units = nullptr;       // (N)
-  const int32_t* value_sums = nullptr;  // (N): sum_k u; needed if activations' numbers have an offset
+  CodeTiles tiles;                 // of the 4:8 grids: the kept values (N, K/2)
+  const uint8_t* bytes = nullptr;  // tiles.bytes()
+  const uint8_t* pairs = nullptr;  // 4:8: sparse_tiles(n, k).pairs.bytes()
+  const float* units = nullptr;    // (N)
+  const int32_t* value_sums =
+      nullptr;  // (N): sum_k u; needed if activations' numbers have an offset
   int64_t n = 0, k = 0;
 };
 
@@ -78,9 +80,9 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
                  int64_t m0, int64_t m1, int64_t n0, int64_t n1, float* out, int64_t ldo,
                  int32_t* acc = nullptr);
 
-// FP32 activations x (M,K), already rotated if w.spec.hadamard. Sum of one output: four partial sums,
-// one for k % 4 = 0, 1, 2, 3, each in order of k with fma(x, number, sum); then (s0 + s1) + (s2 + s3);
-// then times the unit. Padding columns add nothing.
+// FP32 activations x (M,K), already rotated if w.spec.hadamard. Sum of one output: four partial
+// sums, one for k % 4 = 0, 1, 2, 3, each in order of k with fma(x, number, sum); then (s0 + s1) +
+// (s2 + s3); then times the unit. Padding columns add nothing.
 void packed_gemm_float(const PackedWeight& w, const float* x, int64_t ldx, int64_t m0, int64_t m1,
                        int64_t n0, int64_t n1, float* out, int64_t ldo,
                        IsaLevel level = isa_level());

@@ -74,6 +74,8 @@ struct PackedTask {
   int64_t ldo = 0;
 };
 
+// The code of this method and level; method is kDot, kPopcount or kTiles.
+void run_packed_task(PackedMethod method, IsaLevel level, const PackedTask& task);
 void packed_dot_avx2(const PackedTask& task);
 void packed_dot_avx512(const PackedTask& task);
 void packed_dot_avx512vnni(const PackedTask& task);

@@ -5,47 +5,11 @@
 #pragma once
 
 #include "quest/kernels/x86/packed_gemm_driver.h"
+#include "quest/kernels/x86/packed_gemm_float_vector.h"
 #include "quest/kernels/x86/packed_gemm_lines.h"
 
 namespace quest::kernels::detail {
 namespace {
-
-#ifdef __AVX512BW__
-struct FloatVector {
-  using Float = __m512;
-  static QUEST_INLINE Float zero() { return _mm512_setzero_ps(); }
-  static QUEST_INLINE Float broadcast(float x) { return _mm512_set1_ps(x); }
-  static QUEST_INLINE Float load(const float* p) { return _mm512_loadu_ps(p); }
-  static QUEST_INLINE void store(float* p, Float x) { _mm512_storeu_ps(p, x); }
-  static QUEST_INLINE Float fma(Float x, Float y, Float z) { return _mm512_fmadd_ps(x, y, z); }
-  static QUEST_INLINE Float add(Float x, Float y) { return x + y; }
-  static QUEST_INLINE Float convert(Int x) { return _mm512_maskz_cvtepi32_ps(0xffff, x); }
-  template <int kBits>  // of 16 levels
-  static QUEST_INLINE Float lookup(Float levels, Float, Int index) {
-    return _mm512_maskz_permutexvar_ps(0xffff, index, levels);
-  }
-};
-#else
-struct FloatVector {
-  using Float = __m256;
-  static QUEST_INLINE Float zero() { return _mm256_setzero_ps(); }
-  static QUEST_INLINE Float broadcast(float x) { return _mm256_set1_ps(x); }
-  static QUEST_INLINE Float load(const float* p) { return _mm256_loadu_ps(p); }
-  static QUEST_INLINE void store(float* p, Float x) { _mm256_storeu_ps(p, x); }
-  static QUEST_INLINE Float fma(Float x, Float y, Float z) { return _mm256_fmadd_ps(x, y, z); }
-  static QUEST_INLINE Float add(Float x, Float y) { return x + y; }
-  static QUEST_INLINE Float convert(Int x) { return _mm256_cvtepi32_ps(x); }
-  template <int kBits>
-  static QUEST_INLINE Float lookup(Float low, Float high, Int index) {
-    const Float from_low = _mm256_permutevar8x32_ps(low, index);
-    if constexpr (kBits < 4) return from_low;
-    return _mm256_blendv_ps(from_low, _mm256_permutevar8x32_ps(high, index),
-                            _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
-  }
-};
-#endif
-using Float = FloatVector::Float;
-inline constexpr int kLanes = static_cast<int>(sizeof(Float) / 4);
 
 // Columns 4 kGroup + kByte as numbers. Levels repeat, so that bits beside an index do no harm.
 template <class Values, int kGroup, int kByte>
