@@ -46,8 +46,8 @@ class CheckpointLayers {
   }
 
  private:
+  QuantRecipe recipe_;  // before config_, whose reading fills it in
   LlamaConfig config_;
-  QuantRecipe recipe_;
   CheckpointFiles files_;
 };
 

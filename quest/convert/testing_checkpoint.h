@@ -1,6 +1,7 @@
 // Help for tests: checkpoints without a training run. Tests only; header only.
 //
-//   const auto folder = testing::write_checkpoint(temporary / "c", config, recipe_from_name("w4a4"));
+//   const auto folder = testing::write_checkpoint(temporary / "c", config,
+//   recipe_from_name("w4a4"));
 #pragma once
 
 #include <cmath>
@@ -15,8 +16,9 @@
 namespace quest::testing {
 
 // A checkpoint of random masters under Hugging Face names.
-inline std::filesystem::path write_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
-                          const QuantRecipe& recipe, uint64_t seed = 1) {
+inline std::filesystem::path write_checkpoint(const std::filesystem::path& folder,
+                                              const LlamaConfig& config, const QuantRecipe& recipe,
+                                              uint64_t seed = 1) {
   std::filesystem::create_directories(folder);
   SafetensorsWriter writer(folder / "model.safetensors");
   std::vector<std::vector<float>> tensors;

@@ -8,9 +8,8 @@
 #include "quest/base/error.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/kernels/rope.h"
-#include "quest/packed/table_codes.h"
 #include "quest/quant/hadamard.h"
-#include "quest/runtime/table_product.h"
+#include "quest/runtime/table_view.h"
 
 namespace quest {
 namespace {
@@ -91,8 +90,8 @@ float* CpuEngine::thread_row(int thread) {
 }
 
 int64_t CpuEngine::scratch_bytes() const {
-  return hidden_.bytes() + wide_.bytes() + normed_.bytes() + logits_.bytes() + rows_.bytes() +
-         attend_.bytes() + activations_.codes.bytes() + activations_.units.bytes() +
+  return hidden_.bytes() + wide_.bytes() + normed_.bytes() + logits_.bytes() + head_input_.bytes() +
+         rows_.bytes() + attend_.bytes() + activations_.codes.bytes() + activations_.units.bytes() +
          activations_.prepared.bytes() + activations_.values.bytes();
 }
 
@@ -115,11 +114,11 @@ void CpuEngine::check_room(SequenceId sequence, int64_t tokens) const {
 
 void CpuEngine::embed(std::span<const Segment> segments) {
   const int64_t c = config().hidden_size;
+  const kernels::TableWeight table = table_view(model_.embedding());
   for (const Segment& segment : segments) {
     team_.for_each(static_cast<int64_t>(segment.tokens.size()), [&](int64_t i, int) {
       float* row = hidden_.data() + (segment.first_row + i) * c;
-      dequantize_table_row(model_.embedding(), segment.tokens[static_cast<size_t>(i)],
-                           {row, static_cast<size_t>(c)});
+      kernels::table_row(table, segment.tokens[static_cast<size_t>(i)], row);
     });
   }
 }
@@ -278,10 +277,14 @@ void CpuEngine::head(int64_t first, int64_t rows, float* out) {
   float* x = normed_.data();
   kernels::deploy::rms_norm(hidden_.data() + first * width, model_.final_norm().data(), rows, width,
                             static_cast<float>(c.rms_norm_eps), x, options_.level);
+  const kernels::TableWeight table = table_view(model_.head());
+  head_input_.grow(kernels::table_activation_bytes(table, rows, options_.level));
+  kernels::prepare_table_activations(table, x, width, rows, head_input_.data(), options_.level);
   const int64_t columns = columns_per_task(c.vocab_size, team_.size());
   team_.for_each(ceil_div(c.vocab_size, columns), [&](int64_t i, int) {
     const int64_t n0 = i * columns, n1 = std::min(c.vocab_size, n0 + columns);
-    table_product(model_.head(), x, rows, n0, n1, out, c.vocab_size, options_.level);
+    kernels::table_gemm(table, head_input_.data(), rows, 0, rows, n0, n1, out, c.vocab_size,
+                        options_.level);
   });
 }
 
@@ -426,7 +429,9 @@ std::string CpuEngine::plans() const {
          layer->plan_text(1), layer->plan_text(rows));
   }
   const PackedTable& table = model_.head();
-  line("lm_head", 0, table.rows, table.columns, table_product_plan(table, 1, options_.level), "");
+  line("lm_head", 0, table.rows, table.columns,
+       kernels::table_plan_text(table_view(table), 1, options_.level),
+       kernels::table_plan_text(table_view(table), kLogitsRows, options_.level));
   text += fmt::format("activations    {}\n", kernels::hadamard_quantize_plan(options_.level));
   text +=
       fmt::format("norms, SwiGLU, attention: {}\n", kernels::deploy::deploy_plan(options_.level));

@@ -100,11 +100,12 @@ class CpuEngine final : public Engine {
   RopeTable rope_;
   std::vector<Block> blocks_;
 
-  AlignedBuffer<float> hidden_;    // (rows, C)
-  AlignedBuffer<float> wide_;      // (rows, (H + 2G) D); (some rows, 2F)
-  AlignedBuffer<float> normed_;    // (rows, H D) of attention; (rows, C) that is to be added to the
-                                   // hidden rows; the head's input
-  AlignedBuffer<float> logits_;    // (some rows, V)
+  AlignedBuffer<float> hidden_;  // (rows, C)
+  AlignedBuffer<float> wide_;    // (rows, (H + 2G) D); (some rows, 2F)
+  AlignedBuffer<float> normed_;  // (rows, H D) of attention; (rows, C) that is to be added to the
+                                 // hidden rows; the head's input
+  AlignedBuffer<float> logits_;  // (some rows, V)
+  AlignedBuffer<uint8_t> head_input_;
   AlignedBuffer<float> rows_;      // one row for each thread
   AlignedBuffer<uint8_t> attend_;  // scratch for each thread
   Activations activations_;

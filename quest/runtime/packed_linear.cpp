@@ -5,7 +5,7 @@
 
 #include "quest/base/error.h"
 #include "quest/kernels/hadamard_quantize.h"
-#include "quest/runtime/table_product.h"
+#include "quest/runtime/table_view.h"
 
 namespace quest {
 namespace {
@@ -37,7 +37,7 @@ PackedLinear::PackedLinear(std::string name, const PackedTensor& tensor,
                            const QuantSpec& activation, IsaLevel level)
     : name_(std::move(name)), weight_(view_of(tensor)), activation_(activation), level_(level) {
   if (!tensor.spec.is_quantized()) {
-    bf16_ = bf16_table(tensor);
+    bf16_ = table_view(tensor);
     way_ = Way::kBf16;
     return;
   }
@@ -49,7 +49,7 @@ kernels::PackedPlan PackedLinear::plan(int64_t rows) const {
 }
 
 std::string PackedLinear::plan_text(int64_t rows) const {
-  if (way_ == Way::kBf16) return table_product_plan(bf16_, rows, level_);
+  if (way_ == Way::kBf16) return kernels::table_plan_text(bf16_, rows, level_);
   return kernels::packed_plan_text(plan(rows));
 }
 
@@ -62,6 +62,7 @@ void PackedLinear::begin(Activations& a, int64_t rows) const {
     a.prepared.grow(kernels::activation_bytes(plan(rows), rows, k()));
   } else {
     a.values.grow(rows * k());
+    if (way_ == Way::kBf16) a.prepared.grow(kernels::table_activation_bytes(bf16_, rows, level_));
   }
 }
 
@@ -101,6 +102,10 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
                                        std::min(rows, (i + 1) * kPart), a.prepared.data());
     });
   }
+  if (way_ == Way::kBf16) {
+    kernels::prepare_table_activations(bf16_, a.values.data(), k(), rows, a.prepared.data(),
+                                       level_);
+  }
   const kernels::PreparedActivations prepared{a.prepared.data(), a.units.data(), rows};
   const int64_t columns = columns_per_task(n(), team.size());
   team.for_each(ceil_div(n(), columns), [&](int64_t i, int) {
@@ -112,7 +117,8 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
         return kernels::packed_gemm_float(weight_, a.values.data(), k(), 0, rows, n0, n1, out,
                                           out_stride, level_);
       case Way::kBf16:
-        return table_product(bf16_, a.values.data(), rows, n0, n1, out, out_stride, level_);
+        return kernels::table_gemm(bf16_, a.prepared.data(), rows, 0, rows, n0, n1, out, out_stride,
+                                   level_);
     }
   });
 }

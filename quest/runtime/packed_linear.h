@@ -11,7 +11,7 @@
 //   weights alone                 rows rotated as the weights are, packed_gemm_float
 //   Gaussian levels               values of the codes, packed_gemm_float
 //   BF16 weights                  rows, or values of their codes (rotated as the weights are),
-//                                 table_product
+//                                 table_gemm
 #pragma once
 
 #include <atomic>
@@ -20,6 +20,7 @@
 
 #include "quest/base/cpu_features.h"
 #include "quest/kernels/packed_gemm.h"
+#include "quest/kernels/table_gemm.h"
 #include "quest/packed/packed_model.h"
 #include "quest/runtime/aligned_buffer.h"
 #include "quest/runtime/thread_team.h"
@@ -59,7 +60,7 @@ class PackedLinear {
 
   std::string name_;
   kernels::PackedWeight weight_;
-  PackedTable bf16_;
+  kernels::TableWeight bf16_;
   QuantSpec activation_;
   IsaLevel level_;
   Way way_;

@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #endif
 
+#include "quest/base/cpu_features.h"
 #include "quest/base/error.h"
 #include "quest/base/thread_pool.h"
 
@@ -22,15 +23,16 @@ void pause_briefly() {
 #endif
 }
 
-// Returns once `is_done(value)` holds: spins for a while, then sleeps until the value changes.
+// Returns once `is_done(value)` holds: spins for a while if there is a core to do so, then sleeps
+// until the value changes.
 template <class Condition>
-void wait_until(const std::atomic<uint32_t>& value, const Condition& is_done) {
+void wait_until(const std::atomic<uint32_t>& value, bool spins, const Condition& is_done) {
   for (int round = 0; round < 64; ++round) {  // the usual case takes no look at the clock
     if (is_done(value.load(std::memory_order_acquire))) return;
     pause_briefly();
   }
   const auto end = std::chrono::steady_clock::now() + kSpinTime;
-  while (std::chrono::steady_clock::now() < end) {
+  while (spins && std::chrono::steady_clock::now() < end) {
     for (int round = 0; round < 32; ++round) {
       if (is_done(value.load(std::memory_order_acquire))) return;
       pause_briefly();
@@ -47,6 +49,7 @@ ThreadTeam::ThreadTeam(int threads) {
   QUEST_CHECK(threads >= 0 && threads <= kMaxThreads, ErrorKind::kUsage,
               "the number of threads is {}, allowed are 0 (all cores) to {}", threads, kMaxThreads);
   if (threads == 0) threads = default_thread_count();
+  spins_ = threads <= cpu_features().usable_cores;
   try {
     workers_.reserve(static_cast<size_t>(threads - 1));
     for (int i = 1; i < threads; ++i) {
@@ -81,7 +84,7 @@ void ThreadTeam::execute(int thread) noexcept {
 
 void ThreadTeam::work(int thread) {
   for (uint32_t seen = 0;;) {
-    wait_until(generation_, [&](uint32_t now) { return now != seen; });
+    wait_until(generation_, spins_, [&](uint32_t now) { return now != seen; });
     ++seen;  // the caller begins no section before this one has ended
     if (is_stopping_) return;
     execute(thread);
@@ -96,7 +99,7 @@ void ThreadTeam::run_section(Section section, const void* context) {
   generation_.fetch_add(1, std::memory_order_release);
   if (!workers_.empty()) generation_.notify_all();
   execute(0);
-  wait_until(unfinished_, [](uint32_t left) { return left == 0; });
+  wait_until(unfinished_, spins_, [](uint32_t left) { return left == 0; });
   if (has_exception_.load()) {
     has_exception_.store(false);
     std::rethrow_exception(std::exchange(exception_, nullptr));

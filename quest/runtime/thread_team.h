@@ -1,7 +1,8 @@
 // The threads of the CPU engine: parallel sections of a few microseconds, no locks inside them.
 //
 // Workers wait for the next section by spinning for a fraction of a millisecond, then asleep; so
-// does the caller for the workers. The caller takes part.
+// does the caller for the workers. (Where there are more threads than cores they sleep at once.)
+// The caller takes part.
 //
 //   ThreadTeam team(2);
 //   team.for_each(tiles, [&](int64_t tile, int thread) { ... });   // each once, any order
@@ -64,6 +65,7 @@ class ThreadTeam {
   std::exception_ptr exception_;
   std::atomic<bool> has_exception_{false};
   bool is_stopping_ = false;
+  bool spins_ = false;
   // Each on a cache line of its own: all threads look at them while they wait.
   alignas(64) std::atomic<uint32_t> generation_{0};
   alignas(64) std::atomic<uint32_t> unfinished_{0};

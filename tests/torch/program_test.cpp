@@ -96,7 +96,8 @@ TEST(Program, ExportsInspectsAndVerifies) {
   quest::testing::write_checkpoint(folder / "run/final", quest::testing::small_llama(),
                                    quest::recipe_from_name("w4a4"));
   const std::string run_folder = (folder / "run").string(), packed = (folder / "p").string();
-  const std::string text = folder.write("a.txt", quest::testing::kSampleText.substr(0, 700)).string();
+  const std::string text =
+      folder.write("a.txt", quest::testing::kSampleText.substr(0, 700)).string();
   const auto printed = [&](const std::string& arguments) {
     const Outcome outcome = run(arguments, (folder / "out").string());
     EXPECT_EQ(outcome.code, 0) << arguments << ": " << outcome.errors;
@@ -105,7 +106,8 @@ TEST(Program, ExportsInspectsAndVerifies) {
   const auto has = [](const std::string& output, const std::string& part) {
     return output.find(part) != std::string::npos;
   };
-  const std::string exported = printed("export " + run_folder + " --out " + packed + " --head bf16");
+  const std::string exported =
+      printed("export " + run_folder + " --out " + packed + " --head bf16");
   EXPECT_TRUE(has(exported, "head           bf16 (261 x 144)")) << exported;
   EXPECT_TRUE(has(exported, "not yet: quest verify")) << exported;
   const std::string inspected = printed("inspect --tensors " + packed);
@@ -121,7 +123,8 @@ TEST(Program, ExportsInspectsAndVerifies) {
   EXPECT_EQ(json["result"], "passed");
   EXPECT_EQ(json["checksum"], quest::PackedModel(folder / "p").checksum());
   // What deployment adds to the training forward in FP32 is rounding of tables and the cache.
-  const double packed_loss = json["perplexity"]["packed"], training = json["perplexity"]["training_fp32"];
+  const double packed_loss = json["perplexity"]["packed"],
+               training = json["perplexity"]["training_fp32"];
   EXPECT_NEAR(packed_loss / training, 1, 0.02);
   EXPECT_TRUE(has(printed("inspect " + packed), "verified       passed"));
 
@@ -136,7 +139,8 @@ TEST(Program, ExportsInspectsAndVerifies) {
   EXPECT_EQ(failed.code, 3) << failed.errors;
   EXPECT_TRUE(has(failed.errors, "down_proj.codes: 1 of")) << failed.errors;
 
-  const std::string hf = printed("export " + run_folder + " --format hf --out " + (folder / "h").string());
+  const std::string hf =
+      printed("export " + run_folder + " --format hf --out " + (folder / "h").string());
   EXPECT_TRUE(has(hf, "model.layers.1.self_attn.v_proj.weight")) << hf;
   EXPECT_TRUE(has(printed("eval " + (folder / "h").string() + " " + text), "perplexity"));
   EXPECT_EQ(run("export " + run_folder + " --out " + run_folder).code, 2);
