@@ -3,7 +3,8 @@
 #
 # Installs and builds what is missing, makes a corpus (the King James Bible of Debian's package bible-kjv),
 # trains a tokenizer, tokenizes, trains one small Llama at BF16, W4A4 and W1A1, and shows a table, a picture
-# of the loss curves and a text sample of each. Everything goes to demo/. Interrupted (Ctrl-C, kill), it
+# of the loss curves and a text sample of each; then packs the low-bit models, proves that the packed ones
+# are the trained ones, and lets them write without torch. Everything goes to demo/. Interrupted (Ctrl-C, kill), it
 # goes on where it stopped when started again: each step publishes its result whole, and a training run
 # resumes from its last checkpoint.
 set -euo pipefail
@@ -29,11 +30,11 @@ on_exit() {
 trap on_exit EXIT
 
 current="setup and build"
-step "1/6 setup and build"
-make --no-print-directory build TARGETS=quest
+step "1/7 setup and build"
+make --no-print-directory build TARGETS="quest quest-run"
 
 current="corpus"
-step "2/6 corpus"
+step "2/7 corpus"
 mkdir -p "$demo"
 if [ ! -s "$demo/kjv.txt" ]; then
   command -v bible >/dev/null 2>&1 || fail "the program 'bible' is missing: apt-get install bible-kjv"
@@ -41,10 +42,11 @@ if [ ! -s "$demo/kjv.txt" ]; then
   [ "$(wc -c <"$demo/kjv.txt.tmp")" -gt 4000000 ] || fail "'bible -f Gen1:1-Rev22:21' gave too little text"
   mv "$demo/kjv.txt.tmp" "$demo/kjv.txt"
 fi
+head -c 20000 "$demo/kjv.txt" >"$demo/sample.txt"
 echo "$(wc -l <"$demo/kjv.txt") verses, $(wc -c <"$demo/kjv.txt") bytes"
 
 current="tokenizer"
-step "3/6 tokenizer"
+step "3/7 tokenizer"
 if [ ! -d "$demo/tokenizer" ]; then
   rm -rf "$demo/tokenizer.tmp"
   "$quest" tokenizer train "$demo/kjv.txt" --vocab-size 2048 --out "$demo/tokenizer.tmp"
@@ -54,7 +56,7 @@ else
 fi
 
 current="data"
-step "4/6 data"
+step "4/7 data"
 if [ ! -d "$demo/data" ]; then
   "$quest" data "$demo/kjv.txt" --tokenizer "$demo/tokenizer" --out "$demo/data"
 else
@@ -63,13 +65,13 @@ fi
 
 for recipe in "${recipes[@]}"; do
   current="training of $recipe"
-  step "5/6 training, $recipe"
+  step "5/7 training, $recipe"
   "$quest" train --config configs/demo.toml --data "$demo/data" --out "$demo/runs" \
     --quant "$recipe" --name "$recipe"
 done
 
 current="results"
-step "6/6 results"
+step "6/7 results"
 runs=()
 labels=()
 for recipe in "${recipes[@]}"; do
@@ -82,6 +84,20 @@ python3 scripts/demo_table.py "${runs[@]}"
 for recipe in "${recipes[@]}"; do
   printf '\n-- %s writes:\n' "${recipe^^}"
   "$quest" generate "$demo/runs/$recipe" --prompt "$prompt" --max-tokens 80 --temperature 0.8 --seed 1
+done
+
+current="packed models"
+step "7/7 packed models"
+for recipe in w4a4 w1a1; do
+  packed="$demo/packed/$recipe"
+  if [ ! -f "$packed/verify.json" ]; then
+    rm -rf "$packed"
+    "$quest" export "$demo/runs/$recipe" --out "$packed"
+    "$quest" verify "$packed" --against "$demo/runs/$recipe" --text "$demo/sample.txt"
+  fi
+  printf '\n-- %s, packed (%s bytes), writes through quest-run:\n' "${recipe^^}" \
+    "$(wc -c <"$packed/model.safetensors")"
+  build/bin/quest-run generate "$packed" --prompt "$prompt" --max-tokens 80 --temperature 0.8 --seed 1
 done
 printf '\nDone in %d min %d s. Runs, curves and models are in %s/runs/, the picture is %s/loss.png.\n' \
   $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$demo" "$demo"
