@@ -12,8 +12,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "quest/base/cpu_features.h"
 #include "quest/base/atomic_folder.h"
+#include "quest/base/cpu_features.h"
 #include "quest/base/json_util.h"
 #include "quest/packed/testing_packed.h"
 

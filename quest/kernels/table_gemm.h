@@ -7,8 +7,8 @@
 //   out[m][v] = sum_c x[m][c] * table(v, c)
 //
 // Activations are FP32. The integer forms round a row of them to 16 bits,
-//   unit16 = max|x| / 32639, q = round_half_even(x * (32639 / max|x|))     (0 where that quotient is infinite)
-//   q = 256 hi + lo, both int8 (which is why it is 32639 = 127 * 257),
+//   unit16 = max|x| / 32639, q = round_half_even(x * (32639 / max|x|))     (0 where that quotient
+//   is infinite) q = 256 hi + lo, both int8 (which is why it is 32639 = 127 * 257),
 // and multiply q exactly:
 //   kInt8  out = float(sum_c q (u - 128)) * (unit16 * row_units[v])       sum exact, rounded once
 //   kInt4  out = s * unit16, s = fma(float(sum of a group), group_units, s) over the groups in
