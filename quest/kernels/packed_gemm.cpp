@@ -213,15 +213,15 @@ ActivationLayout activation_layout(const PackedPlan& plan, int64_t m, int64_t k)
 }  // namespace detail
 
 std::string packed_plan_text(const PackedPlan& plan) {
+  // The level whose code runs.
+  IsaLevel level = plan.level;
+  if (plan.method == PackedMethod::kFloat) level = std::min(level, IsaLevel::kAvx512);
+  if (plan.method != PackedMethod::kTiles) level = std::min(level, IsaLevel::kAvx512Vnni);
   std::string text = method_name(plan.method);
   text += ", ";
-  if (plan.method == PackedMethod::kFloat && plan.level > IsaLevel::kAvx512) {
-    return text + std::string(isa_level_name(IsaLevel::kAvx512));
-  }
-  if (plan.method != PackedMethod::kTiles && plan.level == IsaLevel::kAmx) {
-    return text + std::string(isa_level_name(IsaLevel::kAvx512Vnni));
-  }
-  return text + std::string(isa_level_name(plan.level));
+  text += isa_level_name(level);
+  if (plan.spreads_pairs) text += ", 4:8 spread out in the cache";
+  return text;
 }
 
 PackedPlan choose_packed_plan(const QuantSpec& weight, const QuantSpec& activation, int64_t m,
@@ -231,6 +231,7 @@ PackedPlan choose_packed_plan(const QuantSpec& weight, const QuantSpec& activati
   plan.activation = activation;
   const StoredFormat w = stored_format(weight);  // throws for grids without codes
   if (is_sparse(weight)) sparse_tiles(0, k);     // throws if K is no multiple of 8
+  plan.spreads_pairs = is_sparse(weight) && plan.level != IsaLevel::kScalar;
   if (!activation.is_quantized() || !w.levels.empty()) {
     plan.method = PackedMethod::kFloat;
     return plan;

@@ -335,6 +335,8 @@ TEST(PackedGemmPlans, AreChosenByFormatsRowsAndLevel) {
   EXPECT_EQ(text("int4.ste", "int4.ste", 512, IsaLevel::kAvx512Vnni), "dot, avx512vnni");
   EXPECT_EQ(text("gauss4.ste", "gauss4.ste", 1, IsaLevel::kAmx), "float, avx512");
   EXPECT_EQ(text("int4.ste", "none", 1, IsaLevel::kAvx2), "float, avx2");
+  EXPECT_EQ(text("int4_4of8.ste", "int4.ste", 1, IsaLevel::kAvx2),
+            "dot, avx2, 4:8 spread out in the cache");
 #endif
 }
 
