@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "quest/base/atomic_folder.h"
+#include "quest/base/cpu_features.h"
 #include "quest/base/json_util.h"
 #include "quest/packed/testing_packed.h"
 

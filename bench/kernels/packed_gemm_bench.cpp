@@ -85,7 +85,7 @@ double read_ceiling(int threads) {
   return rate;
 }
 
-// One packed matrix of random bytes (any byte is a valid value of the uniform grids) and as many
+// One packed matrix of random bytes (the kernels take any) and as many
 // copies as memory needs to be out of the cache.
 struct Weights {
   Weights(const QuantSpec& spec, int64_t n, int64_t k, bool beyond_cache) {
@@ -93,7 +93,14 @@ struct Weights {
     view.tiles = {.bits = spec.bits, .n = n, .k = k};
     view.n = n;
     view.k = k;
-    const int64_t size = view.tiles.bytes();
+    int64_t pair_bytes = 0;
+    if (spec.grid == Grid::kUniform4of8) {
+      const SparseTiles sparse = sparse_tiles(n, k);
+      view.tiles = sparse.kept;
+      pair_bytes = sparse.pairs.bytes();
+    }
+    kept_bytes = view.tiles.bytes();
+    size = kept_bytes + pair_bytes;
     copies = beyond_cache ? std::max<int64_t>(1, kBeyondCache / size) : 1;
     bytes = AlignedBytes(copies * size);
     uint64_t state = 1;
@@ -109,11 +116,13 @@ struct Weights {
   }
   PackedWeight copy(int64_t i) const {
     PackedWeight w = view;
-    w.bytes = bytes.data() + i % copies * view.tiles.bytes();
+    w.bytes = bytes.data() + i % copies * size;
+    w.pairs = w.bytes + kept_bytes;
     return w;
   }
 
   PackedWeight view;
+  int64_t size = 0, kept_bytes = 0;  // of one copy
   int64_t copies = 1;
   AlignedBytes bytes;
   std::vector<float> units;
@@ -121,25 +130,21 @@ struct Weights {
 };
 
 struct Case {
-  int w_bits, a_bits;  // a_bits 16: FP32 activations
+  const char *w, *a;  // specs; "none": FP32 activations
   int64_t m, n, k;
   int threads;
   bool in_cache = false;
 };
 
-QuantSpec uniform(int bits) {
-  return spec_from_string(bits == 16 ? "none" : "int" + std::to_string(bits) + ".ste");
-}
-
 void run_case(benchmark::State& state, IsaLevel level, const Case& c) {
-  const Weights weights(uniform(c.w_bits), c.n, c.k, c.m <= 8 && !c.in_cache);
-  const QuantSpec activation = uniform(c.a_bits);
+  const Weights weights(spec_from_string(c.w), c.n, c.k, c.m <= 8 && !c.in_cache);
+  const QuantSpec activation = spec_from_string(c.a);
   const PackedPlan plan =
       kernels::choose_packed_plan(weights.view.spec, activation, c.m, c.k, level);
   std::mt19937 random(1);
   AlignedBytes prepared;
   std::vector<float> x, a_units(static_cast<size_t>(c.m), 0.01f);
-  if (c.a_bits == 16) {
+  if (!activation.is_quantized()) {
     x.resize(static_cast<size_t>(c.m * c.k), 0.5f);
   } else {
     const std::vector<int8_t> codes = testing::random_codes(activation, c.m, c.k, random);
@@ -154,7 +159,7 @@ void run_case(benchmark::State& state, IsaLevel level, const Case& c) {
     const PackedWeight w = weights.copy(call++);
     const auto columns = [&](int64_t i) {
       const int64_t n0 = i * part, n1 = std::min(n0 + part, c.n);
-      if (c.a_bits == 16) {
+      if (!activation.is_quantized()) {
         kernels::packed_gemm_float(w, x.data(), c.k, 0, c.m, n0, n1, out.data(), c.n, level);
       } else {
         kernels::packed_gemm(plan, w, {prepared.data(), a_units.data(), c.m}, 0, c.m, n0, n1,
@@ -169,7 +174,7 @@ void run_case(benchmark::State& state, IsaLevel level, const Case& c) {
   });
   state.SetLabel(kernels::packed_plan_text(plan));
   if (c.m <= 8) {
-    const double rate = static_cast<double>(weights.view.tiles.bytes()) / seconds;
+    const double rate = static_cast<double>(weights.size) / seconds;
     state.counters["GB/s"] = rate * 1e-9;
     if (!c.in_cache) state.counters["%read"] = 100 * rate / read_ceiling(c.threads);
     return;
@@ -177,32 +182,39 @@ void run_case(benchmark::State& state, IsaLevel level, const Case& c) {
   static const CpuCeilings one = measure_cpu_flops(1), two = measure_cpu_flops(2);
   const CpuCeilings& ceilings = c.threads == 1 ? one : two;
   const double rate = 2.0 * static_cast<double>(c.m * c.n * c.k) / seconds;
-  const double peak = ceilings.flops(c.a_bits == 16 ? ComputeType::kFp32 : ComputeType::kInt8);
+  const double peak =
+      ceilings.flops(!activation.is_quantized() ? ComputeType::kFp32 : ComputeType::kInt8);
   state.counters["GOP/s"] = rate * 1e-9;
   state.counters["%peak"] = 100 * rate / peak;
 }
 
 void register_all() {
-  const std::pair<int, int> formats[] = {{4, 4}, {2, 2}, {1, 1}, {3, 3}, {8, 8}, {4, 8}, {4, 16}};
+  struct Format {
+    const char *name, *w, *a;
+  };
+  const Format formats[] = {
+      {"w4a4", "int4.ste", "int4.ste"}, {"w2a2", "int2.ste", "int2.ste"},
+      {"w1a1", "int1.ste", "int1.ste"}, {"w3a3", "int3.ste", "int3.ste"},
+      {"w8a8", "int8.ste", "int8.ste"}, {"w4a8", "int4.ste", "int8.ste"},
+      {"w4a16", "int4.ste", "none"},    {"w2a16", "int2.ste", "none"},
+      {"fp4", "fp4.ste", "fp4.ste"},    {"4of8", "int4_4of8.ste", "int4.ste"}};
   const std::pair<int64_t, int64_t> shapes[] = {
       {6144, 2048}, {2048, 2048}, {11264, 2048}, {2048, 5632}};
   for_each_level(IsaLevel::kAmx, [&](IsaLevel level, const std::string& name) {
     if (level == IsaLevel::kScalar) return;
-    for (const auto& [w, a] : formats) {
+    for (const auto& [format, w, a] : formats) {
       for (const int64_t m : {1, 2, 4, 8, 32, 512}) {
         for (const auto& [n, k] : shapes) {
           if (n == 2048 && k == 2048 && m <= 8) {
-            add(name + "/w" + std::to_string(w) + "a" + std::to_string(a) + "/M" +
-                    std::to_string(m) + "/cached",
+            add(name + "/" + format + "/M" + std::to_string(m) + "/cached",
                 [=, w = w, a = a](auto& state) {
                   run_case(state, level, {w, a, m, 512, 2048, 1, true});
                 });
           }
           for (const int threads : {1, 2}) {
             const Case c{w, a, m, n, k, threads};
-            add(name + "/w" + std::to_string(w) + "a" + std::to_string(a) + "/M" +
-                    std::to_string(m) + "/N" + std::to_string(n) + "/K" + std::to_string(k) +
-                    "/threads" + std::to_string(threads),
+            add(name + "/" + format + "/M" + std::to_string(m) + "/N" + std::to_string(n) + "/K" +
+                    std::to_string(k) + "/threads" + std::to_string(threads),
                 [=](auto& state) { run_case(state, level, c); });
           }
         }

@@ -30,7 +30,7 @@ struct Panel {
     for (int64_t b = 0; b < count; ++b, bytes += 64 * Values::kLines) {
       values.load(bytes, 0);
 #pragma GCC unroll 8
-      for (int l = 0; l < Values::kLines; ++l) __builtin_prefetch(bytes + kPrefetchAhead + 64 * l);
+      for (int l = 0; l < Values::kLines; ++l) fetch(bytes + 64 * l);
       uint8_t* lines = panel + b / 2 * 2 * kTileBytes + b % 2 * 512;
       for_each_group([&]<int kGroup>() QUEST_INLINE_LAMBDA {
         Vector::store(lines + 64 * kGroup, values.template group<kGroup>());

@@ -36,8 +36,8 @@ __attribute__((noinline)) void dot_blocks(const WeightTiles& w, const uint8_t* c
     if constexpr (kTiles == 2) values[1].load(second, 0);
 #pragma GCC unroll 8
     for (int l = 0; l < Values::kLines; ++l) {
-      __builtin_prefetch(first + kPrefetchAhead + 64 * l);
-      if constexpr (kTiles == 2) __builtin_prefetch(second + kPrefetchAhead + 64 * l);
+      fetch(first + 64 * l);
+      if constexpr (kTiles == 2) fetch(second + 64 * l);
     }
     for_each_group([&]<int kGroup>() QUEST_INLINE_LAMBDA {
       const __m512i u0 = values[0].template group<kGroup>();
@@ -110,10 +110,10 @@ __attribute__((noinline)) void count_blocks(const uint8_t* const* tiles, const u
   for (int64_t b = 0; b < blocks; ++b) {
     const __m512i w0 = _mm512_load_si512(first + 64 * b);
     __m512i w1 = w0;
-    __builtin_prefetch(first + 64 * b + kPrefetchAhead);
+    fetch(first + 64 * b);
     if constexpr (kTiles == 2) {
       w1 = _mm512_load_si512(second + 64 * b);
-      __builtin_prefetch(second + 64 * b + kPrefetchAhead);
+      fetch(second + 64 * b);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kStrip; ++r) {

@@ -18,8 +18,11 @@
 namespace quest::kernels::detail {
 namespace {
 
-// Bytes between what is read and what is fetched: some hundred ns at the rate of memory.
-inline constexpr int64_t kPrefetchAhead = 1024;
+// Fetches the line that is 512 bytes ahead of p, into the L2 cache: into L1, Zen 4 was up to 25 %
+// slower than without, into L2 as fast.
+inline __attribute__((always_inline)) void fetch(const void* p) {
+  __builtin_prefetch(static_cast<const char*>(p) + 512, 0, 2);
+}
 
 // One output row of `columns` sums, at most 16 unless they are the columns of several tiles.
 inline void store_packed_row(const PackedTask& task, const int32_t* sums, int64_t m, int64_t n,

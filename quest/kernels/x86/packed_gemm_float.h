@@ -67,7 +67,7 @@ __attribute__((noinline)) void float_blocks(const PackedFloatTask& task, const F
       values[s].load(bytes[s], v[s]);
 #pragma GCC unroll 8
       for (int l = 0; l < Values::kLines; ++l) {
-        __builtin_prefetch(bytes[s] + kPrefetchAhead + 64 * l);
+        fetch(bytes[s] + 64 * l);
       }
       bytes[s] += 64 * Values::kLines;
     }

@@ -47,7 +47,7 @@ __attribute__((noinline)) void madd_blocks(const WeightTiles& w, const uint8_t* 
   const Int one = Vector::broadcast(0x00010001u), sixteen = Vector::broadcast(0x00100010u);
   for (int64_t b = 0; b < blocks; ++b) {
 #pragma GCC unroll 8
-    for (int l = 0; l < Values::kLines; ++l) __builtin_prefetch(tile + kPrefetchAhead + 64 * l);
+    for (int l = 0; l < Values::kLines; ++l) fetch(tile + 64 * l);
     Values values[2] = {Values(w), Values(w)};
     Int low[kVectors][kRows], high[kVectors][kRows];
 #pragma GCC unroll 2
@@ -159,7 +159,7 @@ __attribute__((noinline)) void count_blocks(const uint8_t* tile, const uint8_t* 
     for (int r = 0; r < kRows; ++r) bytes[r] = Vector::zero();
     for (int64_t b = begin; b < end; ++b) {
       const Int w = Vector::load(tile + 64 * b + v * kWidth);
-      __builtin_prefetch(tile + 64 * b + kPrefetchAhead);
+      fetch(tile + 64 * b);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         const Int x = Vector::bit_xor(w, Vector::broadcast(dword(strip + 4 * (b * kStrip + r))));

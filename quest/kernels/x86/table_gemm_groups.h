@@ -82,7 +82,7 @@ __attribute__((noinline)) void group_sums(const TableGroupTask& task, int64_t ti
     const Float unit = FloatVector::from_bits(Vector::shift<-16>(pair));
     values.load(bytes, v);
 #pragma GCC unroll 4
-    for (int l = 0; l < 4; ++l) __builtin_prefetch(bytes + kPrefetchAhead + 64 * l);
+    for (int l = 0; l < 4; ++l) fetch(bytes + 64 * l);
     Int high[kRows], low[kRows];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) high[r] = low[r] = Vector::zero();

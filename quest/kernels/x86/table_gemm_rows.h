@@ -43,8 +43,7 @@ __attribute__((noinline)) void product_of_rows(const TableRowsTask& task, int64_
     if (c % 32 == 0) {
 #pragma GCC unroll 4
       for (int i = 0; i < kTableRows; ++i) {
-        __builtin_prefetch(reinterpret_cast<const char*>(w + c + i * task.columns) +
-                           kPrefetchAhead);
+        fetch(w + c + i * task.columns);
       }
     }
     step(w + c, task.columns, c);
