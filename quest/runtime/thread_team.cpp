@@ -67,7 +67,7 @@ ThreadTeam::ThreadTeam(int threads) {
 ThreadTeam::~ThreadTeam() { stop(); }
 
 void ThreadTeam::stop() {
-  is_stopping_ = true;
+  is_stopping_.store(true);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -86,7 +86,7 @@ void ThreadTeam::work(int thread) {
   for (uint32_t seen = 0;;) {
     wait_until(generation_, spins_, [&](uint32_t now) { return now != seen; });
     seen = generation_.load(std::memory_order_acquire);
-    if (is_stopping_) return;
+    if (is_stopping_.load()) return;
     // Any open section will do: it may already be a later one than was seen.
     uint32_t state = state_.load(std::memory_order_relaxed);
     while ((state & kOpen) != 0 &&

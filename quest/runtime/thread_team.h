@@ -61,7 +61,7 @@ class ThreadTeam {
   const void* context_ = nullptr;
   std::exception_ptr exception_;
   std::atomic<bool> has_exception_{false};
-  bool is_stopping_ = false;
+  std::atomic<bool> is_stopping_{false};
   bool spins_ = false;
   // Each on a cache line of its own: all threads look at them while they wait.
   alignas(64) std::atomic<uint32_t> generation_{0};
