@@ -67,7 +67,7 @@ ThreadTeam::ThreadTeam(int threads) {
 ThreadTeam::~ThreadTeam() { stop(); }
 
 void ThreadTeam::stop() {
-  is_stopping_ = true;
+  is_stopping_.store(true);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -85,21 +85,30 @@ void ThreadTeam::execute(int thread) noexcept {
 void ThreadTeam::work(int thread) {
   for (uint32_t seen = 0;;) {
     wait_until(generation_, spins_, [&](uint32_t now) { return now != seen; });
-    ++seen;  // the caller begins no section before this one has ended
-    if (is_stopping_) return;
+    seen = generation_.load(std::memory_order_acquire);
+    if (is_stopping_.load()) return;
+    // Any open section will do: it may already be a later one than was seen.
+    uint32_t state = state_.load(std::memory_order_relaxed);
+    while ((state & kOpen) != 0 &&
+           !state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
+    }
+    if ((state & kOpen) == 0) continue;
     execute(thread);
-    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
+    // The last one out of a closed section wakes the caller.
+    if (state_.fetch_sub(1, std::memory_order_acq_rel) == 1) state_.notify_one();
   }
 }
 
 void ThreadTeam::run_section(Section section, const void* context) {
   section_ = section;
   context_ = context;
-  unfinished_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
+  state_.store(kOpen, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
-  if (!workers_.empty()) generation_.notify_all();
+  generation_.notify_all();
   execute(0);
-  wait_until(unfinished_, spins_, [](uint32_t left) { return left == 0; });
+  // All work has been taken. Who has not come yet need not; who is inside may use `context`.
+  state_.fetch_and(~kOpen, std::memory_order_acq_rel);
+  wait_until(state_, spins_, [](uint32_t state) { return state == 0; });
   if (has_exception_.load()) {
     has_exception_.store(false);
     std::rethrow_exception(std::exchange(exception_, nullptr));

@@ -1,7 +1,7 @@
 #include "quest/runtime/thread_team.h"
 
 #include <chrono>
-#include <numeric>
+#include <memory>
 
 #include <gtest/gtest.h>
 
@@ -24,22 +24,31 @@ TEST(ThreadTeam, RunsEachIndexOnceForAnyNumberOfThreads) {
       });
       for (int64_t i = 0; i < 23; ++i) EXPECT_EQ(counts[static_cast<size_t>(i)], i < n ? 1 : 0);
     }
-    std::vector<int> ran(static_cast<size_t>(threads));
-    team.run([&](int thread) { ++ran[static_cast<size_t>(thread)]; });
-    EXPECT_EQ(ran, std::vector<int>(static_cast<size_t>(threads), 1));
   }
 }
 
-TEST(ThreadTeam, WakesWorkersThatSleep) {
+TEST(ThreadTeam, WorkersThatSleepWakeAndTakePart) {
   ThreadTeam team(3);
   for (int round = 0; round < 5; ++round) {
     std::this_thread::sleep_for(std::chrono::milliseconds(3));  // beyond the time of spinning
-    std::atomic<int> sum{0};
-    team.run([&](int thread) {
-      if (thread == 1) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-      sum += thread;
+    // Each of 3 indexes waits for the others: it takes all threads.
+    std::atomic<int> inside{0};
+    team.for_each(3, [&](int64_t, int) {
+      ++inside;
+      while (inside.load() < 3) std::this_thread::yield();
     });
-    EXPECT_EQ(sum, 3);
+    EXPECT_EQ(inside, 3);
+  }
+}
+
+// Nothing of a section happens after it has ended, though workers may come late.
+TEST(ThreadTeam, LateWorkersTouchNothing) {
+  ThreadTeam team(4);
+  for (int round = 0; round < 3000; ++round) {
+    auto counts = std::make_unique<std::atomic<int>[]>(5);
+    std::atomic<int>* places = counts.get();
+    team.for_each(5, [places](int64_t i, int) { places[i].fetch_add(1); });
+    for (int i = 0; i < 5; ++i) ASSERT_EQ(places[i].load(), 1);
   }
 }
 
@@ -69,7 +78,7 @@ TEST(ThreadTeam, ASectionTakesMicroseconds) {
   constexpr int kSections = 20000;
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < kSections; ++i) {
-    team.run([](int) {});
+    team.for_each(2, [](int64_t, int) {});
   }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   RecordProperty("microseconds", std::to_string(took.count() / kSections * 1e6));
