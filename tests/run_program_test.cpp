@@ -161,7 +161,7 @@ TEST(QuestRun, AFullOutputIsAnErrorAndASignalIsAnExitCode) {
 TEST(QuestRun, NeedsNoTorchAndIsSmall) {
   const Outcome libraries = run_command("ldd \"" QUEST_RUN_PROGRAM "\"");
   ASSERT_EQ(libraries.code, 0) << libraries.errors;
-  for (const char* name : {"torch", "c10", "not found"}) {
+  for (const char* name : {"libtorch", "libc10", "not found"}) {
     EXPECT_EQ(libraries.output.find(name), std::string::npos) << libraries.output;
   }
   if (QUEST_IS_SANITIZED) GTEST_SKIP() << "sanitizers make the program large";
