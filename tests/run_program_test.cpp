@@ -154,7 +154,7 @@ TEST(QuestRun, AFullOutputIsAnErrorAndASignalIsAnExitCode) {
   const std::string arguments = "generate " + model() + " --prompt a --max-tokens 5";
   EXPECT_EQ(run(arguments + " >/dev/full").code, 4);
   const std::string loop = "timeout -s TERM 1 \"" QUEST_RUN_PROGRAM "\" bench " + model() +
-                           " --prompt-tokens 32 --tokens 32 --repeats 1000";
+                           " --prompt-tokens 32 --tokens 32 --repeats 1000 --batch 64";
   EXPECT_EQ(run_command("sh -c '" + loop + "; exit $?'").code, 124);  // timeout's own: it ended
 }
 
