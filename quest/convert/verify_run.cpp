@@ -11,22 +11,10 @@
 #include "quest/kernels/packed_gemm.h"
 #include "quest/runtime/aligned_buffer.h"
 #include "quest/runtime/cpu_engine.h"
+#include "quest/runtime/table_view.h"
 
 namespace quest::convert {
 namespace {
-
-kernels::PackedWeight view_of(const PackedTensor& tensor) {
-  kernels::PackedWeight w;
-  w.spec = tensor.spec;
-  w.tiles = tensor.tiles;
-  w.bytes = tensor.codes.data();
-  w.pairs = tensor.pairs.empty() ? nullptr : tensor.pairs.data();
-  w.units = tensor.units.data();
-  w.value_sums = tensor.value_sums.empty() ? nullptr : tensor.value_sums.data();
-  w.n = tensor.n;
-  w.k = tensor.k;
-  return w;
-}
 
 const PackedTensor& tensor_of(const PackedModel& model, const LayerProduct& product) {
   const PackedBlock& block = model.block(product.block);
@@ -37,7 +25,7 @@ const PackedTensor& tensor_of(const PackedModel& model, const LayerProduct& prod
 // different plans.
 void compare_sums(const PackedModel& model, const LayerProduct& product, int64_t rows,
                   IsaLevel level, std::set<std::string>& plans, VerifyResult& result) {
-  const kernels::PackedWeight w = view_of(tensor_of(model, product));
+  const kernels::PackedWeight w = weight_view(tensor_of(model, product));
   const QuantSpec& activation = model.recipe().activation;
   const kernels::PackedPlan plan =
       kernels::choose_packed_plan(w.spec, activation, rows, w.k, level);

@@ -12,19 +12,6 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-kernels::PackedWeight view_of(const PackedTensor& tensor) {
-  kernels::PackedWeight w;
-  w.spec = tensor.spec;
-  w.tiles = tensor.tiles;
-  w.bytes = tensor.codes.data();
-  w.pairs = tensor.pairs.empty() ? nullptr : tensor.pairs.data();
-  w.units = tensor.units.data();
-  w.value_sums = tensor.value_sums.empty() ? nullptr : tensor.value_sums.data();
-  w.n = tensor.n;
-  w.k = tensor.k;
-  return w;
-}
-
 }  // namespace
 
 int64_t columns_per_task(int64_t n, int threads) {
@@ -35,7 +22,7 @@ int64_t columns_per_task(int64_t n, int threads) {
 
 PackedLinear::PackedLinear(std::string name, const PackedTensor& tensor,
                            const QuantSpec& activation, IsaLevel level)
-    : name_(std::move(name)), weight_(view_of(tensor)), activation_(activation), level_(level) {
+    : name_(std::move(name)), weight_(weight_view(tensor)), activation_(activation), level_(level) {
   if (!tensor.spec.is_quantized()) {
     bf16_ = table_view(tensor);
     way_ = Way::kBf16;

@@ -1,7 +1,8 @@
-// A packed model's tables, and its unquantized BF16 weights, as the kernels take them
-// (quest/kernels/table_gemm.h).
+// A packed model's tables and weights as the kernels take them
+// (quest/kernels/table_gemm.h, packed_gemm.h).
 #pragma once
 
+#include "quest/kernels/packed_gemm.h"
 #include "quest/kernels/table_gemm.h"
 #include "quest/packed/packed_model.h"
 
@@ -35,6 +36,20 @@ inline kernels::TableWeight table_view(const PackedTensor& tensor) {
   view.columns = tensor.k;
   view.weight = tensor.weight.data();
   return view;
+}
+
+// What packed_gemm multiplies by: views of the tensor.
+inline kernels::PackedWeight weight_view(const PackedTensor& tensor) {
+  kernels::PackedWeight w;
+  w.spec = tensor.spec;
+  w.tiles = tensor.tiles;
+  w.bytes = tensor.codes.data();
+  w.pairs = tensor.pairs.empty() ? nullptr : tensor.pairs.data();
+  w.units = tensor.units.data();
+  w.value_sums = tensor.value_sums.empty() ? nullptr : tensor.value_sums.data();
+  w.n = tensor.n;
+  w.k = tensor.k;
+  return w;
 }
 
 }  // namespace quest
