@@ -150,7 +150,7 @@ class PackedGemm : public ::testing::TestWithParam<IsaLevel> {
 TEST_P(PackedGemm, EqualsTheExactSumOnAwkwardSizes) {
   const std::vector<int64_t> ms = {1, 2, 3, 4, 5, 8, 9, 31, 33};
   const std::vector<int64_t> ns = {1, 15, 16, 17, 63, 257};
-  const std::vector<int64_t> ks = {8, 16, 32, 48, 64, 80, 96, 128, 264, 640};
+  const std::vector<int64_t> ks = {8, 16, 32, 48, 64, 80, 96, 128, 264, 640, 1104};
   std::mt19937 random(3);
   for (const auto& [w, a] : format_pairs()) {
     for (const int64_t m : ms) {
@@ -346,7 +346,9 @@ using testing::EmulatedTiles;
 // The AMX kernel's loops, unpacking and padding, through packed_gemm's own task.
 TEST(PackedGemmAmxKernel, EqualsTheExactSumWithEmulatedTiles) {
   for (const auto& [w, a] : format_pairs()) {
-    for (const Shape& s : {Shape{1, 1, 8}, {31, 33, 64}, {33, 48, 96}, {70, 17, 200}}) {
+    // The last has several panels along K, the last of them not full.
+    for (const Shape& s :
+         {Shape{1, 1, 8}, {31, 33, 64}, {33, 48, 96}, {70, 17, 200}, {33, 17, 1104}}) {
       const Problem p(w, a, s, 11);
       PackedPlan plan = plan_of(p, IsaLevel::kAmx);
       plan.method = PackedMethod::kTiles;

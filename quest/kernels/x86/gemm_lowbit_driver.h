@@ -44,7 +44,7 @@ inline void store_row(const GemmTask& task, const int32_t* sums, int64_t m, int6
   const float a_unit = task.a_units[m];
   const float* w_units = task.w_units + n;
   const uint32_t product = task.product;
-  float values[kTileColumns];
+  alignas(64) float values[kTileColumns];
   for (int c = 0; c < columns; ++c) {
     const uint32_t acc = product * static_cast<uint32_t>(sums[c]) + row_term + column_terms[c];
     values[c] = static_cast<float>(static_cast<int32_t>(acc)) * (a_unit * w_units[c]);

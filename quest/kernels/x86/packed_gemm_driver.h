@@ -30,7 +30,7 @@ inline void store_packed_row(const PackedTask& task, const int32_t* sums, int64_
   const uint32_t product = task.product, row_term = task.row_terms[m - task.m0];
   const uint32_t* column_terms =
       task.column_terms != nullptr ? task.column_terms + (n - task.n0) : nullptr;
-  uint32_t acc[32];
+  alignas(64) uint32_t acc[32];
   for (int64_t c = 0; c < columns; ++c) {
     acc[c] = product * static_cast<uint32_t>(sums[c]) + row_term;
   }
