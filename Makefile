@@ -24,10 +24,11 @@ build:  ## setup, configure, compile; programs are then in build/bin/ (PRESET=cu
 	cmake --preset $(PRESET) $(CCACHE) $(TORCH)
 	cmake --build $(BUILD) --parallel $(JOBS) $(if $(TARGETS),--target $(TARGETS))
 
-test: build  ## all checks from a clean clone: build, tests, format, sanitizers
+test: build  ## all checks from a clean clone: build, tests, format, sanitizers, a short fuzzing
 	scripts/run_tests.sh $(BUILD) $(JOBS)
 	scripts/format.sh --check
 	+$(MAKE) --no-print-directory asan
+	scripts/fuzz.sh 5 --optional
 	@echo "All checks passed."
 
 unit-test: build  ## build and tests only

@@ -2,15 +2,24 @@
 # Builds the fuzz targets with clang and runs each for some seconds, from the seeds and from what
 # earlier runs found (build-fuzz/corpus). An input that breaks a target is left in build-fuzz/.
 #
-#   scripts/fuzz.sh [SECONDS]        default 60 for each target
+#   scripts/fuzz.sh [SECONDS [--optional]]
+#
+# SECONDS for each target, default 60. --optional: without clang++ it says SKIPPED and is content.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=${1:-60}
+scripts/setup.sh fuzz --quiet
 if ! command -v clang++ >/dev/null; then
+  if [ "${2:-}" = --optional ]; then
+    echo "SKIPPED: fuzzing: clang++ was not found (apt install clang)"
+    exit 0
+  fi
   echo "fuzz: clang++ was not found: install clang (apt install clang)" >&2
   exit 1
 fi
-cmake -S . -B build-fuzz -DQUEST_FUZZ=ON -DQUEST_WITH_TORCH=OFF -DQUEST_BUILD_TESTS=OFF -DQUEST_BUILD_BENCH=OFF \
+launcher=()
+if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
+cmake -S . -B build-fuzz "${launcher[@]}" -DQUEST_FUZZ=ON -DQUEST_WITH_TORCH=OFF -DQUEST_BUILD_TESTS=OFF -DQUEST_BUILD_BENCH=OFF \
   -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo \
   -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" >/dev/null
 targets="safetensors config packed tokenizer"

@@ -2,9 +2,10 @@
 # Installs what building QuEST needs, and only what is missing: packages of scripts/packages-apt.txt with
 # apt-get (through sudo if not root), torch and the formatter of scripts/requirements-*.txt into .venv.
 #
-#   scripts/setup.sh [cpu|cuda|asan] [--quiet]
+#   scripts/setup.sh [cpu|cuda|asan|fuzz] [--quiet]
 #
 # cpu: LibTorch without the GPU's packages (1.3 GB in .venv). cuda: all of torch, and nvcc. asan: no torch.
+# fuzz: no torch, and clang.
 # With QUEST_TORCH_DIR=/path/to/libtorch (or a torch package's folder) set, that torch is used and nothing
 # is put into .venv. Running it again when all is there takes a second and changes nothing.
 set -euo pipefail
@@ -14,10 +15,10 @@ preset=cpu
 quiet=0
 for argument in "$@"; do
   case "$argument" in
-    cpu | cuda | asan) preset=$argument ;;
+    cpu | cuda | asan | fuzz) preset=$argument ;;
     --quiet) quiet=1 ;;
     *)
-      echo "setup: unknown argument '$argument'; usage: scripts/setup.sh [cpu|cuda|asan] [--quiet]" >&2
+      echo "setup: unknown argument '$argument'; usage: scripts/setup.sh [cpu|cuda|asan|fuzz] [--quiet]" >&2
       exit 2
       ;;
   esac
@@ -49,6 +50,7 @@ find_missing() {
     check=${check//[[:space:]]/}
     need=${need//[[:space:]]/}
     case "$package" in '' | '#'*) continue ;; esac
+    if [ "$need" = fuzz ] && [ "$preset" != fuzz ]; then continue; fi
     is_present "$package" "$check" && continue
     if [ "$need" = required ]; then required+=("$package"); else optional+=("$package"); fi
   done < <(grep -v '^#' scripts/packages-apt.txt)
@@ -107,7 +109,7 @@ setup_packages() {
   fi
   local package
   for package in ${optional[@]+"${optional[@]}"}; do
-    apt_install "$package" || announce "could not install $package; going on without:" \
+    (apt_install "$package") || announce "could not install $package; going on without:" \
       "$(explain "$package" | sed "s/^ *$package *//")"
   done
 }
@@ -139,7 +141,7 @@ setup_venv() {
   case "$preset" in
     cpu) install_requirements scripts/requirements-cpu.txt --no-deps ;;
     cuda) install_requirements scripts/requirements-cuda.txt ;;
-    asan) ;;
+    asan | fuzz) ;;
   esac
 }
 
