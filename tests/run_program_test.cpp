@@ -147,6 +147,7 @@ TEST(QuestRun, SaysWhatIsWrong) {
   expect("bench", 2, "--shape");
   expect("bench --shape 7M", 2, "'7M'");
   expect("bench " + model() + " --prompt-tokens 4 --depth 5", 2, "--depth 5");
+  expect("bench " + model() + " --keep x", 2, "--shape");
   // One flipped byte of the codes.
   const TemporaryFolder folder;
   std::filesystem::copy(model(), folder / "bad");

@@ -95,8 +95,8 @@ class CompareWithLlama(unittest.TestCase):
     def test_ratios_are_of_the_rounds_and_targets_are_judged(self):
         code, text = self.table(self.RATES)
         self.assertEqual(code, 0, text)
-        self.assertIn("| 800M | quest | W4A4 | 22.5 | 15.0 to 30.0 | 1.50 | 500 | 11.2 | 56 % |", text)
-        self.assertIn("| 800M | llama.cpp | **Q4_0** | 15.0 | 10.0 to 20.0 | 1.00 |", text)
+        self.assertIn("| 800M | 2 | 64 | quest | W4A4 | 22.5 | 15.0 to 30.0 | 1.50 | 1.50 | 500 | 11.2 | 56 % |", text)
+        self.assertIn("| 800M | 2 | 64 | llama.cpp | **Q4_0** | 15.0 | 10.0 to 20.0 | 1.00 |", text)
         self.assertIn("| 800M | W4A4 | 1.15 (Q4_0) | 1.50 | met |", text)
         self.assertIn("| 800M | W2A2 | 2.0 |  | not measured |", text)
 

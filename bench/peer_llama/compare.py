@@ -60,7 +60,7 @@ def parse_arguments(kind, description):
     build = HERE.parent.parent / "build"
     p.add_argument("--quest-run", type=pathlib.Path, default=build / "bin" / "quest-run")
     p.add_argument("--peer", type=pathlib.Path, default=build / "peer_llama", help="folder that setup.sh made")
-    p.add_argument("--models", type=pathlib.Path, default=build / "peer_llama" / "models", help="GGUF files; made if missing")
+    p.add_argument("--models", type=pathlib.Path, default=build / "peer_llama" / "models", help="random models; made if missing")
     p.add_argument("--raw", type=pathlib.Path, default=build / "peer_llama" / "runs.jsonl", help="lines are added here")
     p.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
     p.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
@@ -115,12 +115,22 @@ def quest_environment(a):
     return {"QUEST_ISA": "avx512vnni"} if has_amx and not a.amx else {}
 
 
+def packed_path(a, shape, name):
+    return a.models / f"{shape}-{name.lower()}"
+
+
+def make_packed(a, shape, name):
+    line = [a.quest_run, "bench", "--shape", shape, "--quant", name.lower(), "--embedding", "int8", "--head", "int8"]
+    line += ["--prompt-tokens", 1, "--tokens", 1, "--repeats", 1, "--keep", packed_path(a, shape, name)]
+    run([str(word) for word in line], {})
+
+
 def measure_quest(a, shape, name, repeats):
     prompt, tokens = (a.prompt_tokens if "prefill" in a.measure else 1), (a.tokens if "decode" in a.measure else 1)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "bench.json"
-        line = [a.quest_run, "bench", "--shape", shape, "--quant", name.lower(), "--head", "int8", "--depth", 0]
-        line += ["--threads", a.threads, "--prompt-tokens", prompt, "--tokens", tokens, "--repeats", repeats]
+        line = [a.quest_run, "bench", packed_path(a, shape, name), "--depth", 0, "--threads", a.threads]
+        line += ["--prompt-tokens", prompt, "--tokens", tokens, "--repeats", repeats]
         _, others = run([str(word) for word in [*line, "--measure", "--json", path]], quest_environment(a))
         result = json.loads(path.read_text())
     kept = ["bytes_per_step", "memory_bytes_per_second", "int8_operations_per_second", "int8_instructions", "version"]
@@ -151,9 +161,11 @@ def check_programs(a):
         fail(f"{peer} does not exist; bench/peer_llama/setup.sh makes it")
     a.models.mkdir(parents=True, exist_ok=True)
     for shape in a.shapes:
-        for name in files:
-            path = random_gguf.model_path(a.models, shape, name)
-            if not path.exists():
+        for name in a.formats:
+            if program_of(name) == QUEST:
+                if not packed_path(a, shape, name).exists():
+                    make_packed(a, shape, name)
+            elif not (path := random_gguf.model_path(a.models, shape, name)).exists():
                 random_gguf.write_model(path, shape, name)
 
 
@@ -222,11 +234,12 @@ class Shape:
     def speed(self, name):
         return statistics.median(self.rates(name))
 
-    def ratio(self, name):
-        """To the best llama.cpp format: the median of the rounds' ratios; None if one of the two was not run."""
-        if self.best is None or name not in self.by_format:
+    def ratio(self, name, other=None):
+        """To `other` or the best llama.cpp format: the median of the rounds' ratios; None if one of the two was not run."""
+        other = other or self.best
+        if name not in self.by_format or other not in self.by_format:
             return None
-        mine, theirs = self.by_format[name], self.by_format[self.best]
+        mine, theirs = self.by_format[name], self.by_format[other]
         ratios = [mine[r][self.kind] / theirs[r][self.kind] for r in mine if r in theirs]
         return statistics.median(ratios) if ratios else None
 
@@ -243,17 +256,18 @@ def speed_table(kind, shapes):
         columns = ["MB a token", "GB/s", "of memory"]
     else:
         columns = ["TOP/s", "of INT8 peak"]
-    lines = ["| " + " | ".join(["shape", "program", "format", "tokens/s", "least to most", "times best llama.cpp", *columns]) + " |"]
-    lines.append("|---" * (6 + len(columns)) + "|")
+    lines = ["| " + " | ".join(["shape", "rounds", "tokens", "program", "format", "tokens/s", "least to most", "times best llama.cpp", "times Q4_0", *columns]) + " |"]
+    lines.append("|---" * (9 + len(columns)) + "|")
     for shape in SHAPES:
         measured = shapes.get(shape)
         for name in FORMATS if measured else []:
             if name not in measured.by_format:
                 continue
             speed, rates, cost = measured.speed(name), measured.rates(name), measured.cost(shape, name)
-            rate, ratio = speed * cost, measured.ratio(name)
-            cells = [shape, program_of(name), f"**{name}**" if name == measured.best else name, f"{speed:.1f}"]
-            cells += [f"{min(rates):.1f} to {max(rates):.1f}", "" if ratio is None else f"{ratio:.2f}"]
+            rate, ratios = speed * cost, [measured.ratio(name), measured.ratio(name, "Q4_0")]
+            counts = [str(len(rates)), str(next(iter(measured.by_format[name].values()))["prompt" if kind == "prefill" else "tokens"])]
+            cells = [shape, *counts, program_of(name), f"**{name}**" if name == measured.best else name, f"{speed:.1f}"]
+            cells += [f"{min(rates):.1f} to {max(rates):.1f}", *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)]
             cells += [f"{cost / 1e6:.0f}", f"{rate / 1e9:.1f}"] if kind == "decode" else [f"{rate / 1e12:.3f}"]
             cells.append(f"{100 * rate / measured.ceiling:.0f} %" if measured.ceiling else "")
             lines.append("| " + " | ".join(cells) + " |")
@@ -277,21 +291,21 @@ def target_table(kind, shapes, amx):
 def settings(records, kind):
     """What all records of a table share, in words."""
     pick = lambda key: ", ".join(sorted({str(r[key]) for r in records if r.get(key)}))  # noqa: E731
-    rounds = sorted({max(r["round"] for r in records if r["session"] == s) for s in {r["session"] for r in records}})
-    what = f"{pick('prompt')} tokens read into an empty context" if kind == "prefill" else f"{pick('tokens')} tokens written after an empty context"
+    what = "tokens read into an empty context" if kind == "prefill" else "tokens written after an empty context"
     levels = ", ".join(sorted({r["detail"] for r in records if program_of(r["format"]) == QUEST}))
-    others = max((r["others"] for r in records if "others" in r), default=None)
+    others = [r["others"] for r in records if "others" in r]
     ceilings = [r for r in records if "memory_bytes_per_second" in r]
-    lines = [f"{pick('threads')} threads; {what}; medians of {' or '.join(str(n) for n in rounds)} alternating rounds. Kernels of quest: {levels or '-'}."]
+    lines = [f"{pick('threads')} threads; {what}; medians of alternating rounds. Kernels of quest: {levels or '-'}."]
     if ceilings:
-        memory = max(r["memory_bytes_per_second"] for r in ceilings)
+        memory = [r["memory_bytes_per_second"] / 1e9 for r in ceilings]
         peak = max(ceilings, key=lambda r: r["int8_operations_per_second"])
         lines[0] += (
-            f" Highest ceilings measured: memory {memory / 1e9:.1f} GB/s, INT8 "
-            f"{peak['int8_operations_per_second'] / 1e12:.2f} TOP/s ({peak['int8_instructions']})."
+            f" Ceilings: memory {min(memory):.1f} to {max(memory):.1f} GB/s in different processes, INT8 up to "
+            f"{peak['int8_operations_per_second'] / 1e12:.2f} TOP/s ({peak['int8_instructions']}); shares are of a shape's highest."
         )
-    if others is not None:
-        lines[0] += f" Other programs took at most {others:.0%} of the machine during a measurement."
+    if others:
+        share = f"{max(others):.0%}".replace("%", " %")
+        lines[0] += f" Other programs took at most {share} of the machine during a measurement (looked at in {len(others)} of {len(records)})."
     infos = sorted({r["detail"].removeprefix("CPU : ").strip(" |") for r in records if program_of(r["format"]) == LLAMA})
     return lines + [""] + [f"llama.cpp says: {info}." for info in infos]
 

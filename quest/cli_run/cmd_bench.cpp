@@ -27,7 +27,7 @@ namespace {
 
 struct Arguments {
   EngineArguments engine;
-  std::string shape, quant = "w4a4", embedding = "int8", head = "int8", json;
+  std::string shape, quant = "w4a4", embedding = "int8", head = "int8", keep, json;
   int64_t prompt = 512, tokens = 128, batch = 1, repeats = 3;
   std::optional<int64_t> depth;  // tokens before those that are written; none: the prompt
   bool measure = false;
@@ -120,14 +120,17 @@ Nearness nearness_of(const CpuEngine& engine, const Arguments& arguments, double
   return near;
 }
 
-// A random model of a named shape in a temporary folder.
+// A random model of a named shape, in a temporary folder or where --keep says.
 class RandomModel {
  public:
-  explicit RandomModel(const Arguments& arguments) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "quest-bench-XXXXXX").string();
-    QUEST_CHECK(mkdtemp(pattern.data()) != nullptr, ErrorKind::kIo,
-                "cannot create a temporary folder {}", pattern);
-    folder_ = pattern;
+  explicit RandomModel(const Arguments& arguments) : kept_(arguments.keep) {
+    if (kept_.empty()) {
+      std::string pattern =
+          (std::filesystem::temp_directory_path() / "quest-bench-XXXXXX").string();
+      QUEST_CHECK(mkdtemp(pattern.data()) != nullptr, ErrorKind::kIo,
+                  "cannot create a temporary folder {}", pattern);
+      folder_ = pattern;
+    }
     LlamaConfig config = bench_shape(arguments.shape);
     config.max_position_embeddings =
         std::max<int64_t>(config.max_position_embeddings, arguments.prompt + arguments.tokens + 1);
@@ -137,20 +140,22 @@ class RandomModel {
   }
   ~RandomModel() {
     std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
+    if (kept_.empty()) std::filesystem::remove_all(folder_, ignored);
   }
   RandomModel(const RandomModel&) = delete;
   RandomModel& operator=(const RandomModel&) = delete;
 
-  std::filesystem::path model() const { return folder_ / "model"; }
+  std::filesystem::path model() const { return kept_.empty() ? folder_ / "model" : kept_; }
 
  private:
-  std::filesystem::path folder_;
+  std::filesystem::path folder_, kept_;
 };
 
 void run(const RunOptions& options, Arguments& arguments) {
   QUEST_CHECK(arguments.engine.model.empty() != arguments.shape.empty(), ErrorKind::kUsage,
               "name a packed model's folder, or --shape of a random one ({})", bench_shape_names());
+  QUEST_CHECK(arguments.keep.empty() || !arguments.shape.empty(), ErrorKind::kUsage,
+              "--keep {} keeps the random model of --shape", arguments.keep);
   install_shutdown_handlers();
   std::unique_ptr<RandomModel> random;
   if (!arguments.shape.empty()) {
@@ -236,6 +241,8 @@ void add_run_bench_command(CLI::App& app, SharedOptions options) {
   command->add_option("--head", arguments->head, "head of --shape")
       ->check(CLI::IsMember({"bf16", "int8", "int4"}))
       ->capture_default_str();
+  command->add_option("--keep", arguments->keep,
+                      "write the random model into this new folder and leave it there");
   command->add_option("--prompt-tokens", arguments->prompt, "tokens to read")
       ->check(whole_number_from(1))
       ->capture_default_str();
