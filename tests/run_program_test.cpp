@@ -115,9 +115,14 @@ TEST(QuestRun, InspectsMeasuresAndKnowsTheMachine) {
   const TemporaryFolder folder;
   const std::string json = (folder / "bench.json").string();
   const Outcome bench = run("bench " + model() + " --prompt-tokens 16 --tokens 8 --batch 2 " +
-                            "--repeats 1 --json " + json);
+                            "--repeats 1 --depth 0 --measure --json " + json);
   ASSERT_EQ(bench.code, 0) << bench.errors;
-  EXPECT_GT(read_json(json)["decode_tokens_per_second"].get<double>(), 0);
+  EXPECT_NE(bench.output.find("% of memory"), std::string::npos) << bench.output;
+  const auto measured = read_json(json);
+  EXPECT_GT(measured["decode_tokens_per_second"].get<double>(), 0);
+  EXPECT_EQ(measured["depth"], 0);
+  EXPECT_GT(measured["bytes_per_step"].get<int64_t>(), 0);
+  EXPECT_GT(measured["memory_bytes_per_second"].get<double>(), 0);
   const Outcome doctor = run("doctor --threads 1");
   ASSERT_EQ(doctor.code, 0) << doctor.errors;
   EXPECT_NE(doctor.output.find("product, w1a1"), std::string::npos) << doctor.output;
@@ -141,6 +146,8 @@ TEST(QuestRun, SaysWhatIsWrong) {
   expect("eval " + model(), 2, "exactly one");
   expect("bench", 2, "--shape");
   expect("bench --shape 7M", 2, "'7M'");
+  expect("bench " + model() + " --prompt-tokens 4 --depth 5", 2, "--depth 5");
+  expect("bench " + model() + " --keep x", 2, "--shape");
   // One flipped byte of the codes.
   const TemporaryFolder folder;
   std::filesystem::copy(model(), folder / "bad");

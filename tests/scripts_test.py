@@ -1,4 +1,4 @@
-"""Tests of the helper scripts: the list of skipped tests and the demo's table."""
+"""Tests of the helper scripts: the list of skipped tests, the demo's table, the comparison with llama.cpp."""
 
 import json
 import pathlib
@@ -64,6 +64,72 @@ class DemoTable(unittest.TestCase):
             result = run("demo_table.py", folder)
         self.assertNotEqual(result.returncode, 0)
         self.assertIn("not finished", result.stderr)
+
+
+class CompareWithLlama(unittest.TestCase):
+    BENCH = SCRIPTS.parent / "bench"
+    # tokens/s of two rounds; the machine was half as fast in the second.
+    RATES = {"W4A4": (30.0, 15.0), "Q4_0": (20.0, 10.0), "Q8_0": (10.0, 5.0), "W1A1": (70.0, 35.0)}
+
+    def table(self, rates, kind="decode", shape="800M"):
+        sys.path.insert(0, str(self.BENCH))
+        import machine  # noqa: PLC0415
+
+        with tempfile.TemporaryDirectory() as folder:
+            raw, out = pathlib.Path(folder) / "runs.jsonl", pathlib.Path(folder) / "table.md"
+            lines = []
+            for name, speeds in rates.items():
+                for i, speed in enumerate(speeds):
+                    record = {"session": "s", "date": "2026-01-01", "round": i + 1, "shape": shape, "format": name}
+                    record.update(amx=False, threads=2, prompt=512, tokens=64, cpu=machine.cpu_model(), version="v", detail="d")
+                    record.update({"bytes_per_step": 500_000_000, kind: speed})
+                    if name.startswith("W"):
+                        record.update(memory_bytes_per_second=20e9, int8_operations_per_second=1e12, int8_instructions="x")
+                    lines.append(json.dumps(record))
+            raw.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            script = self.BENCH / f"{kind}_cpu" / "run.py"
+            command = [sys.executable, script, "--table-only", "--raw", raw, "--out", out]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            return done.returncode, out.read_text(encoding="utf-8") if out.exists() else done.stderr
+
+    def test_ratios_are_of_the_rounds_and_targets_are_judged(self):
+        code, text = self.table(self.RATES)
+        self.assertEqual(code, 0, text)
+        self.assertIn("| 800M | 2 | 64 | quest | W4A4 | 22.5 | 15.0 to 30.0 | 1.50 | 1.50 | 500 | 11.2 | 56 % |", text)
+        self.assertIn("| 800M | 2 | 64 | llama.cpp | **Q4_0** | 15.0 | 10.0 to 20.0 | 1.00 |", text)
+        self.assertIn("| 800M | W4A4 | 1.15 (Q4_0) | 1.50 | met |", text)
+        self.assertIn("| 800M | W2A2 | 2.0 |  | not measured |", text)
+
+    def test_a_missed_target(self):
+        code, text = self.table({**self.RATES, "W1A1": (50.0, 25.0)})
+        self.assertEqual(code, 1, text)
+        self.assertIn("| 800M | W1A1 | 3.0 (Q4_0) | 2.50 | **missed** |", text)
+
+    def test_prefill(self):
+        code, text = self.table(self.RATES, kind="prefill")
+        self.assertEqual(code, 0, text)
+        self.assertIn("| 800M | W1A1 | 1.5 (Q4_0) | 3.50 | met |", text)
+
+    def test_a_missing_program_is_a_failure(self):
+        command = [sys.executable, self.BENCH / "decode_cpu" / "run.py", "--quest-run", "/nonexistent/quest-run"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("does not exist", done.stderr)
+
+    def test_random_gguf(self):
+        sys.path.insert(0, str(self.BENCH / "peer_llama"))
+        import random_gguf  # noqa: PLC0415
+
+        random_gguf.SHAPES["tiny"] = (1, 256, 512, 4, 2, 64, 300, False)
+        with tempfile.TemporaryDirectory() as folder:
+            for name in random_gguf.FORMATS:
+                path = random_gguf.model_path(folder, "tiny", name)
+                random_gguf.write_model(path, "tiny", name)
+                data = path.read_bytes()
+                self.assertEqual(data[:8], b"GGUF\x03\0\0\0")
+                sizes = [-(-random_gguf.size_of(k, r, c) // 32) * 32 for _, k, r, c in random_gguf.tensors_of("tiny", name)]
+                self.assertLess(0, len(data) - sum(sizes), "the head of the file")
+                self.assertEqual((len(data) - sum(sizes)) % 32, 0)
 
 
 if __name__ == "__main__":

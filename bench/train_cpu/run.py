@@ -14,14 +14,15 @@ import datetime
 import json
 import os
 import pathlib
-import platform
-import re
 import shlex
 import statistics
 import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from machine import cpu_flags, cpu_model, file_name, instructions  # noqa: E402
+
 # peer: the method as its authors compute it, lean: shortened by hand (peer.py). Promises are against peer.
 PROGRAMS = ["quest", "peer-eager", "peer-compiled", "lean-eager", "lean-compiled"]
 # (name, quantizers, compute type)
@@ -157,30 +158,11 @@ def check_targets(results, has_amx):
     return lines, met
 
 
-def cpu_flags():
-    try:
-        found = re.search(r"^flags\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        return set()
-    return set(found.group(1).split()) if found else set()
-
-
-def cpu_model():
-    """The name, and family and model numbers where a virtual machine hides the name."""
-    try:
-        text = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    field = lambda name: (re.search(rf"^{name}\s*:\s*(.*)$", text, re.M) or [None, "?"])[1]  # noqa: E731
-    return f"{field('model name')} (family {field('cpu family')}, model {field('model')})"
-
-
 def write_report(a, results, threads, path):
     has_amx = "amx_bf16" in cpu_flags()
     target_lines, met = check_targets(results, has_amx)
     versions = sorted({r["version"] for rounds in results.values() for r in rounds})
     levels = sorted({r["isa"] for key, rounds in results.items() if key[0] == "quest" for r in rounds})
-    instructions = [f for f in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "avx2") if f in cpu_flags()]
     program = next(iter(a.train_cpu.parts[-1:]))
     shown = ["python3", "bench/train_cpu/run.py", "--train-cpu", f"build/bin/{program}", "--peer-python", "PEER_VENV/bin/python"]
     shown += ["--rounds", a.rounds, "--steps", a.steps, "--warmup", a.warmup, "--batch", a.batch]
@@ -189,7 +171,7 @@ def write_report(a, results, threads, path):
         "# A training step on a CPU",
         "",
         f"{datetime.date.today().isoformat()}, {cpu_model()}, {threads} threads; kernels: {', '.join(levels) or '-'}; "
-        f"CPU has {', '.join(instructions) or 'no vector extension that counts here'}. {'; '.join(versions)}.",
+        f"CPU has {instructions()}. {'; '.join(versions)}.",
         "",
         f"30M Llama (6 blocks, 640 wide, 5 heads of 128, MLP 1792, vocabulary 32000), {a.batch} x {a.sequence} random tokens a step; a "
         "step is zero gradients, loss, backward, clip at norm 1, AdamW. The peer is [peer.py](../train_cpu/peer.py), a plain "
@@ -222,8 +204,7 @@ def main():
     if min(a.rounds, a.steps) < 1 or a.warmup < 0:
         sys.exit("run.py: --rounds and --steps must be 1 or more, --warmup 0 or more")
     threads = a.threads or len(os.sched_getaffinity(0))
-    name = re.sub(r"[^a-z0-9]+", "_", cpu_model().lower()).strip("_")
-    path = a.out or HERE.parent / "results" / f"train_cpu_{name}.md"
+    path = a.out or HERE.parent / "results" / f"train_cpu_{file_name(cpu_model())}.md"
     sys.exit(0 if write_report(a, run_rounds(a, threads), threads, path) else 1)
 
 

@@ -146,7 +146,7 @@ const char* compute_type_name(ComputeType type) {
   return "unknown";
 }
 
-CpuCeilings measure_cpu_flops(int threads, double seconds_per_probe) {
+CpuCeilings measure_cpu_flops(int threads, double seconds_per_probe, IsaLevel at_most) {
   QUEST_CHECK(threads >= 1, ErrorKind::kUsage,
               "the number of threads is {}, allowed are 1 and more", threads);
   QUEST_CHECK(seconds_per_probe > 0, ErrorKind::kUsage,
@@ -156,7 +156,7 @@ CpuCeilings measure_cpu_flops(int threads, double seconds_per_probe) {
   bool has_vector_fp32 = false;
 #if defined(__x86_64__)
   for (const auto* probe = internal::x86_compute_probes(); probe->run != nullptr; ++probe) {
-    if (!probe->supported()) continue;
+    if (probe->level > at_most || !probe->supported()) continue;
     has_vector_fp32 |= probe->type == ComputeType::kFp32;
     note(ceilings, probe->type,
          compute_rate(threads, seconds_per_probe, probe->run, probe->operations_per_round),
@@ -177,8 +177,8 @@ CpuCeilings measure_cpu_flops(int threads, double seconds_per_probe) {
   return ceilings;
 }
 
-CpuCeilings measure_cpu_ceilings(int threads, double seconds_per_probe) {
-  CpuCeilings ceilings = measure_cpu_flops(threads, seconds_per_probe);
+CpuCeilings measure_cpu_ceilings(int threads, double seconds_per_probe, IsaLevel at_most) {
+  CpuCeilings ceilings = measure_cpu_flops(threads, seconds_per_probe, at_most);
   ceilings.memory_read_bytes_per_second = memory_rate(threads, seconds_per_probe);
   return ceilings;
 }

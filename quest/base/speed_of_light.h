@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <string>
 
+#include "quest/base/cpu_features.h"
+
 namespace quest {
 
 enum class ComputeType { kFp32, kBf16, kInt8 };
@@ -32,11 +34,14 @@ struct CpuCeilings {
   std::array<std::string, kComputeTypeCount> instructions;
 };
 
-// Probes with `threads` threads, each probe for about `seconds_per_probe`.
-CpuCeilings measure_cpu_ceilings(int threads, double seconds_per_probe = 0.05);
+// Probes with `threads` threads, each probe for about `seconds_per_probe`, and with no instructions
+// beyond level `at_most`.
+CpuCeilings measure_cpu_ceilings(int threads, double seconds_per_probe = 0.05,
+                                 IsaLevel at_most = IsaLevel::kAmx);
 // The compute probes alone, which need no memory; memory_read_bytes_per_second stays 0. (The memory
 // probe reads an array of up to 1 GiB, which a program that keeps freed memory never gives back.)
-CpuCeilings measure_cpu_flops(int threads, double seconds_per_probe = 0.05);
+CpuCeilings measure_cpu_flops(int threads, double seconds_per_probe = 0.05,
+                              IsaLevel at_most = IsaLevel::kAmx);
 // Measured once in the process, with default_thread_count() threads, at the first call.
 const CpuCeilings& cpu_ceilings();
 // "FP32 0.16 TFLOP/s (avx512), BF16 ..., memory 21 GB/s, 2 threads": for logs and `quest doctor`.

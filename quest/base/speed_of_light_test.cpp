@@ -31,6 +31,11 @@ TEST(SpeedOfLight, UsesTheVectorUnitsThatExist) {
   EXPECT_EQ(ceilings.instructions[static_cast<size_t>(ComputeType::kFp32)] == "portable", !vectors);
 }
 
+TEST(SpeedOfLight, KeepsToALevel) {
+  const CpuCeilings ceilings = measure_cpu_ceilings(1, 0.005, IsaLevel::kScalar);
+  for (const std::string& instructions : ceilings.instructions) EXPECT_EQ(instructions, "portable");
+}
+
 TEST(SpeedOfLight, RefusesImpossibleSettings) {
   EXPECT_QUEST_ERROR(measure_cpu_ceilings(0), ErrorKind::kUsage, "threads");
   EXPECT_QUEST_ERROR(measure_cpu_ceilings(1, 0), ErrorKind::kUsage, "probe");

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -9,10 +10,13 @@
 #include <nlohmann/json.hpp>
 
 #include "quest/base/atomic_folder.h"
+#include "quest/base/cpu_features.h"
 #include "quest/base/error.h"
 #include "quest/base/philox.h"
 #include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
+#include "quest/base/speed_of_light.h"
+#include "quest/base/version.h"
 #include "quest/cli_run/bench_shapes.h"
 #include "quest/cli_run/commands.h"
 #include "quest/cli_run/whole_numbers.h"
@@ -23,8 +27,12 @@ namespace {
 
 struct Arguments {
   EngineArguments engine;
-  std::string shape, quant = "w4a4", embedding = "int8", head = "int8", json;
+  std::string shape, quant = "w4a4", embedding = "int8", head = "int8", keep, json;
   int64_t prompt = 512, tokens = 128, batch = 1, repeats = 3;
+  std::optional<int64_t> depth;  // tokens before those that are written; none: the prompt
+  bool measure = false;
+
+  int64_t written_after() const { return depth.value_or(prompt); }
 };
 
 double seconds_of(const std::function<void()>& work) {
@@ -62,6 +70,7 @@ Speeds measure(CpuEngine& engine, const Arguments& arguments) {
         engine.prefill(s, prompt, std::span(logits).first(static_cast<size_t>(vocabulary)));
       }
     });
+    for (const SequenceId s : sequences) engine.truncate(s, arguments.written_after());
     std::vector<int32_t> next(batch, prompt.front());
     const int64_t steps = repeat < 0 ? std::min<int64_t>(arguments.tokens, 8) : arguments.tokens;
     const double write = seconds_of([&] {
@@ -80,14 +89,48 @@ Speeds measure(CpuEngine& engine, const Arguments& arguments) {
   return speeds;
 }
 
-// A random model of a named shape in a temporary folder.
+// Bytes of weights that a step of writing reads: all but the embedding, of which it reads a row.
+int64_t bytes_per_step(const PackedModel& model) {
+  if (model.config().tie_word_embeddings) return model.file_bytes();
+  const PackedTable& table = model.embedding();
+  const size_t bytes = table.weight.size_bytes() + table.codes.size_bytes() +
+                       table.row_units.size_bytes() + table.group_units.size_bytes();
+  return model.file_bytes() - static_cast<int64_t>(bytes);
+}
+
+// Operations of the blocks' products for one token that is read; of the head only the last token's
+// row is computed.
+double operations_per_token(const LlamaConfig& config) {
+  return 2.0 * static_cast<double>(config.non_embedding_parameters());
+}
+
+// How close to what this CPU can do; measured after the model, when its memory is warm.
+struct Nearness {
+  CpuCeilings ceilings;
+  double memory = 0, integer = 0;  // shares of the ceilings
+};
+Nearness nearness_of(const CpuEngine& engine, const Arguments& arguments, double prefill,
+                     double decode) {
+  Nearness near{.ceilings = measure_cpu_ceilings(engine.threads(), 0.05, isa_level())};
+  const double steps = decode / static_cast<double>(arguments.batch);
+  near.memory = steps * static_cast<double>(bytes_per_step(engine.model())) /
+                near.ceilings.memory_read_bytes_per_second;
+  near.integer =
+      prefill * operations_per_token(engine.config()) / near.ceilings.flops(ComputeType::kInt8);
+  return near;
+}
+
+// A random model of a named shape, in a temporary folder or where --keep says.
 class RandomModel {
  public:
-  explicit RandomModel(const Arguments& arguments) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "quest-bench-XXXXXX").string();
-    QUEST_CHECK(mkdtemp(pattern.data()) != nullptr, ErrorKind::kIo,
-                "cannot create a temporary folder {}", pattern);
-    folder_ = pattern;
+  explicit RandomModel(const Arguments& arguments) : kept_(arguments.keep) {
+    if (kept_.empty()) {
+      std::string pattern =
+          (std::filesystem::temp_directory_path() / "quest-bench-XXXXXX").string();
+      QUEST_CHECK(mkdtemp(pattern.data()) != nullptr, ErrorKind::kIo,
+                  "cannot create a temporary folder {}", pattern);
+      folder_ = pattern;
+    }
     LlamaConfig config = bench_shape(arguments.shape);
     config.max_position_embeddings =
         std::max<int64_t>(config.max_position_embeddings, arguments.prompt + arguments.tokens + 1);
@@ -97,20 +140,22 @@ class RandomModel {
   }
   ~RandomModel() {
     std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
+    if (kept_.empty()) std::filesystem::remove_all(folder_, ignored);
   }
   RandomModel(const RandomModel&) = delete;
   RandomModel& operator=(const RandomModel&) = delete;
 
-  std::filesystem::path model() const { return folder_ / "model"; }
+  std::filesystem::path model() const { return kept_.empty() ? folder_ / "model" : kept_; }
 
  private:
-  std::filesystem::path folder_;
+  std::filesystem::path folder_, kept_;
 };
 
 void run(const RunOptions& options, Arguments& arguments) {
   QUEST_CHECK(arguments.engine.model.empty() != arguments.shape.empty(), ErrorKind::kUsage,
               "name a packed model's folder, or --shape of a random one ({})", bench_shape_names());
+  QUEST_CHECK(arguments.keep.empty() || !arguments.shape.empty(), ErrorKind::kUsage,
+              "--keep {} keeps the random model of --shape", arguments.keep);
   install_shutdown_handlers();
   std::unique_ptr<RandomModel> random;
   if (!arguments.shape.empty()) {
@@ -119,6 +164,9 @@ void run(const RunOptions& options, Arguments& arguments) {
   }
   LoadedEngine loaded = load_engine(options, arguments.engine);
   CpuEngine& engine = *loaded.engine;
+  QUEST_CHECK(arguments.written_after() <= arguments.prompt, ErrorKind::kUsage,
+              "--depth {} is more than --prompt-tokens {}", arguments.written_after(),
+              arguments.prompt);
   const int64_t needed = arguments.prompt + arguments.tokens;
   QUEST_CHECK(needed <= engine.context_length(), ErrorKind::kUsage,
               "{} prompt and {} written tokens do not fit into the context of {}", arguments.prompt,
@@ -136,22 +184,43 @@ void run(const RunOptions& options, Arguments& arguments) {
              format_count(engine.threads(), "thread"));
   fmt::print("prefill   {:.1f} tokens/s ({}; {} tokens)\n", prefill, range(speeds.prefill),
              arguments.prompt);
-  fmt::print("decode    {:.1f} tokens/s ({}; {} tokens, batch {})\n", decode, range(speeds.decode),
-             arguments.tokens, arguments.batch);
+  fmt::print("decode    {:.1f} tokens/s ({}; {} tokens after {}, batch {}), {:.1f} MB a step\n",
+             decode, range(speeds.decode), arguments.tokens, arguments.written_after(),
+             arguments.batch, megabytes(bytes_per_step(engine.model())));
   fmt::print("memory    {:.1f} MB cache, {:.1f} MB scratch\n", megabytes(engine.cache_bytes()),
              megabytes(engine.scratch_bytes()));
+  std::optional<Nearness> near;
+  if (arguments.measure) {
+    near = nearness_of(engine, arguments, prefill, decode);
+    fmt::print("ceilings  {}\n", describe(near->ceilings));
+    fmt::print("reached   prefill {:.0f} % of INT8, decode {:.0f} % of memory\n",
+               100 * near->integer, 100 * near->memory);
+  }
   if (arguments.json.empty()) return;
-  const nlohmann::ordered_json json = {{"shape", arguments.shape},
-                                       {"recipe", engine.model().recipe().name},
-                                       {"file_bytes", engine.model().file_bytes()},
-                                       {"threads", engine.threads()},
-                                       {"prompt", arguments.prompt},
-                                       {"tokens", arguments.tokens},
-                                       {"batch", arguments.batch},
-                                       {"prefill_tokens_per_second", prefill},
-                                       {"decode_tokens_per_second", decode},
-                                       {"cache_bytes", engine.cache_bytes()},
-                                       {"scratch_bytes", engine.scratch_bytes()}};
+  nlohmann::ordered_json json = {{"shape", arguments.shape},
+                                 {"recipe", engine.model().recipe().name},
+                                 {"file_bytes", engine.model().file_bytes()},
+                                 {"threads", engine.threads()},
+                                 {"prompt", arguments.prompt},
+                                 {"tokens", arguments.tokens},
+                                 {"batch", arguments.batch},
+                                 {"prefill_tokens_per_second", prefill},
+                                 {"decode_tokens_per_second", decode},
+                                 {"prefill_repeats", speeds.prefill},
+                                 {"decode_repeats", speeds.decode},
+                                 {"depth", arguments.written_after()},
+                                 {"bytes_per_step", bytes_per_step(engine.model())},
+                                 {"operations_per_token", operations_per_token(engine.config())},
+                                 {"cache_bytes", engine.cache_bytes()},
+                                 {"scratch_bytes", engine.scratch_bytes()},
+                                 {"level", isa_level_name(isa_level())},
+                                 {"version", version_text()}};
+  if (near) {
+    json["memory_bytes_per_second"] = near->ceilings.memory_read_bytes_per_second;
+    json["int8_operations_per_second"] = near->ceilings.flops(ComputeType::kInt8);
+    json["int8_instructions"] =
+        near->ceilings.instructions[static_cast<size_t>(ComputeType::kInt8)];
+  }
   write_file_atomically(arguments.json, json.dump(2) + "\n");
 }
 
@@ -172,18 +241,26 @@ void add_run_bench_command(CLI::App& app, SharedOptions options) {
   command->add_option("--head", arguments->head, "head of --shape")
       ->check(CLI::IsMember({"bf16", "int8", "int4"}))
       ->capture_default_str();
+  command->add_option("--keep", arguments->keep,
+                      "write the random model into this new folder and leave it there");
   command->add_option("--prompt-tokens", arguments->prompt, "tokens to read")
       ->check(whole_number_from(1))
       ->capture_default_str();
   command->add_option("--tokens", arguments->tokens, "tokens to write")
       ->check(whole_number_from(1))
       ->capture_default_str();
+  command
+      ->add_option("--depth", arguments->depth,
+                   "tokens of the prompt that those written follow (default: all)")
+      ->check(whole_number_from(0));
   command->add_option("--batch", arguments->batch, "texts written at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command->add_option("--repeats", arguments->repeats, "the median of so many is printed")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  command->add_flag("--measure", arguments->measure,
+                    "also measure the CPU's ceilings and print how close this came");
   command->add_option("--json", arguments->json, "also write the result to this file");
   command->callback([options, arguments] { run(*options, *arguments); });
 }

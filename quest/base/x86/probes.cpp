@@ -137,13 +137,15 @@ bool has_amx_int8() { return cpu_features().amx_tile && cpu_features().amx_int8;
 const ComputeProbe* x86_compute_probes() {
   // A tile product is 16 x 16 results of 32 (bf16) or 64 (int8) products each.
   static const ComputeProbe probes[] = {
-      {ComputeType::kFp32, "avx2", has_avx2, fp32_avx2, kChains * 8 * 2},
-      {ComputeType::kFp32, "avx512", has_avx512, fp32_avx512, kChains * 16 * 2},
-      {ComputeType::kBf16, "avx512bf16", has_avx512bf16, bf16_avx512, kChains * 32 * 2},
-      {ComputeType::kBf16, "amx", has_amx_bf16, bf16_amx, 4 * 16 * 16 * 32 * 2},
-      {ComputeType::kInt8, "avx512vnni", has_vnni, int8_avx512, kChains * 64 * 2},
-      {ComputeType::kInt8, "amx", has_amx_int8, int8_amx, 4 * 16 * 16 * 64 * 2},
-      {ComputeType::kFp32, nullptr, nullptr, nullptr, 0},
+      {ComputeType::kFp32, "avx2", IsaLevel::kAvx2, has_avx2, fp32_avx2, kChains * 8 * 2},
+      {ComputeType::kFp32, "avx512", IsaLevel::kAvx512, has_avx512, fp32_avx512, kChains * 16 * 2},
+      {ComputeType::kBf16, "avx512bf16", IsaLevel::kAvx512Vnni, has_avx512bf16, bf16_avx512,
+       kChains * 32 * 2},
+      {ComputeType::kBf16, "amx", IsaLevel::kAmx, has_amx_bf16, bf16_amx, 4 * 16 * 16 * 32 * 2},
+      {ComputeType::kInt8, "avx512vnni", IsaLevel::kAvx512Vnni, has_vnni, int8_avx512,
+       kChains * 64 * 2},
+      {ComputeType::kInt8, "amx", IsaLevel::kAmx, has_amx_int8, int8_amx, 4 * 16 * 16 * 64 * 2},
+      {ComputeType::kFp32, nullptr, IsaLevel::kScalar, nullptr, nullptr, 0},
   };
   return probes;
 }

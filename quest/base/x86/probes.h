@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "quest/base/cpu_features.h"
 #include "quest/base/speed_of_light.h"
 
 namespace quest::internal {
@@ -11,6 +12,7 @@ namespace quest::internal {
 struct ComputeProbe {
   ComputeType type;
   const char* instructions;
+  IsaLevel level;  // the level that has them
   bool (*supported)();
   // Runs `rounds` rounds and returns something that depends on all of them.
   float (*run)(int64_t rounds);
