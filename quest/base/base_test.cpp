@@ -2,6 +2,8 @@
 // shutdown, version.
 #include <cmath>
 #include <csignal>
+#include <cstring>
+#include <fstream>
 #include <limits>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -122,20 +124,36 @@ TEST(Checksum, PiecesHashedByOneThreadByManyAndInParts) {
 }
 
 TEST(MmapFile, MapsMovesAndRefuses) {
+  for (const FileAccess access : {FileAccess::kMap, FileAccess::kRead}) {
+    const TemporaryFolder folder;
+    MmapFile a(folder.write("a", "hello"), access);
+    EXPECT_EQ(a.bytes().size(), 5u);
+    EXPECT_EQ(static_cast<char>(a.bytes()[4]), 'o');
+    MmapFile b(std::move(a));
+    EXPECT_EQ(static_cast<char>(b.bytes()[0]), 'h');
+    b = MmapFile(folder.write("b", "x"), access);
+    EXPECT_EQ(b.bytes().size(), 1u);
+    EXPECT_EQ(b.path(), folder / "b");
+    EXPECT_TRUE(MmapFile(folder.write("empty", ""), access).bytes().empty());
+    EXPECT_QUEST_ERROR(MmapFile(folder / "absent", access), ErrorKind::kIo, "absent: No such file");
+    EXPECT_QUEST_ERROR(MmapFile(folder.path(), access), ErrorKind::kIo, "a folder");
+    ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+    EXPECT_QUEST_ERROR(MmapFile(folder / "pipe", access), ErrorKind::kIo, "pipe");
+  }
+}
+
+TEST(MmapFile, ReadBytesAreAlignedAndStayAsTheyWere) {
   const TemporaryFolder folder;
-  MmapFile a(folder.write("a", "hello"));
-  EXPECT_EQ(a.bytes().size(), 5u);
-  EXPECT_EQ(static_cast<char>(a.bytes()[4]), 'o');
-  MmapFile b(std::move(a));
-  EXPECT_EQ(static_cast<char>(b.bytes()[0]), 'h');
-  b = MmapFile(folder.write("b", "x"));
-  EXPECT_EQ(b.bytes().size(), 1u);
-  EXPECT_EQ(b.path(), folder / "b");
-  EXPECT_TRUE(MmapFile(folder.write("empty", "")).bytes().empty());
-  EXPECT_QUEST_ERROR(MmapFile(folder / "absent"), ErrorKind::kIo, "absent: No such file");
-  EXPECT_QUEST_ERROR(MmapFile(folder.path()), ErrorKind::kIo, "a folder");
-  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
-  EXPECT_QUEST_ERROR(MmapFile(folder / "pipe"), ErrorKind::kIo, "pipe");
+  std::string text(5'000'001, 'a');
+  for (size_t i = 0; i < text.size(); i += 997) text[i] = static_cast<char>('b' + i % 17);
+  const MmapFile file(folder.write("a", text), FileAccess::kRead);
+  ASSERT_EQ(file.bytes().size(), text.size());
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(file.bytes().data()) % 64, 0u);
+  {
+    std::fstream other(folder / "a", std::ios::in | std::ios::out | std::ios::binary);
+    other << "changed";
+  }
+  EXPECT_EQ(std::memcmp(file.bytes().data(), text.data(), text.size()), 0);
 }
 
 TEST(CpuFeatures, LevelsAreNamedAndOrdered) {

@@ -1,7 +1,11 @@
 #include "quest/base/mmap_file.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <fcntl.h>
+#include <fstream>
+#include <string>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,48 +15,97 @@
 
 namespace quest {
 
-MmapFile::MmapFile(const std::filesystem::path& path) : path_(path) {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kReadBytes = size_t{64} << 20;  // at once
+
+// A descriptor that is closed at the end.
+struct OpenFile {
+  int fd;
+  ~OpenFile() {
+    if (fd >= 0) close(fd);
+  }
+};
+
+void read_whole(int fd, std::byte* data, size_t size, const std::filesystem::path& path) {
+  for (size_t at = 0; at < size;) {
+    const ssize_t count =
+        pread(fd, data + at, std::min(size - at, kReadBytes), static_cast<off_t>(at));
+    if (count < 0 && errno == EINTR) continue;
+    QUEST_CHECK(count >= 0, ErrorKind::kIo, "cannot read {}: {}", path.string(), errno_text(errno));
+    QUEST_CHECK(count > 0, ErrorKind::kIo, "{} was cut short to {} bytes while it was read",
+                path.string(), at);
+    at += static_cast<size_t>(count);
+  }
+}
+
+}  // namespace
+
+FileAccess fastest_access() {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+  std::string text;
+  std::getline(file, text);
+  return text.empty() || text.find("[never]") != std::string::npos ? FileAccess::kMap
+                                                                   : FileAccess::kRead;
+}
+
+MmapFile::MmapFile(const std::filesystem::path& path, FileAccess access) : path_(path) {
   // O_NONBLOCK: opening a named pipe must not wait for a writer before it is refused below.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  QUEST_CHECK(fd >= 0, ErrorKind::kIo, "cannot open {}: {}", path.string(), errno_text(errno));
+  const OpenFile file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  QUEST_CHECK(file.fd >= 0, ErrorKind::kIo, "cannot open {}: {}", path.string(), errno_text(errno));
   struct stat status;
-  if (fstat(fd, &status) != 0) {
-    const int reason = errno;
-    close(fd);
-    QUEST_THROW(ErrorKind::kIo, "cannot examine {}: {}", path.string(), errno_text(reason));
-  }
-  if (!S_ISREG(status.st_mode)) {
-    close(fd);
-    QUEST_THROW(ErrorKind::kIo, "cannot map {}: it is {}, not a regular file", path.string(),
-                S_ISDIR(status.st_mode) ? "a folder" : "a device, pipe or socket");
-  }
+  QUEST_CHECK(fstat(file.fd, &status) == 0, ErrorKind::kIo, "cannot examine {}: {}", path.string(),
+              errno_text(errno));
+  QUEST_CHECK(S_ISREG(status.st_mode), ErrorKind::kIo,
+              "cannot map {}: it is {}, not a regular file", path.string(),
+              S_ISDIR(status.st_mode) ? "a folder" : "a device, pipe or socket");
   size_ = static_cast<size_t>(status.st_size);
-  if (size_ > 0) {
-    void* address = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (address == MAP_FAILED) {
-      const int reason = errno;
-      close(fd);
-      QUEST_THROW(ErrorKind::kIo, "cannot map {} ({} bytes): {}", path.string(), size_,
-                  errno_text(reason));
-    }
-    data_ = static_cast<const std::byte*>(address);
+  if (size_ == 0) return;
+  const bool read = access == FileAccess::kRead;
+  // Room to begin at a huge page.
+  mapping_size_ = read ? (size_ + kHugePage - 1) / kHugePage * kHugePage + kHugePage : size_;
+  mapping_ = read ? mmap(nullptr, mapping_size_, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                  : mmap(nullptr, mapping_size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (mapping_ == MAP_FAILED) {
+    mapping_ = nullptr;
+    QUEST_THROW(ErrorKind::kIo, "cannot {} {} ({} bytes): {}", read ? "get memory for" : "map",
+                path.string(), size_, errno_text(errno));
   }
-  close(fd);
+  auto* data = static_cast<std::byte*>(mapping_);
+  if (read) {
+    const auto address = reinterpret_cast<uintptr_t>(mapping_);
+    data += (kHugePage - address % kHugePage) % kHugePage;
+    madvise(data, (size_ + kHugePage - 1) / kHugePage * kHugePage, MADV_HUGEPAGE);
+    try {
+      read_whole(file.fd, data, size_, path);
+    } catch (...) {
+      munmap(mapping_, mapping_size_);
+      throw;
+    }
+    mprotect(mapping_, mapping_size_, PROT_READ);
+  }
+  data_ = data;
 }
 
 MmapFile::~MmapFile() {
-  if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
+  if (mapping_ != nullptr) munmap(mapping_, mapping_size_);
 }
 
 MmapFile::MmapFile(MmapFile&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      mapping_(std::exchange(other.mapping_, nullptr)),
+      mapping_size_(std::exchange(other.mapping_size_, 0)) {}
 
 MmapFile& MmapFile::operator=(MmapFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(mapping_, other.mapping_);
+  std::swap(mapping_size_, other.mapping_size_);
   return *this;
 }
 

@@ -1,4 +1,4 @@
-// A read-only memory-mapped file.
+// The bytes of a whole file in memory, mapped or read.
 #pragma once
 
 #include <cstddef>
@@ -7,11 +7,21 @@
 
 namespace quest {
 
-// Maps a whole file. Throws kIo with the path and the reason. An empty file gives an empty span.
+enum class FileAccess {
+  kMap,   // the page cache itself: no memory of its own, shared with other processes
+  kRead,  // a private copy on huge pages (2 MB) where the system gives them: faster to stream
+          // through many times, and nobody can change it any more
+};
+
+// What is faster for bytes that are read again and again: kRead where there are huge pages, else
+// kMap.
+FileAccess fastest_access();
+
+// Throws kIo with the path and the reason. An empty file gives an empty span.
 // Thread rules: const after construction; may be read from any number of threads.
 class MmapFile {
  public:
-  explicit MmapFile(const std::filesystem::path& path);
+  explicit MmapFile(const std::filesystem::path& path, FileAccess access = FileAccess::kMap);
   ~MmapFile();
   MmapFile(MmapFile&& other) noexcept;
   MmapFile& operator=(MmapFile&& other) noexcept;
@@ -25,6 +35,8 @@ class MmapFile {
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  void* mapping_ = nullptr;  // what is unmapped at the end
+  size_t mapping_size_ = 0;
 };
 
 }  // namespace quest

@@ -211,7 +211,8 @@ std::vector<float> TensorView::to_float() const {
   return {};
 }
 
-SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : file_(path) {
+SafetensorsReader::SafetensorsReader(const std::filesystem::path& path, FileAccess access)
+    : file_(path, access) {
   const std::span<const std::byte> bytes = file_.bytes();
   const std::string file = path.string();
   QUEST_CHECK(bytes.size() >= 8, ErrorKind::kData,

@@ -74,7 +74,8 @@ struct TensorView {
 // live as long as the reader.
 class SafetensorsReader {
  public:
-  explicit SafetensorsReader(const std::filesystem::path& path);
+  explicit SafetensorsReader(const std::filesystem::path& path,
+                             FileAccess access = FileAccess::kMap);
 
   bool contains(std::string_view name) const;
   const TensorView& tensor(std::string_view name) const;

@@ -25,6 +25,13 @@ void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with
   command.add_option("--tokenizer", arguments.tokenizer,
                      "tokenizer folder or file, or 'bytes' (default: the model's)");
   command
+      .add_option(
+          "--load", arguments.load,
+          "read: weights into memory of this process, on huge pages; map: the file's pages, "
+          "shared with others; auto: read where there are huge pages")
+      ->check(CLI::IsMember({"auto", "read", "map"}))
+      ->capture_default_str();
+  command
       .add_option("--kv-cache", arguments.kv,
                   "numbers of the cache of keys and values; int8 takes half the memory")
       ->check(CLI::IsMember({"fp16", "int8"}))
@@ -50,7 +57,10 @@ EngineOptions engine_options(const RunOptions& options, const EngineArguments& a
 
 LoadedEngine load_engine(const RunOptions& options, const EngineArguments& arguments) {
   const auto start = std::chrono::steady_clock::now();
-  PackedModel model(arguments.model, /*check_values=*/true, options.threads);
+  const FileAccess access = arguments.load == "auto"   ? fastest_access()
+                            : arguments.load == "read" ? FileAccess::kRead
+                                                       : FileAccess::kMap;
+  PackedModel model(arguments.model, /*check_values=*/true, options.threads, access);
   LoadedEngine loaded;
   loaded.tokenizer = load_tokenizer(
       arguments.tokenizer.empty() ? model.folder() : std::filesystem::path(arguments.tokenizer));
@@ -63,7 +73,8 @@ LoadedEngine load_engine(const RunOptions& options, const EngineArguments& argum
                   format_quantity(static_cast<double>(model.file_bytes()), "B"));
   loaded.engine = std::make_unique<CpuEngine>(std::move(model), engine_options(options, arguments));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  log::info("{}, loaded and proven in {:.2f} s, {}", what, took.count(),
+  log::info("{}, {} and proven in {:.2f} s, {}", what,
+            access == FileAccess::kRead ? "read" : "mapped", took.count(),
             format_count(loaded.engine->threads(), "thread"));
   if (options.print_plans) fmt::print(stderr, "{}", loaded.engine->plans());
   return loaded;

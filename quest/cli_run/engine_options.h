@@ -26,8 +26,9 @@ struct EngineArguments {
   std::string kv = "fp16";
   int64_t context = 0;
   int64_t chunk = 512;
+  std::string load = "auto";
 };
-// MODEL, --tokenizer, --kv-cache, --chunk and, if wanted, --context.
+// MODEL, --tokenizer, --load, --kv-cache, --chunk and, if wanted, --context.
 void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with_context = true);
 
 struct LoadedEngine {

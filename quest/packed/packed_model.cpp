@@ -195,8 +195,9 @@ TableFormat table_format_from_name(std::string_view name) {
               "'{}' is no format of embedding and head; these are: bf16, int8, int4", name);
 }
 
-PackedModel::PackedModel(const std::filesystem::path& folder, bool check_values, int threads)
-    : folder_(folder) {
+PackedModel::PackedModel(const std::filesystem::path& folder, bool check_values, int threads,
+                         FileAccess access)
+    : folder_(folder), access_(access) {
   const std::filesystem::path config_json = folder / "config.json";
   std::optional<PackedSettings> settings;
   config_ = load_llama_config(config_json, &recipe_, &settings);
@@ -204,7 +205,7 @@ PackedModel::PackedModel(const std::filesystem::path& folder, bool check_values,
               "{} is no packed model but a checkpoint: make one of it with `quest export`",
               folder.string());
   const TableFormats formats = table_formats(*settings, config_json.string());
-  file_ = std::make_unique<SafetensorsReader>(folder / "model.safetensors");
+  file_ = std::make_unique<SafetensorsReader>(folder / "model.safetensors", access);
   const SafetensorsReader& file = *file_;
   file_bytes_ = static_cast<int64_t>(file.file_bytes().size());
   const Metadata metadata(file);

@@ -90,9 +90,10 @@ struct TensorSize {
 class PackedModel {
  public:
   // Proves everything; check_values: also the stored values and the checksum (below a second for
-  // 1 GB in the page cache). threads: for these; 0: as many as ThreadPool takes.
+  // 1 GB in the page cache). threads: for these; 0: as many as ThreadPool takes. access: an engine
+  // streams through all weights for each token, which huge pages make faster.
   explicit PackedModel(const std::filesystem::path& folder, bool check_values = true,
-                       int threads = 0);
+                       int threads = 0, FileAccess access = FileAccess::kMap);
 
   const LlamaConfig& config() const { return config_; }
   const QuantRecipe& recipe() const { return recipe_; }
@@ -104,6 +105,7 @@ class PackedModel {
   const std::string& checksum() const { return checksum_; }        // of the tensor bytes
   const std::string& source_hash() const { return source_hash_; }  // of the checkpoint's weights
   int64_t file_bytes() const { return file_bytes_; }
+  FileAccess access() const { return access_; }
   std::vector<TensorSize> sizes()
       const;  // every tensor, paddings included: they add up to the file
   const std::filesystem::path& folder() const { return folder_; }
@@ -120,6 +122,7 @@ class PackedModel {
   std::vector<PackedBlock> blocks_;
   std::string checksum_, source_hash_;
   int64_t file_bytes_ = 0;
+  FileAccess access_ = FileAccess::kMap;
 };
 
 }  // namespace quest

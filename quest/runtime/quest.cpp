@@ -15,7 +15,7 @@ using namespace quest;
 
 struct quest_model {
   quest_model(const char* folder, const EngineOptions& options)
-      : engine(PackedModel(folder, true, options.threads), options),
+      : engine(PackedModel(folder, true, options.threads, fastest_access()), options),
         tokenizer(load_tokenizer(engine.model().folder())),
         generator(engine, *tokenizer) {}
 

@@ -25,7 +25,7 @@ namespace {
 inline constexpr int64_t kTileElements = 512;                  // bfloat16 values
 inline constexpr int64_t kStepElements = 2 * kTileElements;    // of a panel, one step of K
 inline constexpr int64_t kStepLines = kStepElements * 2 / 64;  // cache lines of a step
-inline constexpr int64_t kPartSteps = 8;  // 16 KB of each operand
+inline constexpr int64_t kPartSteps = 8;                       // 16 KB of each operand
 
 // The rows x depth block at `source` (zero past its ends) as a full 32 x 32 block of values.
 inline void copy_padded(const bfloat16* source, int64_t stride, int64_t rows, int64_t columns,

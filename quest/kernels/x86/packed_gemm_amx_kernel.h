@@ -13,9 +13,9 @@
 namespace quest::kernels::detail {
 namespace {
 
-// Blocks of 32 columns in a panel. The panel and the part of a strip that meets it, 16 KB each, stay
-// in the L1 cache (48 KB) together; twice as much does not, and such products from memory that was
-// just read reach 2.8 instead of 3.8 TOP/s on a quiet core.
+// Blocks of 32 columns in a panel. The panel and the part of a strip that meets it, 16 KB each,
+// stay in the L1 cache (48 KB) together; twice as much does not, and such products from memory that
+// was just read reach 2.8 instead of 3.8 TOP/s on a quiet core.
 inline constexpr int64_t kPanelBlocks = 16;
 inline constexpr int64_t kPanelStrips = 16;  // whose sums are kept while a panel is multiplied
 inline constexpr int64_t kTileBytes = 1024;
