@@ -21,6 +21,7 @@
 #include <cstdint>
 
 #include "quest/kernels/packed_gemm.h"
+#include "quest/kernels/product_task.h"
 
 namespace quest::kernels::detail {
 
@@ -59,8 +60,8 @@ struct ValueMap {
 ValueMap value_map(const QuantSpec& spec);
 WeightTiles weight_tiles(const PackedWeight& w);
 
-struct PackedTask {
-  WeightTiles w;
+struct PackedTask : OutputRange {  // out may be null
+  WeightTiles w = {};
   const float* w_units = nullptr;          // (N)
   const uint32_t* column_terms = nullptr;  // of column n at [n - n0]; may be null
   const uint8_t* a = nullptr;              // strips
@@ -68,10 +69,7 @@ struct PackedTask {
   const float* a_units = nullptr;       // (M)
   const uint32_t* row_terms = nullptr;  // of row m at [m - m0]
   uint32_t product = 1;
-  int64_t m0 = 0, m1 = 0, n0 = 0, n1 = 0;
-  float* out = nullptr;    // (M,N); may be null
-  int32_t* acc = nullptr;  // (M,N); may be null
-  int64_t ldo = 0;
+  int32_t* acc = nullptr;  // (M,N), row stride ldo; may be null
 };
 
 // The code of this method and level; method is kDot, kPopcount or kTiles.
@@ -86,16 +84,13 @@ void packed_tiles_amx(const PackedTask& task);
 
 // packed_gemm_float. Numbers of grids of up to 4 bits (FP4's too) are levels[u]; those of more bits
 // and of 4:8 are multiplier * u' + offset.
-struct PackedFloatTask {
-  WeightTiles w;
+struct PackedFloatTask : OutputRange {
+  WeightTiles w = {};
   float multiplier = 1, offset = 0;
   alignas(64) float levels[16] = {};  // for the bits that are stored, repeated: levels[u % 2^bits]
   const float* w_units = nullptr;
   const float* x = nullptr;
   int64_t ldx = 0, k = 0;
-  int64_t m0 = 0, m1 = 0, n0 = 0, n1 = 0;
-  float* out = nullptr;
-  int64_t ldo = 0;
 };
 void packed_float_avx2(const PackedFloatTask& task);
 void packed_float_avx512(const PackedFloatTask& task);

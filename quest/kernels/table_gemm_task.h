@@ -18,7 +18,7 @@ void split_row(const float* x, int64_t columns, float* unit, int8_t* high, int8_
                int32_t* group_sums);
 
 // kInt4. Strips as those of packed_gemm_task.h for the 2 M rows of codes.
-struct TableGroupTask {
+struct TableGroupTask : OutputRange {
   const uint8_t* codes = nullptr;
   int64_t rows = 0, groups = 0;
   const bfloat16* group_units = nullptr;
@@ -26,30 +26,23 @@ struct TableGroupTask {
   int64_t strip = 2, strip_bytes = 0;
   const int32_t* group_sums = nullptr;  // (M, groups)
   const float* units = nullptr;         // (M)
-  int64_t m0 = 0, m1 = 0, v0 = 0, v1 = 0;
-  float* out = nullptr;
-  int64_t ldo = 0;
 };
 void table_groups_avx2(const TableGroupTask& task);
 void table_groups_avx512(const TableGroupTask& task);
 void table_groups_avx512vnni(const TableGroupTask& task);
 
 // kBf16. x (M, ldx), ldx a multiple of 16, zeros past C.
-struct TableRowsTask {
+struct TableRowsTask : OutputRange {
   const bfloat16* weight = nullptr;
   int64_t columns = 0;
   const float* x = nullptr;
   int64_t ldx = 0;
-  int64_t m0 = 0, m1 = 0, v0 = 0, v1 = 0;
-  float* out = nullptr;
-  int64_t ldo = 0;
 };
 void table_rows_avx2(const TableRowsTask& task);
 void table_rows_avx512(const TableRowsTask& task);
 
 // The definition. units and codes as SplitActivations has them; x (M, ldx) for kBf16.
 void table_gemm_scalar(const TableWeight& table, const float* units, const int8_t* codes,
-                       const float* x, int64_t ldx, int64_t m0, int64_t m1, int64_t v0, int64_t v1,
-                       float* out, int64_t ldo);
+                       const float* x, int64_t ldx, const OutputRange& range);
 
 }  // namespace quest::kernels::detail

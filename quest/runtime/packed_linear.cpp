@@ -4,19 +4,14 @@
 #include <cstring>
 
 #include "quest/base/error.h"
+#include "quest/base/integer_math.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/runtime/table_view.h"
 
 namespace quest {
-namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
-
 int64_t columns_per_task(int64_t n, int threads) {
   // Eight tasks for each thread, so that one that is held up by another program costs little.
-  const int64_t tiles = ceil_div(n, kTileRows);
+  const int64_t tiles = divide_up(n, kTileRows);
   return kTileRows * std::max<int64_t>(1, threads == 1 ? tiles : tiles / (8 * threads));
 }
 
@@ -84,7 +79,7 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
   if (way_ == Way::kCodes) {
     chosen = plan(rows);
     constexpr int64_t kPart = kernels::kPreparedRows;
-    team.for_each(ceil_div(rows, kPart), [&](int64_t i, int) {
+    team.for_each(divide_up(rows, kPart), [&](int64_t i, int) {
       kernels::prepare_activation_rows(chosen, a.codes.data(), rows, k(), i * kPart,
                                        std::min(rows, (i + 1) * kPart), a.prepared.data());
     });
@@ -95,7 +90,7 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
   }
   const kernels::PreparedActivations prepared{a.prepared.data(), a.units.data(), rows};
   const int64_t columns = columns_per_task(n(), team.size());
-  team.for_each(ceil_div(n(), columns), [&](int64_t i, int) {
+  team.for_each(divide_up(n(), columns), [&](int64_t i, int) {
     const int64_t n0 = i * columns, n1 = std::min(n(), n0 + columns);
     switch (way_) {
       case Way::kCodes:

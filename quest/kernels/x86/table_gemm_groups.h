@@ -113,10 +113,10 @@ __attribute__((noinline)) void group_sums(const TableGroupTask& task, int64_t ti
 
 template <int kRows>
 void run_group_rows(const TableGroupTask& task) {
-  for (int64_t v0 = task.v0; v0 < task.v1; v0 += kLanes) {
+  for (int64_t v0 = task.n0; v0 < task.n1; v0 += kLanes) {
     const int64_t tile = v0 / kTileRows;
     const int v = static_cast<int>(v0 % kTileRows / kLanes);
-    const int64_t columns = task.v1 - v0 < kLanes ? task.v1 - v0 : kLanes;
+    const int64_t columns = task.n1 - v0 < kLanes ? task.n1 - v0 : kLanes;
     for (int64_t s = task.m0 / kRows; s * kRows < task.m1; ++s) {
       alignas(64) float sums[kRows * kLanes];
       group_sums<kRows>(task, tile, v, task.strips + s * task.strip_bytes, s * kRows, sums);
