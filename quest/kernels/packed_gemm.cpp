@@ -45,7 +45,7 @@ void check_weight(const PackedWeight& w, const OutputRange& range, int64_t rows)
 // stored value is not affine in its number or they are not given, by a product with ones.
 void weight_sums(const PackedPlan& plan, const PackedWeight& w, const PackedTask& task,
                  const uint8_t* ones, std::vector<uint32_t>& sums) {
-  const ValueMap map = detail::value_map(w.spec);
+  const ValueMap map = task.selects ? ValueMap{} : detail::value_map(w.spec);
   const auto count = static_cast<size_t>(task.n1 - task.n0);
   sums.resize(count);
   if (w.value_sums != nullptr && task.w.values == PackedValues::kBits) {
@@ -186,7 +186,8 @@ ActivationLayout activation_layout(const PackedPlan& plan, int64_t m, int64_t k)
       row_bytes = round_up(k, kAmxDepth);
       break;
     case PackedMethod::kDot:
-      row_bytes = kTileBlock * blocks;
+      row_bytes = kTileBlock * (plan.selects_codes ? round_up(blocks, 2) : blocks);
+      layout.word = plan.selects_codes ? 8 : 4;
       break;
     default:
       row_bytes = k;
@@ -219,6 +220,7 @@ std::string packed_plan_text(const PackedPlan& plan) {
   text += ", ";
   text += isa_level_name(level);
   if (plan.spreads_pairs) text += ", 4:8 spread out in the cache";
+  if (plan.selects_codes) text += ", 4:8 by selection of codes";
   return text;
 }
 
@@ -255,6 +257,9 @@ PackedPlan choose_packed_plan(const QuantSpec& weight, const QuantSpec& activati
     plan.method = PackedMethod::kPopcount;
   } else {
     plan.method = PackedMethod::kDot;
+    // One strip: spreading the weights out costs more than to select codes for each row.
+    plan.selects_codes = is_sparse(weight) && m <= detail::kMaxStrip;
+    plan.spreads_pairs = plan.spreads_pairs && !plan.selects_codes;
   }
   return plan;
 }
@@ -302,7 +307,8 @@ void prepare_activation_rows(const PackedPlan& plan, const int8_t* codes, int64_
       const uint32_t value = plan.method == PackedMethod::kPopcount
                                  ? bits_of_codes(source, 32 * word, size)
                                  : group_of_codes(source, 4 * word, size);
-      std::memcpy(strip + 4 * (word * layout.strip + r), &value, 4);
+      const int64_t at = 4 * word / layout.word * layout.word;
+      std::memcpy(strip + at * layout.strip + r * layout.word + 4 * word % layout.word, &value, 4);
     }
   }
   if (layout.ones_offset >= 0 && m1 == m) {
@@ -331,6 +337,7 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
   task.a = a.prepared + layout.strips_offset;
   task.strip = layout.strip;
   task.strip_bytes = layout.strip_bytes;
+  task.selects = plan.method == PackedMethod::kDot && plan.selects_codes;
   task.a_units = a.units;
   task.acc = acc;
 
@@ -340,7 +347,7 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
     task.product = static_cast<uint32_t>(-2);
     std::fill(row_terms.begin(), row_terms.end(), static_cast<uint32_t>(w.k));
   } else {
-    const ValueMap map = detail::value_map(w.spec);
+    const ValueMap map = task.selects ? ValueMap{} : detail::value_map(w.spec);
     task.product = static_cast<uint32_t>(map.multiplier * a_format.multiplier);
     for (int64_t m = m0; m < m1; ++m) {
       int32_t sum;
@@ -380,6 +387,7 @@ void packed_gemm_float(const PackedWeight& w, const float* x, int64_t ldx, int64
       task.levels[i] = format.numbers[u];
     }
   }
+  task.is_uniform = w.spec.grid == Grid::kUniform;
   const ValueMap map = detail::value_map(w.spec);
   task.multiplier = static_cast<float>(map.multiplier);
   task.offset = static_cast<float>(map.offset);

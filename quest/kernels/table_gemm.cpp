@@ -19,6 +19,7 @@ constexpr int64_t kMinRowsForTiles = 5;  // of x, each of which is two rows of c
 constexpr int64_t kAccBytes = int64_t{128} << 10;
 constexpr int64_t kMaxRows = 256;      // of x in one block of sums
 constexpr int64_t kMaxColumns = 1024;  // of the table
+constexpr int64_t kTermRows = 4;       // of x in the largest strip of codes
 
 int64_t groups_of(const TableWeight& table) { return divide_up(table.columns, kTileBlock); }
 
@@ -40,7 +41,7 @@ PackedPlan code_plan(const TableWeight& table, int64_t m, IsaLevel level) {
 
 // Where prepared activations have what. kBf16: rows of x alone.
 struct TableLayout {
-  int64_t units = 0, group_sums = 0, codes = 0, bytes = 0;
+  int64_t units = 0, group_terms = 0, codes = 0, bytes = 0;
 };
 TableLayout table_layout(const TableWeight& table, const PackedPlan& plan, int64_t m) {
   TableLayout layout;
@@ -48,8 +49,8 @@ TableLayout table_layout(const TableWeight& table, const PackedPlan& plan, int64
     layout.bytes = 4 * m * round_up(table.columns, 16);
     return layout;
   }
-  layout.group_sums = round_up(4 * m, 64);
-  layout.codes = layout.group_sums + round_up(4 * m * groups_of(table), 64);
+  layout.group_terms = round_up(4 * m, 64);
+  layout.codes = layout.group_terms + round_up(4 * round_up(m, kTermRows) * groups_of(table), 64);
   layout.bytes = layout.codes + activation_bytes(plan, 2 * m, table.columns);
   return layout;
 }
@@ -117,7 +118,7 @@ void int8_product(const TableWeight& table, const PackedPlan& plan, const uint8_
   task.strips = prepared + layout.codes + strips.strips_offset;
   task.strip = strips.strip;
   task.strip_bytes = strips.strip_bytes;
-  task.group_sums = reinterpret_cast<const int32_t*>(prepared + layout.group_sums);
+  task.group_terms = reinterpret_cast<const int32_t*>(prepared + layout.group_terms);
   task.units = reinterpret_cast<const float*>(prepared);
 #ifdef __x86_64__
   if (plan.level >= IsaLevel::kAvx512Vnni) return detail::table_groups_avx512vnni(task);
@@ -158,27 +159,37 @@ int64_t table_activation_bytes(const TableWeight& table, int64_t m, IsaLevel lev
 
 void prepare_table_activations(const TableWeight& table, const float* x, int64_t ldx, int64_t m,
                                uint8_t* prepared, IsaLevel level) {
+  prepare_table_activation_rows(table, x, ldx, m, 0, m, prepared, level);
+}
+
+void prepare_table_activation_rows(const TableWeight& table, const float* x, int64_t ldx, int64_t m,
+                                   int64_t m0, int64_t m1, uint8_t* prepared, IsaLevel level) {
   const PackedPlan plan = code_plan(table, m, level);
   const TableLayout layout = table_layout(table, plan, m);
   const int64_t columns = table.columns;
   if (table.form == TableForm::kBf16) {
     const int64_t stride = round_up(columns, 16);
     auto* rows = reinterpret_cast<float*>(prepared);
-    for (int64_t row = 0; row < m; ++row) {
+    for (int64_t row = m0; row < m1; ++row) {
       std::copy_n(x + row * ldx, columns, rows + row * stride);
       std::fill(rows + row * stride + columns, rows + (row + 1) * stride, 0.0f);
     }
     return;
   }
   auto* units = reinterpret_cast<float*>(prepared);
-  auto* group_sums = reinterpret_cast<int32_t*>(prepared + layout.group_sums);
-  std::vector<int8_t> codes(static_cast<size_t>(2 * m * columns));
-  for (int64_t row = 0; row < m; ++row) {
-    int8_t* high = codes.data() + 2 * row * columns;
+  auto* group_terms = reinterpret_cast<int32_t*>(prepared + layout.group_terms);
+  const int64_t groups = groups_of(table);
+  std::vector<int8_t> codes(static_cast<size_t>(2 * (m1 - m0) * columns));
+  for (int64_t row = m0; row < m1; ++row) {
+    int8_t* high = codes.data() + 2 * (row - m0) * columns;
     detail::split_row(x + row * ldx, columns, units + row, high, high + columns,
-                      group_sums + row * groups_of(table));
+                      group_terms + row * groups);
   }
-  prepare_activations(plan, codes.data(), 2 * m, columns, prepared + layout.codes);
+  if (m1 == m) {
+    std::fill(group_terms + m * groups, group_terms + round_up(m, kTermRows) * groups, 0);
+  }
+  prepare_activation_rows(plan, codes.data() - 2 * m0 * columns, 2 * m, columns, 2 * m0, 2 * m1,
+                          prepared + layout.codes);
 }
 
 void table_gemm(const TableWeight& table, const uint8_t* prepared, int64_t m, int64_t m0,

@@ -10,12 +10,12 @@ namespace quest::kernels::detail {
 
 // Activations of the integer forms, between x and what kernels want: q = 256 hi + lo.
 struct SplitActivations {
-  float* units;         // (M): unit16
-  int8_t* codes;        // (2 M, C): row 2 m holds hi of row m, row 2 m + 1 lo
-  int32_t* group_sums;  // (M, groups of 32): sum of q
+  float* units;          // (M): unit16
+  int8_t* codes;         // (2 M, C): row 2 m holds hi of row m, row 2 m + 1 lo
+  int32_t* group_terms;  // (M, groups of 32), M rounded up to 4: -8 sum of q; 0 past the end
 };
 void split_row(const float* x, int64_t columns, float* unit, int8_t* high, int8_t* low,
-               int32_t* group_sums);
+               int32_t* group_terms);
 
 // kInt4. Strips as those of packed_gemm_task.h for the 2 M rows of codes.
 struct TableGroupTask : OutputRange {
@@ -24,8 +24,8 @@ struct TableGroupTask : OutputRange {
   const bfloat16* group_units = nullptr;
   const uint8_t* strips = nullptr;
   int64_t strip = 2, strip_bytes = 0;
-  const int32_t* group_sums = nullptr;  // (M, groups)
-  const float* units = nullptr;         // (M)
+  const int32_t* group_terms = nullptr;  // as above
+  const float* units = nullptr;          // (M)
 };
 void table_groups_avx2(const TableGroupTask& task);
 void table_groups_avx512(const TableGroupTask& task);

@@ -76,17 +76,19 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
               name_, bad);
   const int64_t rows = a.rows;
   kernels::PackedPlan chosen;
-  if (way_ == Way::kCodes) {
-    chosen = plan(rows);
+  if (way_ == Way::kCodes) chosen = plan(rows);
+  if (way_ != Way::kFloats) {
     constexpr int64_t kPart = kernels::kPreparedRows;
     team.for_each(divide_up(rows, kPart), [&](int64_t i, int) {
-      kernels::prepare_activation_rows(chosen, a.codes.data(), rows, k(), i * kPart,
-                                       std::min(rows, (i + 1) * kPart), a.prepared.data());
+      const int64_t first = i * kPart, end = std::min(rows, first + kPart);
+      if (way_ == Way::kCodes) {
+        kernels::prepare_activation_rows(chosen, a.codes.data(), rows, k(), first, end,
+                                         a.prepared.data());
+      } else {
+        kernels::prepare_table_activation_rows(bf16_, a.values.data(), k(), rows, first, end,
+                                               a.prepared.data(), level_);
+      }
     });
-  }
-  if (way_ == Way::kBf16) {
-    kernels::prepare_table_activations(bf16_, a.values.data(), k(), rows, a.prepared.data(),
-                                       level_);
   }
   const kernels::PreparedActivations prepared{a.prepared.data(), a.units.data(), rows};
   const int64_t columns = columns_per_task(n(), team.size());

@@ -31,7 +31,7 @@ float bf16_product(const float* x, const bfloat16* w, int64_t columns) {
 }  // namespace
 
 void split_row(const float* x, int64_t columns, float* unit, int8_t* high, int8_t* low,
-               int32_t* group_sums) {
+               int32_t* group_terms) {
   float largest = 0;
   bool finite = true;
   for (int64_t c = 0; c < columns; ++c) {
@@ -48,8 +48,8 @@ void split_row(const float* x, int64_t columns, float* unit, int8_t* high, int8_
     const int32_t rest = ((q + 128) & 255) - 128;
     low[c] = static_cast<int8_t>(rest);
     high[c] = static_cast<int8_t>((q - rest) / 256);
-    if (c % kTileBlock == 0) group_sums[c / kTileBlock] = 0;
-    group_sums[c / kTileBlock] += q;
+    if (c % kTileBlock == 0) group_terms[c / kTileBlock] = 0;
+    group_terms[c / kTileBlock] -= 8 * q;
   }
 }
 
