@@ -9,10 +9,13 @@
 #include "quest/runtime/table_view.h"
 
 namespace quest {
-int64_t columns_per_task(int64_t n, int threads) {
-  // Eight tasks for each thread, so that one that is held up by another program costs little.
+int64_t columns_per_task(int64_t n, int64_t k, int64_t rows, int threads) {
+  // Up to eight tasks for each thread, so that one that is held up by another program costs little;
+  // but of a million multiplications, below which dealing them out costs more than that.
+  constexpr int64_t kMinMultiplications = int64_t{1} << 20;
   const int64_t tiles = divide_up(n, kTileRows);
-  return kTileRows * std::max<int64_t>(1, threads == 1 ? tiles : tiles / (8 * threads));
+  const int64_t parts = std::clamp<int64_t>(n * k * rows / threads / kMinMultiplications, 1, 8);
+  return kTileRows * (threads == 1 ? tiles : divide_up(tiles, parts * threads));
 }
 
 PackedLinear::PackedLinear(std::string name, const PackedTensor& tensor,
@@ -91,7 +94,7 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
     });
   }
   const kernels::PreparedActivations prepared{a.prepared.data(), a.units.data(), rows};
-  const int64_t columns = columns_per_task(n(), team.size());
+  const int64_t columns = columns_per_task(n(), k(), rows, team.size());
   team.for_each(divide_up(n(), columns), [&](int64_t i, int) {
     const int64_t n0 = i * columns, n1 = std::min(n(), n0 + columns);
     switch (way_) {
