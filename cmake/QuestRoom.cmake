@@ -53,10 +53,13 @@ function(quest_room name)
     set_property(GLOBAL APPEND PROPERTY QUEST_ROOMS quest_${name})
   endif()
 
-  # Kernels: one file per instruction-set level (x86/<operation>_<level>.cpp), each with its own flags;
-  # no contraction anywhere in rooms whose bits are promised.
+  # No contraction in rooms whose bits are promised.
+  if(sources AND name MATCHES "^(base|quant|kernels|model|runtime|eval)$")
+    target_compile_options(quest_${name} PRIVATE -ffp-contract=off -fno-fast-math)
+  endif()
+  # Kernels: one file per instruction-set level (x86/<operation>_<level>.cpp), each with its own flags.
   if(sources AND (name STREQUAL "kernels" OR name STREQUAL "quant"))
-    target_compile_options(quest_${name} PRIVATE -ffp-contract=off -fno-fast-math -fno-math-errno)
+    target_compile_options(quest_${name} PRIVATE -fno-math-errno)
     foreach(source ${sources})
       if(source MATCHES "/x86/.*_avx2\\.cpp$")
         set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "quest/base/error.h"
+#include "quest/base/portable_math.h"
 
 namespace quest {
 
@@ -56,8 +57,9 @@ double Philox::normal(uint64_t index) const {
   const auto words = block(index);
   // 1 - u lies in (0, 1], so the logarithm is finite.
   const double radius =
-      std::sqrt(-2.0 * std::log(1.0 - to_unit_interval(join(words[0], words[1]))));
-  return radius * std::cos(2.0 * std::numbers::pi * to_unit_interval(join(words[2], words[3])));
+      std::sqrt(-2.0 * portable::log(1.0 - to_unit_interval(join(words[0], words[1]))));
+  const double angle = 2.0 * std::numbers::pi * to_unit_interval(join(words[2], words[3]));
+  return radius * portable::sin_cos(angle).cos;
 }
 
 uint64_t Philox::below(uint64_t index, uint64_t n) const {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "quest/base/error.h"
+#include "quest/base/portable_math.h"
 
 namespace quest {
 
@@ -42,9 +43,9 @@ std::pair<double, bool> score_row(std::span<const float> logits, int32_t target)
   QUEST_CHECK(std::isfinite(logits[best]), ErrorKind::kNumeric, "all {} logits are -inf", size);
   const double largest = logits[best];
   double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - largest);
+  for (const float logit : logits) sum += portable::exp(logit - largest);
   const auto index = static_cast<size_t>(target);
-  return {logits[index] - largest - std::log(sum), best == index};
+  return {logits[index] - largest - portable::log(sum), best == index};
 }
 
 }  // namespace

@@ -1,12 +1,11 @@
 #include "quest/kernels/attention.h"
 
 #include "quest/base/error.h"
+#include "quest/base/integer_math.h"
 #include "quest/kernels/attention_levels.h"
 
 namespace quest::kernels {
 namespace {
-
-int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
 // Parts per key-value head that end soonest: rounds of tasks over the threads, each as long as
 // 1 / parts of the products and the packing of keys and values, about a tenth of the products of

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "quest/base/portable_math.h"
 #include "quest/kernels/deploy_attend.h"
 #include "quest/kernels/deploy_levels.h"
 
@@ -15,22 +16,6 @@ const detail::DeployLevel& choose([[maybe_unused]] IsaLevel level) {
   if (level >= IsaLevel::kAvx2) return detail::deploy_avx2();
 #endif
   return detail::deploy_scalar();
-}
-
-// ln x for finite x >= 1, by + - * / alone, so that no library's version decides its bits: x =
-// 2^e m, m in [1/sqrt 2, sqrt 2), ln m = 2 artanh((m - 1) / (m + 1)) as a series whose rest is
-// below 1e-17.
-double natural_logarithm(double x) {
-  int exponent = 0;
-  double m = std::frexp(x, &exponent);  // exact
-  if (m < 0.70710678118654752) {
-    m *= 2;
-    --exponent;
-  }
-  const double f = (m - 1) / (m + 1), square = f * f;
-  double series = 0;
-  for (int n = 21; n >= 1; n -= 2) series = series * square + 1.0 / n;
-  return exponent * 0.69314718055994531 + 2 * f * series;
 }
 
 }  // namespace
@@ -52,7 +37,7 @@ LogSumExp log_sum_exp(const float* x, int64_t n, IsaLevel level) {
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
   // The largest value alone adds 1, so only NaN or an infinite largest leaves this range.
   const bool good = sum >= 1 && std::isfinite(sum) && std::isfinite(largest);
-  return {good ? static_cast<double>(largest) + natural_logarithm(sum) : kNan, largest};
+  return {good ? static_cast<double>(largest) + portable::log(sum) : kNan, largest};
 }
 
 void append_kv(const KvShape& shape, const float* k, const float* v, int64_t slot, uint8_t* block,

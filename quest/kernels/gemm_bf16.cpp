@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "quest/base/error.h"
+#include "quest/base/integer_math.h"
 #include "quest/kernels/gemm_bf16_levels.h"
 
 namespace quest::kernels {
@@ -11,8 +12,6 @@ namespace {
 constexpr int64_t kTaskBytes = 768
                                << 10;  // of a task's own panels, of the 1 to 2 MB of an L2 cache
 constexpr int64_t kMaxTaskPanels = 16;
-
-int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
 void check_view(const Bf16View& view, const char* name) {
   QUEST_CHECK(view.row_stride == 1 || view.column_stride == 1, ErrorKind::kUsage,

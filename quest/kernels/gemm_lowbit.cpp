@@ -7,26 +7,17 @@
 #include <type_traits>
 
 #include "quest/base/error.h"
+#include "quest/base/integer_math.h"
 #include "quest/kernels/gemm_lowbit_task.h"
+#include "quest/kernels/product_task.h"
 
 namespace quest::kernels {
 
 namespace {
 
+using detail::effective_level;
+
 constexpr int64_t kAlignment = 64;
-
-// The level whose code runs. Top to bottom; every level has a version of its own on x86.
-IsaLevel effective_level([[maybe_unused]] IsaLevel level) {
-#ifdef __x86_64__
-  return level;
-#else
-  return IsaLevel::kScalar;
-#endif
-}
-
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // Groups of 4 along K in a tile: AMX eats 16 at a time, so its tiles are padded to that.
 int64_t tile_groups(IsaLevel level, int64_t k) {

@@ -6,12 +6,15 @@
 #include <vector>
 
 #include "quest/base/error.h"
+#include "quest/base/integer_math.h"
 #include "quest/kernels/packed_gemm_task.h"
 
 namespace quest::kernels {
 namespace {
 
 using detail::ActivationLayout;
+using detail::effective_level;
+using detail::OutputRange;
 using detail::PackedFloatTask;
 using detail::PackedTask;
 using detail::PackedValues;
@@ -24,31 +27,17 @@ constexpr int64_t kMinRowsForTiles = 9;
 // Each part of prepare_activation_rows is whole strips.
 static_assert(kPreparedRows % detail::kAmxStrip == 0 && kPreparedRows % detail::kMaxStrip == 0);
 
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 bool is_sparse(const QuantSpec& spec) { return spec.grid == Grid::kUniform4of8; }
 
 bool is_one_bit(const QuantSpec& spec) { return spec.grid == Grid::kUniform && spec.bits == 1; }
 
-IsaLevel effective_level([[maybe_unused]] IsaLevel level) {
-#ifdef __x86_64__
-  return level;
-#else
-  return IsaLevel::kScalar;
-#endif
-}
-
-void check_weight(const PackedWeight& w, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
-  QUEST_CHECK(n0 % kTileRows == 0 && n0 >= 0 && n1 <= w.n && m0 >= 0, ErrorKind::kUsage,
-              "packed_gemm: columns [{}, {}) of {} must lie inside and start at a multiple of {}",
-              n0, n1, w.n, kTileRows);
+void check_weight(const PackedWeight& w, const OutputRange& range, int64_t rows) {
+  detail::check_range("packed_gemm", range, rows, w.n);
   const int64_t stored_k = is_sparse(w.spec) ? w.k / 2 : w.k;
   QUEST_ASSERT(w.tiles.bits == w.spec.bits && w.tiles.n == w.n && w.tiles.k == stored_k,
                "tiles of {} bits ({}, {}) for a weight {} ({}, {})", w.tiles.bits, w.tiles.n,
                w.tiles.k, to_string(w.spec), w.n, w.k);
-  QUEST_ASSERT(m0 >= m1 || n0 >= n1 || reinterpret_cast<uintptr_t>(w.bytes) % 64 == 0,
+  QUEST_ASSERT(range.is_empty() || reinterpret_cast<uintptr_t>(w.bytes) % 64 == 0,
                "weights must be aligned to 64 bytes");
 }
 
@@ -56,7 +45,7 @@ void check_weight(const PackedWeight& w, int64_t m0, int64_t m1, int64_t n0, int
 // stored value is not affine in its number or they are not given, by a product with ones.
 void weight_sums(const PackedPlan& plan, const PackedWeight& w, const PackedTask& task,
                  const uint8_t* ones, std::vector<uint32_t>& sums) {
-  const ValueMap map = detail::value_map(w.spec);
+  const ValueMap map = task.selects ? ValueMap{} : detail::value_map(w.spec);
   const auto count = static_cast<size_t>(task.n1 - task.n0);
   sums.resize(count);
   if (w.value_sums != nullptr && task.w.values == PackedValues::kBits) {
@@ -132,6 +121,15 @@ uint32_t bits_of_codes(const int8_t* row, int64_t k, int64_t size) {
 
 namespace detail {
 
+void check_range(const char* operation, const OutputRange& range, int64_t rows, int64_t columns) {
+  QUEST_CHECK(range.n0 % kTileRows == 0 && range.n0 >= 0 && range.n1 <= columns && range.m0 >= 0 &&
+                  range.m1 <= rows,
+              ErrorKind::kUsage,
+              "{}: rows [{}, {}) of {} and columns [{}, {}) of {} must lie inside, columns start "
+              "at a multiple of {}",
+              operation, range.m0, range.m1, rows, range.n0, range.n1, columns, kTileRows);
+}
+
 void run_packed_task([[maybe_unused]] PackedMethod method, [[maybe_unused]] IsaLevel level,
                      [[maybe_unused]] const PackedTask& task) {
 #ifdef __x86_64__
@@ -159,7 +157,7 @@ WeightTiles weight_tiles(const PackedWeight& w) {
   tiles.bits = w.tiles.bits;
   tiles.bytes = w.bytes;
   tiles.tile_bytes = w.tiles.tile_bytes();
-  tiles.blocks = (w.k + kTileBlock - 1) / kTileBlock;
+  tiles.blocks = divide_up(w.k, kTileBlock);
   const StoredFormat format = stored_format(w.spec);
   if (is_sparse(w.spec)) {
     tiles.values = PackedValues::kSparse;
@@ -178,7 +176,7 @@ WeightTiles weight_tiles(const PackedWeight& w) {
 ActivationLayout activation_layout(const PackedPlan& plan, int64_t m, int64_t k) {
   ActivationLayout layout;
   if (plan.method == PackedMethod::kFloat) return layout;
-  const int64_t blocks = (k + kTileBlock - 1) / kTileBlock;
+  const int64_t blocks = divide_up(k, kTileBlock);
   int64_t row_bytes = 0;
   switch (plan.method) {
     case PackedMethod::kPopcount:
@@ -188,7 +186,8 @@ ActivationLayout activation_layout(const PackedPlan& plan, int64_t m, int64_t k)
       row_bytes = round_up(k, kAmxDepth);
       break;
     case PackedMethod::kDot:
-      row_bytes = kTileBlock * blocks;
+      row_bytes = kTileBlock * (plan.selects_codes ? round_up(blocks, 2) : blocks);
+      layout.word = plan.selects_codes ? 8 : 4;
       break;
     default:
       row_bytes = k;
@@ -198,7 +197,7 @@ ActivationLayout activation_layout(const PackedPlan& plan, int64_t m, int64_t k)
   } else if (plan.method != PackedMethod::kDefinition) {
     while (layout.strip < std::min(m, kMaxStrip)) layout.strip *= 2;
   }
-  layout.strips = (m + layout.strip - 1) / layout.strip;
+  layout.strips = divide_up(m, layout.strip);
   layout.strip_bytes = layout.strip * row_bytes;
   layout.strips_offset = round_up(4 * m, 64);
   layout.bytes = layout.strips_offset + round_up(layout.strips * layout.strip_bytes, 64);
@@ -221,6 +220,7 @@ std::string packed_plan_text(const PackedPlan& plan) {
   text += ", ";
   text += isa_level_name(level);
   if (plan.spreads_pairs) text += ", 4:8 spread out in the cache";
+  if (plan.selects_codes) text += ", 4:8 by selection of codes";
   return text;
 }
 
@@ -257,6 +257,9 @@ PackedPlan choose_packed_plan(const QuantSpec& weight, const QuantSpec& activati
     plan.method = PackedMethod::kPopcount;
   } else {
     plan.method = PackedMethod::kDot;
+    // One strip: spreading the weights out costs more than to select codes for each row.
+    plan.selects_codes = is_sparse(weight) && m <= detail::kMaxStrip;
+    plan.spreads_pairs = plan.spreads_pairs && !plan.selects_codes;
   }
   return plan;
 }
@@ -304,7 +307,8 @@ void prepare_activation_rows(const PackedPlan& plan, const int8_t* codes, int64_
       const uint32_t value = plan.method == PackedMethod::kPopcount
                                  ? bits_of_codes(source, 32 * word, size)
                                  : group_of_codes(source, 4 * word, size);
-      std::memcpy(strip + 4 * (word * layout.strip + r), &value, 4);
+      const int64_t at = 4 * word / layout.word * layout.word;
+      std::memcpy(strip + at * layout.strip + r * layout.word + 4 * word % layout.word, &value, 4);
     }
   }
   if (layout.ones_offset >= 0 && m1 == m) {
@@ -317,9 +321,9 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
                  int64_t m0, int64_t m1, int64_t n0, int64_t n1, float* out, int64_t ldo,
                  int32_t* acc) {
   QUEST_ASSERT(plan.method != PackedMethod::kFloat, "a plan for packed_gemm_float");
-  check_weight(w, m0, m1, n0, n1);
-  QUEST_ASSERT(m1 <= a.m, "rows [{}, {}) of {}", m0, m1, a.m);
-  if (m0 >= m1 || n0 >= n1) return;
+  const OutputRange range{m0, m1, n0, n1, out, ldo};
+  check_weight(w, range, a.m);
+  if (range.is_empty()) return;
   const ActivationLayout layout = detail::activation_layout(plan, a.m, w.k);
   if (plan.method == PackedMethod::kDefinition) {
     const auto* codes = reinterpret_cast<const int8_t*>(a.prepared + layout.strips_offset);
@@ -327,20 +331,15 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
                                       acc);
   }
   const CodeFormat a_format = code_format(plan.activation);
-  PackedTask task;
+  PackedTask task{range};
   task.w = detail::weight_tiles(w);
   task.w_units = w.units;
   task.a = a.prepared + layout.strips_offset;
   task.strip = layout.strip;
   task.strip_bytes = layout.strip_bytes;
+  task.selects = plan.method == PackedMethod::kDot && plan.selects_codes;
   task.a_units = a.units;
-  task.m0 = m0;
-  task.m1 = m1;
-  task.n0 = n0;
-  task.n1 = n1;
-  task.out = out;
   task.acc = acc;
-  task.ldo = ldo;
 
   static thread_local std::vector<uint32_t> row_terms, column_terms;
   row_terms.resize(static_cast<size_t>(m1 - m0));
@@ -348,7 +347,7 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
     task.product = static_cast<uint32_t>(-2);
     std::fill(row_terms.begin(), row_terms.end(), static_cast<uint32_t>(w.k));
   } else {
-    const ValueMap map = detail::value_map(w.spec);
+    const ValueMap map = task.selects ? ValueMap{} : detail::value_map(w.spec);
     task.product = static_cast<uint32_t>(map.multiplier * a_format.multiplier);
     for (int64_t m = m0; m < m1; ++m) {
       int32_t sum;
@@ -368,14 +367,15 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
 
 void packed_gemm_float(const PackedWeight& w, const float* x, int64_t ldx, int64_t m0, int64_t m1,
                        int64_t n0, int64_t n1, float* out, int64_t ldo, IsaLevel level) {
-  check_weight(w, m0, m1, n0, n1);
-  if (m0 >= m1 || n0 >= n1) return;
+  const OutputRange range{m0, m1, n0, n1, out, ldo};
+  check_weight(w, range, m1);
+  if (range.is_empty()) return;
   if (effective_level(level) == IsaLevel::kScalar) {
     return detail::packed_gemm_float_scalar(w, x, ldx, m0, m1, n0, n1, out, ldo);
   }
 #ifdef __x86_64__
   const StoredFormat format = stored_format(w.spec);
-  PackedFloatTask task;
+  PackedFloatTask task{range};
   task.w = detail::weight_tiles(w);
   for (int i = 0; i < 16 && w.tiles.bits <= 4; ++i) {
     const auto u = static_cast<size_t>(i % (1 << w.tiles.bits));
@@ -387,6 +387,7 @@ void packed_gemm_float(const PackedWeight& w, const float* x, int64_t ldx, int64
       task.levels[i] = format.numbers[u];
     }
   }
+  task.is_uniform = w.spec.grid == Grid::kUniform;
   const ValueMap map = detail::value_map(w.spec);
   task.multiplier = static_cast<float>(map.multiplier);
   task.offset = static_cast<float>(map.offset);
@@ -394,12 +395,6 @@ void packed_gemm_float(const PackedWeight& w, const float* x, int64_t ldx, int64
   task.x = x;
   task.ldx = ldx;
   task.k = w.k;
-  task.m0 = m0;
-  task.m1 = m1;
-  task.n0 = n0;
-  task.n1 = n1;
-  task.out = out;
-  task.ldo = ldo;
   if (level >= IsaLevel::kAvx512) return detail::packed_float_avx512(task);
   detail::packed_float_avx2(task);
 #endif

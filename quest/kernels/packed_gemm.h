@@ -50,9 +50,11 @@ struct PackedPlan {
   PackedMethod method = PackedMethod::kDefinition;
   IsaLevel level = IsaLevel::kScalar;
   QuantSpec activation;
-  bool spreads_pairs = false;  // 4:8 weights become bytes in the cache first, 256 columns at a time
+  // 4:8: weights become bytes in the cache first, 256 columns at a time; or, up to 8 rows, the
+  // codes of kept columns are selected.
+  bool spreads_pairs = false, selects_codes = false;
 };
-// "popcount, avx512vnni"; "dot, avx512vnni, 4:8 spread out in the cache": for --print-plans.
+// "popcount, avx512vnni"; "dot, avx512vnni, 4:8 by selection of codes": for --print-plans.
 std::string packed_plan_text(const PackedPlan& plan);
 // activation: grid kNone means FP32 activations. Throws kUsage where sums could leave int32.
 PackedPlan choose_packed_plan(const QuantSpec& weight, const QuantSpec& activation, int64_t m,

@@ -3,7 +3,8 @@
 // Kernels see a weight as an unsigned byte u' with number = w_multiplier u' + w_offset:
 //   uniform, ternary  u' = u, the stored value
 //   FP4               u' = table[u] = number + 12
-//   4:8               u' = number + 16, after its pairs are spread out
+//   4:8               u' = number + 16, after its pairs are spread out; or, where codes are
+//                     selected by pairs, the number itself (w_multiplier 1, w_offset 0)
 // and an activation as a signed code c with number = a_multiplier c + a_offset. With
 // S = sum_k u' c,
 //   acc = product S + row_terms[m] + column_terms[n]      modulo 2^32, and acc itself fits
@@ -13,14 +14,15 @@
 //
 // Prepared activations: int32 sums of codes (M), then strips of R rows (R = 1, 2, 4 or 8 by M; rows
 // past the end are 0), then, if the activations have an offset, a strip of one row of ones. A strip
-// is dword [g][r] of row r: dot: the 4 codes of columns 4 g to 4 g + 3; popcount: the bits of block
-// g in the order of the weight's lines. For AMX tiles a strip is 32 rows, [k / 64][2][16][64]
-// codes.
+// is word [g][r] of row r: dot: the 4 codes of columns 4 g to 4 g + 3, or 8 where codes are
+// selected (K then padded to a multiple of 64); popcount: the bits of block g in the order of the
+// weight's lines, 32 bits. For AMX tiles a strip is 32 rows, [k / 64][2][16][64] codes.
 #pragma once
 
 #include <cstdint>
 
 #include "quest/kernels/packed_gemm.h"
+#include "quest/kernels/product_task.h"
 
 namespace quest::kernels::detail {
 
@@ -30,6 +32,7 @@ inline constexpr int64_t kMaxStrip = 8;   // rows of the other methods
 
 struct ActivationLayout {
   int64_t strip = 1;  // rows
+  int64_t word = 4;   // bytes of a row that lie together
   int64_t strips = 0;
   int64_t strip_bytes = 0;
   int64_t strips_offset = 0;
@@ -59,19 +62,17 @@ struct ValueMap {
 ValueMap value_map(const QuantSpec& spec);
 WeightTiles weight_tiles(const PackedWeight& w);
 
-struct PackedTask {
-  WeightTiles w;
+struct PackedTask : OutputRange {  // out may be null
+  WeightTiles w = {};
   const float* w_units = nullptr;          // (N)
   const uint32_t* column_terms = nullptr;  // of column n at [n - n0]; may be null
   const uint8_t* a = nullptr;              // strips
   int64_t strip = 1, strip_bytes = 0;
+  bool selects = false;                 // kSparse: codes of kept columns are selected
   const float* a_units = nullptr;       // (M)
   const uint32_t* row_terms = nullptr;  // of row m at [m - m0]
   uint32_t product = 1;
-  int64_t m0 = 0, m1 = 0, n0 = 0, n1 = 0;
-  float* out = nullptr;    // (M,N); may be null
-  int32_t* acc = nullptr;  // (M,N); may be null
-  int64_t ldo = 0;
+  int32_t* acc = nullptr;  // (M,N), row stride ldo; may be null
 };
 
 // The code of this method and level; method is kDot, kPopcount or kTiles.
@@ -86,16 +87,14 @@ void packed_tiles_amx(const PackedTask& task);
 
 // packed_gemm_float. Numbers of grids of up to 4 bits (FP4's too) are levels[u]; those of more bits
 // and of 4:8 are multiplier * u' + offset.
-struct PackedFloatTask {
-  WeightTiles w;
+struct PackedFloatTask : OutputRange {
+  WeightTiles w = {};
   float multiplier = 1, offset = 0;
+  bool is_uniform = false;            // number 2 u - (2^bits - 1), bits as stored
   alignas(64) float levels[16] = {};  // for the bits that are stored, repeated: levels[u % 2^bits]
   const float* w_units = nullptr;
   const float* x = nullptr;
   int64_t ldx = 0, k = 0;
-  int64_t m0 = 0, m1 = 0, n0 = 0, n1 = 0;
-  float* out = nullptr;
-  int64_t ldo = 0;
 };
 void packed_float_avx2(const PackedFloatTask& task);
 void packed_float_avx512(const PackedFloatTask& task);

@@ -175,6 +175,16 @@ TEST_P(PackedGemm, EveryTailOfKIsExact) {
   }
 }
 
+// More strips than are computed at once anywhere.
+TEST_P(PackedGemm, ManyRowsAreExact) {
+  for (const auto& [w, a] : format_pairs()) {
+    const Problem p(w, a, {149, 35, 328}, 12);
+    const PackedPlan plan = plan_of(p, GetParam());
+    expect_exact(product(plan, p), p, plan);
+    if (HasFatalFailure()) return;
+  }
+}
+
 // Where narrow or saturating sums would go wrong first, and K beyond a panel of the AMX kernel.
 TEST_P(PackedGemm, ExactWhenAllCodesAreExtreme) {
   for (const auto& [w, a] : format_pairs()) {
@@ -270,6 +280,25 @@ std::vector<float> float_reference(const RandomWeight& w, const float* x, int64_
   return out;
 }
 
+// More rows than share a panel, tails of K.
+TEST_P(PackedGemm, FloatActivationsOfManyRowsGiveTheStatedBits) {
+  std::mt19937 random(13);
+  for (const std::string text :
+       {"int1.ste", "int2.ste", "int3.ste", "int4.ste", "int5.ste", "int8.ste", "fp4.ste",
+        "ternary.ste", "gauss4.ste", "gauss2.ste", "int4_4of8.ste"}) {
+    for (const int64_t k : {257, 301, 514, 1000}) {
+      const int64_t m = 103, n = 35, columns = allowed_k(text, k);
+      const RandomWeight w(spec(text), random_codes(spec(text), n, columns, random), n, columns,
+                           random);
+      const std::vector<float> x = random_floats(m * columns, static_cast<unsigned>(k));
+      const std::vector<float> expected = float_reference(w, x.data(), columns, m);
+      std::vector<float> out(expected.size());
+      packed_gemm_float(w.view(), x.data(), columns, 0, m, 0, n, out.data(), n, GetParam());
+      ASSERT_EQ(std::memcmp(out.data(), expected.data(), out.size() * 4), 0) << text << " K=" << k;
+    }
+  }
+}
+
 TEST_P(PackedGemm, FloatActivationsGiveTheStatedBits) {
   std::vector<std::string> weights = {"fp4.ste", "ternary.ste", "int4_4of8.ste"};
   for (int bits = 1; bits <= 8; ++bits) weights.push_back("int" + std::to_string(bits) + ".ste");
@@ -336,6 +365,8 @@ TEST(PackedGemmPlans, AreChosenByFormatsRowsAndLevel) {
   EXPECT_EQ(text("gauss4.ste", "gauss4.ste", 1, IsaLevel::kAmx), "float, avx512");
   EXPECT_EQ(text("int4.ste", "none", 1, IsaLevel::kAvx2), "float, avx2");
   EXPECT_EQ(text("int4_4of8.ste", "int4.ste", 1, IsaLevel::kAvx2),
+            "dot, avx2, 4:8 by selection of codes");
+  EXPECT_EQ(text("int4_4of8.ste", "int4.ste", 9, IsaLevel::kAvx2),
             "dot, avx2, 4:8 spread out in the cache");
 #endif
 }

@@ -51,6 +51,11 @@ struct TableWeight {
 
 // x (M,C), row stride ldx. The same level must be given to table_gemm.
 int64_t table_activation_bytes(const TableWeight& table, int64_t m, IsaLevel level = isa_level());
+// The part that rows [m0, m1) need, so that threads can share the work: m0 a multiple of
+// kPreparedRows (packed_gemm.h), m1 one too or m.
+void prepare_table_activation_rows(const TableWeight& table, const float* x, int64_t ldx, int64_t m,
+                                   int64_t m0, int64_t m1, uint8_t* prepared,
+                                   IsaLevel level = isa_level());
 void prepare_table_activations(const TableWeight& table, const float* x, int64_t ldx, int64_t m,
                                uint8_t* prepared, IsaLevel level = isa_level());
 

@@ -72,7 +72,13 @@ std::vector<float> product(const TableWeight& table, const std::vector<float>& x
                            IsaLevel level, int64_t rows = 1 << 20, int64_t columns = 1 << 20) {
   const int64_t ldx = static_cast<int64_t>(x.size()) / m;
   AlignedBytes prepared(table_activation_bytes(table, m, level));
-  prepare_table_activations(table, x.data(), ldx, m, prepared.data(), level);
+  if (rows >= m) {
+    prepare_table_activations(table, x.data(), ldx, m, prepared.data(), level);
+  }
+  for (int64_t m0 = 0; rows < m && m0 < m; m0 += kPreparedRows) {
+    prepare_table_activation_rows(table, x.data(), ldx, m, m0, std::min(m0 + kPreparedRows, m),
+                                  prepared.data(), level);
+  }
   std::vector<float> out(static_cast<size_t>(m * table.rows), -1.0f);
   for (int64_t m0 = 0; m0 < m; m0 += rows) {
     for (int64_t v = 0; v < table.rows; v += columns) {

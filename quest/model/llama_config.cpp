@@ -180,8 +180,8 @@ void validate(const LlamaConfig& config) {
               config.num_heads);
   QUEST_CHECK(config.rms_norm_eps > 0 && std::isfinite(config.rms_norm_eps), ErrorKind::kUsage,
               "[model] rms_norm_eps is {}, must be positive", config.rms_norm_eps);
-  QUEST_CHECK(config.rope_theta > 0 && std::isfinite(config.rope_theta), ErrorKind::kUsage,
-              "[model] rope_theta is {}, must be positive", config.rope_theta);
+  QUEST_CHECK(config.rope_theta >= 1 && std::isfinite(config.rope_theta), ErrorKind::kUsage,
+              "[model] rope_theta is {}, must be at least 1", config.rope_theta);
   const RopeScaling& scaling = config.rope_scaling;
   QUEST_CHECK(scaling.type == "none" || scaling.type == "linear" || scaling.type == "dynamic" ||
                   scaling.type == "llama3",

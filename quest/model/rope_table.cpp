@@ -1,8 +1,10 @@
 #include "quest/model/rope_table.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <numbers>
+
+#include "quest/base/portable_math.h"
 
 namespace quest {
 namespace {
@@ -17,11 +19,15 @@ std::vector<double> rope_frequencies(const LlamaConfig& config, int64_t position
     // NTK-aware: the base grows with the length so that the slowest pair is interpolated.
     const double ratio =
         static_cast<double>(positions) / static_cast<double>(config.max_position_embeddings);
-    theta *= std::pow(scaling.factor * ratio - (scaling.factor - 1.0), dim / (dim - 2.0));
+    // (A single pair has nothing slower than itself: its frequency is 1 whatever the base.)
+    constexpr double kMax = std::numeric_limits<double>::max();
+    const double growth = std::min(scaling.factor * ratio - (scaling.factor - 1.0), kMax);
+    if (half > 1) theta *= portable::pow(growth, dim / (dim - 2.0));
+    theta = std::min(theta, kMax);
   }
   std::vector<double> frequencies(static_cast<size_t>(half));
   for (int64_t i = 0; i < half; ++i) {
-    double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / dim);
+    double frequency = portable::pow(theta, -2.0 * static_cast<double>(i) / dim);
     if (scaling.type == "linear") {
       frequency /= scaling.factor;
     } else if (scaling.type == "llama3") {
@@ -48,8 +54,9 @@ RopeTable make_rope_table(const LlamaConfig& config, int64_t positions) {
   for (int64_t position = 0; position < positions; ++position) {
     for (const double frequency : frequencies) {
       const double angle = static_cast<double>(position) * frequency;
-      table.cos.push_back(static_cast<float>(std::cos(angle)));
-      table.sin.push_back(static_cast<float>(std::sin(angle)));
+      const portable::SinCos value = portable::sin_cos(angle);
+      table.cos.push_back(static_cast<float>(value.cos));
+      table.sin.push_back(static_cast<float>(value.sin));
     }
   }
   return table;

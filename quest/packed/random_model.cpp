@@ -115,7 +115,7 @@ class RandomWriter {
     const std::vector<uint8_t> values = values_of_grid(recipe.weight);
     std::vector<int32_t> sums;
     double squares = 0;
-    for (const uint8_t u : values) squares += std::pow(number_of(format, u), 2);
+    for (const uint8_t u : values) squares += number_of(format, u) * number_of(format, u);
     float unit = deviation / static_cast<float>(std::sqrt(squares / double(values.size())));
     std::vector<int32_t>* wanted = has_value_sums(recipe) ? &sums : nullptr;
     if (recipe.weight.grid == Grid::kUniform4of8) {

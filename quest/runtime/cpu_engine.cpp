@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "quest/base/error.h"
+#include "quest/base/integer_math.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/kernels/rope.h"
 #include "quest/quant/hadamard.h"
@@ -55,8 +56,6 @@ EngineOptions checked(EngineOptions options, const LlamaConfig& config) {
   return options;
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 CpuEngine::CpuEngine(PackedModel model, const EngineOptions& options)
@@ -78,7 +77,7 @@ CpuEngine::CpuEngine(PackedModel model, const EngineOptions& options)
                        PackedLinear(prefix + "mlp.down_proj", b.down, activation, level)});
   }
   rows_.grow(team_.size() *
-             ceil_div(std::max({c.hidden_size, c.intermediate_size, c.q_size()}), kRowPadding) *
+             divide_up(std::max({c.hidden_size, c.intermediate_size, c.q_size()}), kRowPadding) *
              kRowPadding);
   attend_.grow(team_.size() * kernels::deploy::attend_scratch_bytes(cache_.shape()));
 }
@@ -220,12 +219,12 @@ void CpuEngine::attention(int64_t index, std::span<const Segment> segments, int6
   } else {
     for (const Segment& segment : segments) {
       const auto tokens = static_cast<int64_t>(segment.tokens.size());
-      const int64_t appends = ceil_div(tokens, kAppendTokens);
+      const int64_t appends = divide_up(tokens, kAppendTokens);
       team_.for_each(appends * kv_heads, [&](int64_t i, int) {
         const int64_t begin = i / kv_heads * kAppendTokens;
         append_heads(index, segment, i % kv_heads, begin, std::min(tokens, begin + kAppendTokens));
       });
-      const int64_t tasks = ceil_div(tokens, kAttendTokens);
+      const int64_t tasks = divide_up(tokens, kAttendTokens);
       team_.for_each(tasks * kv_heads, [&](int64_t i, int thread) {
         const int64_t begin = (tasks - 1 - i / kv_heads) * kAttendTokens;  // the longest first
         attend_heads(index, segment, i % kv_heads, begin, std::min(tokens, begin + kAttendTokens),
@@ -280,8 +279,8 @@ void CpuEngine::head(int64_t first, int64_t rows, float* out) {
   const kernels::TableWeight table = table_view(model_.head());
   head_input_.grow(kernels::table_activation_bytes(table, rows, options_.level));
   kernels::prepare_table_activations(table, x, width, rows, head_input_.data(), options_.level);
-  const int64_t columns = columns_per_task(c.vocab_size, team_.size());
-  team_.for_each(ceil_div(c.vocab_size, columns), [&](int64_t i, int) {
+  const int64_t columns = columns_per_task(c.vocab_size, width, rows, team_.size());
+  team_.for_each(divide_up(c.vocab_size, columns), [&](int64_t i, int) {
     const int64_t n0 = i * columns, n1 = std::min(c.vocab_size, n0 + columns);
     kernels::table_gemm(table, head_input_.data(), rows, 0, rows, n0, n1, out, c.vocab_size,
                         options_.level);

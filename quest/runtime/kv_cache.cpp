@@ -1,6 +1,7 @@
 #include "quest/runtime/kv_cache.h"
 
 #include "quest/base/error.h"
+#include "quest/base/integer_math.h"
 
 namespace quest {
 
@@ -30,7 +31,7 @@ void KvCache::truncate(SequenceId id, int64_t length) {
   QUEST_CHECK(length >= 0 && length <= sequence.length, ErrorKind::kUsage,
               "sequence {} has {} tokens and cannot be cut to {}", id, sequence.length, length);
   sequence.length = length;
-  const auto pages = static_cast<size_t>((length + kKvBlock - 1) / kKvBlock);
+  const auto pages = static_cast<size_t>(divide_up(length, kKvBlock));
   while (sequence.pages.size() > pages) {
     free_.push_back(sequence.pages.back());
     sequence.pages.pop_back();
@@ -43,7 +44,7 @@ void KvCache::remove(SequenceId id) {
 }
 
 void KvCache::reserve(KvSequence& sequence, int64_t positions) {
-  const auto pages = static_cast<size_t>((positions + kKvBlock - 1) / kKvBlock);
+  const auto pages = static_cast<size_t>(divide_up(positions, kKvBlock));
   while (sequence.pages.size() < pages) {
     if (free_.empty()) {
       memory_.emplace_back(page_bytes_);

@@ -4,20 +4,18 @@
 #include <cstring>
 
 #include "quest/base/error.h"
+#include "quest/base/integer_math.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/runtime/table_view.h"
 
 namespace quest {
-namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
-
-int64_t columns_per_task(int64_t n, int threads) {
-  // Eight tasks for each thread, so that one that is held up by another program costs little.
-  const int64_t tiles = ceil_div(n, kTileRows);
-  return kTileRows * std::max<int64_t>(1, threads == 1 ? tiles : tiles / (8 * threads));
+int64_t columns_per_task(int64_t n, int64_t k, int64_t rows, int threads) {
+  // Up to eight tasks for each thread, so that one that is held up by another program costs little;
+  // but of a million multiplications, below which dealing them out costs more than that.
+  constexpr int64_t kMinMultiplications = int64_t{1} << 20;
+  const int64_t tiles = divide_up(n, kTileRows);
+  const int64_t parts = std::clamp<int64_t>(n * k * rows / threads / kMinMultiplications, 1, 8);
+  return kTileRows * (threads == 1 ? tiles : divide_up(tiles, parts * threads));
 }
 
 PackedLinear::PackedLinear(std::string name, const PackedTensor& tensor,
@@ -81,21 +79,23 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
               name_, bad);
   const int64_t rows = a.rows;
   kernels::PackedPlan chosen;
-  if (way_ == Way::kCodes) {
-    chosen = plan(rows);
+  if (way_ == Way::kCodes) chosen = plan(rows);
+  if (way_ != Way::kFloats) {
     constexpr int64_t kPart = kernels::kPreparedRows;
-    team.for_each(ceil_div(rows, kPart), [&](int64_t i, int) {
-      kernels::prepare_activation_rows(chosen, a.codes.data(), rows, k(), i * kPart,
-                                       std::min(rows, (i + 1) * kPart), a.prepared.data());
+    team.for_each(divide_up(rows, kPart), [&](int64_t i, int) {
+      const int64_t first = i * kPart, end = std::min(rows, first + kPart);
+      if (way_ == Way::kCodes) {
+        kernels::prepare_activation_rows(chosen, a.codes.data(), rows, k(), first, end,
+                                         a.prepared.data());
+      } else {
+        kernels::prepare_table_activation_rows(bf16_, a.values.data(), k(), rows, first, end,
+                                               a.prepared.data(), level_);
+      }
     });
   }
-  if (way_ == Way::kBf16) {
-    kernels::prepare_table_activations(bf16_, a.values.data(), k(), rows, a.prepared.data(),
-                                       level_);
-  }
   const kernels::PreparedActivations prepared{a.prepared.data(), a.units.data(), rows};
-  const int64_t columns = columns_per_task(n(), team.size());
-  team.for_each(ceil_div(n(), columns), [&](int64_t i, int) {
+  const int64_t columns = columns_per_task(n(), k(), rows, team.size());
+  team.for_each(divide_up(n(), columns), [&](int64_t i, int) {
     const int64_t n0 = i * columns, n1 = std::min(n(), n0 + columns);
     switch (way_) {
       case Way::kCodes:

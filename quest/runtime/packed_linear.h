@@ -66,7 +66,8 @@ class PackedLinear {
   Way way_;
 };
 
-// The columns that one task of a product with N columns takes: a multiple of 16.
-int64_t columns_per_task(int64_t n, int threads);
+// The columns that one task of a product of `rows` rows with (N,K) takes, a multiple of 16: a
+// contiguous range for each thread where there is little to do, else several.
+int64_t columns_per_task(int64_t n, int64_t k, int64_t rows, int threads);
 
 }  // namespace quest

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "quest/base/error.h"
+#include "quest/base/portable_math.h"
 
 namespace quest {
 
@@ -98,7 +99,7 @@ void Sampler::filter() {
   const double largest = std::min_element(candidates_.begin(), candidates_.end(), before)->value;
   double total = 0;
   for (Candidate& c : candidates_) {
-    c.value = std::exp((c.value - largest) / settings_.temperature);
+    c.value = portable::exp((c.value - largest) / settings_.temperature);
     total += c.value;
   }
   if (settings_.top_p < 1) {

@@ -4,9 +4,12 @@
 #include <limits>
 #include <numeric>
 #include <set>
+#include <span>
+#include <vector>
 
 #include <gtest/gtest.h>
 
+#include "quest/base/checksum.h"
 #include "quest/base/error.h"
 #include "quest/base/testing.h"
 
@@ -96,6 +99,23 @@ TEST(Sampler, SameSeedAndPositionGiveTheSameToken) {
   for (uint64_t i = 0; i < 50; ++i) third.push_back(other.sample(logits, i));
   EXPECT_EQ(first, second);
   EXPECT_NE(first, third);
+}
+
+// No library decides them: 4000 draws from 500 logits on every machine.
+TEST(Sampler, DrawsTheseTokensEverywhere) {
+  std::vector<float> logits;
+  for (int i = 0; i < 500; ++i) {
+    logits.push_back(static_cast<float>(i * 7919 % 500) * 0.03125f - 8.0f);
+  }
+  std::vector<int32_t> tokens;
+  for (const SamplerSettings& settings :
+       {SamplerSettings{.seed = 1}, SamplerSettings{.temperature = 0.7, .top_p = 0.9, .seed = 2},
+        SamplerSettings{.temperature = 1.3, .top_k = 50, .min_p = 0.05, .seed = 3},
+        SamplerSettings{.repetition_penalty = 1.1, .seed = 4}}) {
+    Sampler sampler(settings);
+    for (uint64_t i = 0; i < 1000; ++i) tokens.push_back(sampler.sample(logits, i, tokens));
+  }
+  EXPECT_EQ(checksum128_hex(std::as_bytes(std::span(tokens))), "84b80be31d58c0ed5f90a10a96f4a255");
 }
 
 TEST(Sampler, TopKKeepsTheLargestAndTheLowestIdsOfEquals) {

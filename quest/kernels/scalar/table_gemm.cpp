@@ -31,7 +31,7 @@ float bf16_product(const float* x, const bfloat16* w, int64_t columns) {
 }  // namespace
 
 void split_row(const float* x, int64_t columns, float* unit, int8_t* high, int8_t* low,
-               int32_t* group_sums) {
+               int32_t* group_terms) {
   float largest = 0;
   bool finite = true;
   for (int64_t c = 0; c < columns; ++c) {
@@ -48,19 +48,19 @@ void split_row(const float* x, int64_t columns, float* unit, int8_t* high, int8_
     const int32_t rest = ((q + 128) & 255) - 128;
     low[c] = static_cast<int8_t>(rest);
     high[c] = static_cast<int8_t>((q - rest) / 256);
-    if (c % kTileBlock == 0) group_sums[c / kTileBlock] = 0;
-    group_sums[c / kTileBlock] += q;
+    if (c % kTileBlock == 0) group_terms[c / kTileBlock] = 0;
+    group_terms[c / kTileBlock] -= 8 * q;
   }
 }
 
 void table_gemm_scalar(const TableWeight& table, const float* units, const int8_t* codes,
-                       const float* x, int64_t ldx, int64_t m0, int64_t m1, int64_t v0, int64_t v1,
-                       float* out, int64_t ldo) {
+                       const float* x, int64_t ldx, const OutputRange& range) {
   const int64_t columns = table.columns;
   if (table.form == TableForm::kBf16) {
-    for (int64_t m = m0; m < m1; ++m) {
-      for (int64_t v = v0; v < v1; ++v) {
-        out[m * ldo + v] = bf16_product(x + m * ldx, table.weight + v * columns, columns);
+    for (int64_t m = range.m0; m < range.m1; ++m) {
+      for (int64_t v = range.n0; v < range.n1; ++v) {
+        range.out[m * range.ldo + v] =
+            bf16_product(x + m * ldx, table.weight + v * columns, columns);
       }
     }
     return;
@@ -69,7 +69,7 @@ void table_gemm_scalar(const TableWeight& table, const float* units, const int8_
   const CodeTiles tiles{.bits = is_int8 ? 8 : 4, .n = table.rows, .k = columns};
   std::vector<uint8_t> u(static_cast<size_t>(kTileRows * tiles.padded_k()));
   uint8_t block[kTileRows * kTileBlock];
-  for (int64_t v = v0; v < v1; ++v) {
+  for (int64_t v = range.n0; v < range.n1; ++v) {
     if (v % kTileRows == 0) {
       for (int64_t b = 0; b < tiles.blocks(); ++b) {
         unpack_code_block(tiles, table.codes, v / kTileRows, b, block);
@@ -80,12 +80,12 @@ void table_gemm_scalar(const TableWeight& table, const float* units, const int8_
       }
     }
     const uint8_t* row = u.data() + v % kTileRows * tiles.padded_k();
-    for (int64_t m = m0; m < m1; ++m) {
+    for (int64_t m = range.m0; m < range.m1; ++m) {
       const int8_t* high = codes + 2 * m * columns;
       const int8_t* low = high + columns;
       if (is_int8) {
         const auto sum = static_cast<float>(exact_sum(high, low, row, 128, 0, columns));
-        out[m * ldo + v] = sum * (units[m] * table.row_units[v]);
+        range.out[m * range.ldo + v] = sum * (units[m] * table.row_units[v]);
         continue;
       }
       float s = 0;
@@ -94,7 +94,7 @@ void table_gemm_scalar(const TableWeight& table, const float* units, const int8_
         const auto sum = static_cast<float>(exact_sum(high, low, row, 8, g * kTileBlock, last));
         s = std::fma(sum, static_cast<float>(table.group_units[v * tiles.blocks() + g]), s);
       }
-      out[m * ldo + v] = s * units[m];
+      range.out[m * range.ldo + v] = s * units[m];
     }
   }
 }

@@ -1,5 +1,6 @@
-// packed_gemm with 256-bit vectors: see packed_gemm_maddubs.h and packed_gemm_float.h.
-#include "quest/kernels/x86/packed_gemm_float.h"
+// packed_gemm with 256-bit vectors: see packed_gemm_maddubs.h, packed_gemm_float.h and
+// packed_gemm_float_panels.h.
+#include "quest/kernels/x86/packed_gemm_float_panels.h"
 #include "quest/kernels/x86/packed_gemm_maddubs.h"
 
 namespace quest::kernels::detail {
@@ -10,6 +11,9 @@ void packed_dot_avx2(const PackedTask& task) {
 
 void packed_popcount_avx2(const PackedTask& task) { run_packed<CountKernel>(task); }
 
-void packed_float_avx2(const PackedFloatTask& task) { run_float(task); }
+void packed_float_avx2(const PackedFloatTask& task) {
+  if (task.m1 - task.m0 < kMinPanelRows) return run_float(task);
+  with_float_values(task, [&]<class Values>() { run_float_panels<Values>(task); });
+}
 
 }  // namespace quest::kernels::detail

@@ -5,12 +5,6 @@
 namespace quest::kernels::detail {
 namespace {
 
-QUEST_INLINE uint32_t dword(const uint8_t* p) {
-  uint32_t x;
-  __builtin_memcpy(&x, p, 4);
-  return x;
-}
-
 // Adds the products of `blocks` blocks. tiles[t] is where tile t begins, strip where the strip
 // does. Several sums per output where there are few outputs, to hide the latency of vpdpbusd. The
 // loop is alone in its function: with more around it GCC 12 spills.
@@ -71,26 +65,94 @@ __attribute__((noinline)) void dot_blocks(const WeightTiles& w, const uint8_t* c
 
 template <class Values>
 struct DotKernel {
+  template <int kStrip>
+  static constexpr int64_t kStripsAtOnce = 1;
   template <int kStrip, int kTiles>
-  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
+  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip, int64_t,
                   int32_t* sums) {
     const uint8_t* starts[2] = {tile_start(task, tiles[0]), tile_start(task, tiles[kTiles - 1])};
     dot_blocks<Values, kStrip, kTiles>(task.w, starts, strip, task.w.blocks, sums);
   }
 };
 
+// 4:8, one tile: of each 8 codes the 4 whose weights are kept are moved together. A kept number is
+// 2 u - 15, so sums += 2 sum u c - 15 sum c.
+template <int kStrip>
+__attribute__((noinline)) void select_blocks(const WeightTiles& w, const uint8_t* kept_bytes,
+                                             const uint8_t* pair_bytes, const uint8_t* strip,
+                                             int64_t blocks, int32_t* sums) {
+  constexpr int kSets = kStrip >= 4 ? 1 : 4 / kStrip;
+  const Int one = Vector::broadcast(0x01010101u);
+  Int products[kSets][kStrip], codes[kSets][kStrip];
+#pragma GCC unroll 4
+  for (int s = 0; s < kSets; ++s) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kStrip; ++r) products[s][r] = codes[s][r] = Vector::zero();
+  }
+  Bits<4> kept(w);
+  for (int64_t b = 0; b < blocks; ++b) {
+    kept.load(kept_bytes, 0);
+    const Int pairs = Vector::load(pair_bytes);
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; ++l) fetch(kept_bytes + 64 * l);
+    fetch(pair_bytes);
+    for_each_group([&]<int kGroup>() QUEST_INLINE_LAMBDA {
+      constexpr int kSet = kGroup % kSets;
+      const Int u = kept.group<kGroup>();
+      const Int columns = Vector::lookup32(kSpread.codes, pair_index<kGroup>(pairs));
+#pragma GCC unroll 8
+      for (int r = 0; r < kStrip; ++r) {
+        const Int selected = Vector::shuffle8(
+            Vector::broadcast64(qword(strip + 8 * (kGroup * kStrip + r))), columns);
+        products[kSet][r] = _mm512_dpbusd_epi32(products[kSet][r], u, selected);
+        codes[kSet][r] = _mm512_dpbusd_epi32(codes[kSet][r], one, selected);
+      }
+    });
+    kept_bytes += 256;
+    pair_bytes += 64;
+    strip += 64 * kStrip;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kStrip; ++r) {
+#pragma GCC unroll 4
+    for (int s = 1; s < kSets; ++s) {
+      products[0][r] = Vector::add32(products[0][r], products[s][r]);
+      codes[0][r] = Vector::add32(codes[0][r], codes[s][r]);
+    }
+    // 2 products - 15 codes
+    const Int twice = Vector::add32(products[0][r], products[0][r]);
+    const Int sum =
+        _mm512_sub_epi32(Vector::add32(twice, codes[0][r]), Vector::shift<-4>(codes[0][r]));
+    Vector::store(sums + r * kTileRows, Vector::add32(Vector::load(sums + r * kTileRows), sum));
+  }
+}
+
 struct SparseValues {};
 template <>
 struct DotKernel<SparseValues> {
+  template <int kStrip>
+  static constexpr int64_t kStripsAtOnce = kSparseStrips<kStrip>;
   template <int kStrip, int kTiles>
   static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
-                  int32_t* sums) {
+                  int64_t strips, int32_t* sums) {
+    if (task.selects) {
+      for (int t = 0; t < kTiles; ++t) {
+        select_blocks<kStrip>(task.w, tile_start(task, tiles[t]),
+                              task.w.pairs + tiles[t] * task.w.pair_tile_bytes, strip,
+                              (task.w.blocks + 1) / 2, sums + t * kStrip * kTileRows);
+      }
+      return;
+    }
     alignas(64) uint8_t lines[kTiles][kSparseBytes];
     const uint8_t* starts[2] = {lines[0], lines[kTiles - 1]};
     for (int64_t b = 0; b < task.w.blocks; b += kSparseBlocks) {
       const int64_t count = task.w.blocks - b < kSparseBlocks ? task.w.blocks - b : kSparseBlocks;
       for (int t = 0; t < kTiles; ++t) spread_sparse(task.w, tiles[t], b, count, lines[t]);
-      dot_blocks<Bits<8>, kStrip, kTiles>(task.w, starts, strip + 32 * kStrip * b, count, sums);
+      for (int64_t s = 0; s < strips; ++s) {
+        dot_blocks<SpreadValues, kStrip, kTiles>(task.w, starts,
+                                                 strip + s * task.strip_bytes + 32 * kStrip * b,
+                                                 count, sums + s * kTiles * kStrip * kTileRows);
+      }
     }
   }
 };
@@ -135,8 +197,10 @@ __attribute__((noinline)) void count_blocks(const uint8_t* const* tiles, const u
 }
 
 struct PopcountKernel {
+  template <int kStrip>
+  static constexpr int64_t kStripsAtOnce = 1;
   template <int kStrip, int kTiles>
-  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
+  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip, int64_t,
                   int32_t* sums) {
     const uint8_t* starts[2] = {tile_start(task, tiles[0]), tile_start(task, tiles[kTiles - 1])};
     count_blocks<kStrip, kTiles>(starts, strip, task.w.blocks, sums);

@@ -6,9 +6,13 @@
 // that each go on from one tile to the next, so that a prefetch some lines ahead is never wasted.
 //
 // A Kernel has
-//   // Adds to sums[t][r][c] the products of the strip's rows r with column c of tile t.
+//   // Adds to sums[s][t][r][c] the products of row r of each strip s with column c of tile t.
 //   template <int kStrip, int kTiles>
-//   static void add(const PackedTask&, const int64_t* tiles, const uint8_t* strip, int32_t* sums);
+//   static void add(const PackedTask&, const int64_t* tiles, const uint8_t* strip, int64_t strips,
+//                   int32_t* sums);
+//   // More than 1 where something is done once for all of them.
+//   template <int kStrip>
+//   static constexpr int64_t kStripsAtOnce;
 #pragma once
 
 #include <cstdint>
@@ -22,6 +26,17 @@ namespace {
 // into L1, Zen 4 was 4 to 17 % slower than without (bench/results/packed_gemm_cpu.md).
 inline __attribute__((always_inline)) void fetch(const void* p) {
   __builtin_prefetch(static_cast<const char*>(p) + 1024, 0, 2);
+}
+
+inline __attribute__((always_inline)) uint32_t dword(const uint8_t* p) {
+  uint32_t x;
+  __builtin_memcpy(&x, p, 4);
+  return x;
+}
+inline __attribute__((always_inline)) int64_t qword(const uint8_t* p) {
+  int64_t x;
+  __builtin_memcpy(&x, p, 8);
+  return x;
 }
 
 // One output row of `columns` sums, at most 16 unless they are the columns of several tiles.
@@ -53,16 +68,21 @@ inline void store_packed_row(const PackedTask& task, const int32_t* sums, int64_
 
 template <class Kernel, int kStrip, int kTiles>
 void run_tiles(const PackedTask& task, const int64_t* tiles) {
-  for (int64_t s = task.m0 / kStrip; s * kStrip < task.m1; ++s) {
-    alignas(64) int32_t sums[kTiles * kStrip * kTileRows];
-    for (int32_t& sum : sums) sum = 0;
-    Kernel::template add<kStrip, kTiles>(task, tiles, task.a + s * task.strip_bytes, sums);
-    for (int64_t r = 0; r < kStrip; ++r) {
-      const int64_t m = s * kStrip + r;
+  constexpr int64_t kStrips = Kernel::template kStripsAtOnce<kStrip>;
+  constexpr int64_t kStripSums = kTiles * kStrip * kTileRows;
+  const int64_t end = (task.m1 + kStrip - 1) / kStrip;
+  for (int64_t first = task.m0 / kStrip; first < end; first += kStrips) {
+    const int64_t strips = end - first < kStrips ? end - first : kStrips;
+    alignas(64) int32_t sums[kStrips * kStripSums];
+    for (int64_t i = 0; i < strips * kStripSums; ++i) sums[i] = 0;
+    Kernel::template add<kStrip, kTiles>(task, tiles, task.a + first * task.strip_bytes, strips,
+                                         sums);
+    for (int64_t i = 0; i < strips * kStrip; ++i) {
+      const int64_t m = first * kStrip + i;
       if (m < task.m0 || m >= task.m1) continue;
       for (int t = 0; t < kTiles; ++t) {
         const int64_t n = tiles[t] * kTileRows;
-        const int32_t* row = sums + (t * kStrip + r) * kTileRows;
+        const int32_t* row = sums + i / kStrip * kStripSums + (t * kStrip + i % kStrip) * kTileRows;
         if (n + kTileRows <= task.n1) {
           store_packed_row(task, row, m, n, kTileRows);
         } else {
@@ -127,6 +147,10 @@ void run_dot(const PackedTask& task) {
       return run_packed<DotKernel<Bits<8>>>(task);
   }
 }
+
+// 4:8 spread out: strips of many rows for which a block of pairs is spread once.
+template <int kStrip>
+inline constexpr int64_t kSparseStrips = kStrip == 8 ? 16 : 1;
 
 // Where a tile's bytes begin.
 inline const uint8_t* tile_start(const PackedTask& task, int64_t tile) {

@@ -17,10 +17,6 @@ struct FloatVector {
   static QUEST_INLINE Float fma(Float x, Float y, Float z) { return _mm512_fmadd_ps(x, y, z); }
   static QUEST_INLINE Float from_bits(Int x) { return reinterpret_cast<Float>(x); }
   static QUEST_INLINE Float convert(Int x) { return _mm512_maskz_cvtepi32_ps(0xffff, x); }
-  // 32 bits at base + offsets[lane].
-  static QUEST_INLINE Int gather(const void* base, Int offsets) {
-    return _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), 0xffff, offsets, base, 1);
-  }
   // ((x0 + x8) + (x4 + x12)) + ...: halves added to each other.
   static QUEST_INLINE float halves_sum(const Float* x) {
     const __m256 half = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, x[0], 0),
@@ -37,6 +33,15 @@ struct FloatVector {
     return from_bits(
         _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
   }
+  // 2 u - 15 of the 4 bits u at kAt, from 4 to 16: see packed_gemm_float.h.
+  template <int kAt>
+  static QUEST_INLINE Float uniform_four(Int line) {
+    constexpr uint32_t kExponent = (127u + 24 - kAt) << 23;
+    constexpr float kSubtract = static_cast<float>((1 << (24 - kAt)) + 15);  // exact
+    const Int bits = _mm512_ternarylogic_epi32(line, Vector::broadcast(15u << kAt),
+                                               Vector::broadcast(kExponent), 0xea);  // & then |
+    return _mm512_sub_ps(from_bits(bits), broadcast(kSubtract));
+  }
   template <int kBits>  // of 16 levels
   static QUEST_INLINE Float lookup(Float levels, Float, Int index) {
     return _mm512_maskz_permutexvar_ps(0xffff, index, levels);
@@ -52,9 +57,6 @@ struct FloatVector {
   static QUEST_INLINE Float fma(Float x, Float y, Float z) { return _mm256_fmadd_ps(x, y, z); }
   static QUEST_INLINE Float from_bits(Int x) { return reinterpret_cast<Float>(x); }
   static QUEST_INLINE Float convert(Int x) { return _mm256_cvtepi32_ps(x); }
-  static QUEST_INLINE Int gather(const void* base, Int offsets) {
-    return _mm256_i32gather_epi32(static_cast<const int*>(base), offsets, 1);
-  }
   static QUEST_INLINE float halves_sum(const Float* x) {
     const __m256 half = _mm256_add_ps(x[0], x[1]);
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -64,6 +66,14 @@ struct FloatVector {
   static QUEST_INLINE Float load_bf16(const void* p) {
     const __m128i bits = _mm_loadu_si128(static_cast<const __m128i*>(p));
     return from_bits(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  template <int kAt>
+  static QUEST_INLINE Float uniform_four(Int line) {
+    constexpr uint32_t kExponent = (127u + 24 - kAt) << 23;
+    constexpr float kSubtract = static_cast<float>((1 << (24 - kAt)) + 15);
+    const Int bits = Vector::bit_or(Vector::bit_and(line, Vector::broadcast(15u << kAt)),
+                                    Vector::broadcast(kExponent));
+    return _mm256_sub_ps(from_bits(bits), broadcast(kSubtract));
   }
   template <int kBits>
   static QUEST_INLINE Float lookup(Float low, Float high, Int index) {

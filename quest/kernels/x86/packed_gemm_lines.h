@@ -27,6 +27,7 @@ struct Vector {
   static QUEST_INLINE void pin(Int& x) { asm("" : "+v"(x)); }
   static QUEST_INLINE Int zero() { return _mm512_setzero_si512(); }
   static QUEST_INLINE Int broadcast(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static QUEST_INLINE Int broadcast64(int64_t x) { return _mm512_set1_epi64(x); }
   static QUEST_INLINE Int load(const void* p) { return _mm512_loadu_si512(p); }
   static QUEST_INLINE void store(void* p, Int x) { _mm512_storeu_si512(p, x); }
   template <int kShift>  // to the right; negative: to the left
@@ -44,6 +45,25 @@ struct Vector {
   static QUEST_INLINE Int add32(Int x, Int y) { return _mm512_add_epi32(x, y); }
   static QUEST_INLINE Int maddubs(Int u8, Int s8) { return _mm512_maddubs_epi16(u8, s8); }
   static QUEST_INLINE Int madd16(Int x, Int y) { return _mm512_madd_epi16(x, y); }
+  // Lane i of x[j] becomes lane j of x[i]: halves of ever larger blocks change places.
+  static QUEST_INLINE void transpose(Int* x) {
+#pragma GCC unroll 4
+    for (int half = 8; half >= 1; half /= 2) {
+      alignas(64) int32_t low[16], high[16];
+      for (int i = 0; i < 16; ++i) {
+        low[i] = (i & half) == 0 ? i : 16 + i - half;
+        high[i] = (i & half) == 0 ? i + half : 16 + i;
+      }
+      const Int from_low = load(low), from_high = load(high);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        if ((i & half) != 0) continue;
+        const Int a = x[i], b = x[i + half];
+        x[i] = _mm512_permutex2var_epi32(a, from_low, b);
+        x[i + half] = _mm512_permutex2var_epi32(a, from_high, b);
+      }
+    }
+  }
   static QUEST_INLINE Int shuffle8(Int table, Int index) {
     return _mm512_shuffle_epi8(table, index);
   }
@@ -59,6 +79,7 @@ struct Vector {
   static QUEST_INLINE void pin(Int& x) { asm("" : "+x"(x)); }
   static QUEST_INLINE Int zero() { return _mm256_setzero_si256(); }
   static QUEST_INLINE Int broadcast(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  static QUEST_INLINE Int broadcast64(int64_t x) { return _mm256_set1_epi64x(x); }
   static QUEST_INLINE Int load(const void* p) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(p));
   }
@@ -79,6 +100,24 @@ struct Vector {
   static QUEST_INLINE Int add32(Int x, Int y) { return _mm256_add_epi32(x, y); }
   static QUEST_INLINE Int maddubs(Int u8, Int s8) { return _mm256_maddubs_epi16(u8, s8); }
   static QUEST_INLINE Int madd16(Int x, Int y) { return _mm256_madd_epi16(x, y); }
+  static QUEST_INLINE void transpose(Int* x) {
+    for (int i = 0; i < 8; i += 2) {  // pairs of lanes
+      const Int a = x[i], b = x[i + 1];
+      x[i] = _mm256_blend_epi32(a, _mm256_slli_epi64(b, 32), 0xaa);
+      x[i + 1] = _mm256_blend_epi32(_mm256_srli_epi64(a, 32), b, 0xaa);
+    }
+    for (int i = 0; i < 8; ++i) {
+      if ((i & 2) != 0) continue;
+      const Int a = x[i], b = x[i + 2];
+      x[i] = _mm256_unpacklo_epi64(a, b);
+      x[i + 2] = _mm256_unpackhi_epi64(a, b);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const Int a = x[i], b = x[i + 4];
+      x[i] = _mm256_permute2x128_si256(a, b, 0x20);
+      x[i + 4] = _mm256_permute2x128_si256(a, b, 0x31);
+    }
+  }
   static QUEST_INLINE Int shuffle8(Int table, Int index) {
     return _mm256_shuffle_epi8(table, index);
   }
@@ -212,14 +251,20 @@ struct TableValues : Bits<4> {
   }
 };
 
-// 4:8: spread out into lines of 8-bit values, a block of pairs (256 columns) at a time.
+// 4:8, many rows: spread out into lines of 8-bit values, a block of pairs (256 columns) at a time.
 inline constexpr int64_t kSparseBlocks = 8;
 inline constexpr int64_t kSparseBytes = kSparseBlocks * 512;
 
+struct SpreadValues : Bits<8> {
+  using Bits<8>::Bits;
+  static constexpr int kMaxValue = 31;
+};
+
 // What a nibble of two kept pairs, first + 4 second, makes of the 4 kept bytes: which of them goes
 // to each of the columns 0 to 3 (low) and 4 to 7 (high); 0x80: none.
+// codes: the columns of the 4 kept bytes.
 struct SpreadTables {
-  alignas(64) uint32_t low[16], high[16];
+  alignas(64) uint32_t low[16], high[16], codes[16];
 };
 constexpr SpreadTables make_spread_tables() {
   SpreadTables tables{};
@@ -234,6 +279,8 @@ constexpr SpreadTables make_spread_tables() {
     }
     tables.low[index] = halves[0];
     tables.high[index] = halves[1];
+    tables.codes[index] =
+        first < second ? 0x01000100 + 0x0202 * first + 0x02020000 * second : 0x80808080;
   }
   return tables;
 }
@@ -244,14 +291,19 @@ alignas(64) inline constexpr uint32_t kRowBytes[16] = {
     0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c,
     0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c};
 
+// The nibbles of a group of 8 columns, with other bits above them.
+template <int kGroup>
+QUEST_INLINE Int pair_index(Int pairs) {
+  return Vector::shift<kGroup / 4 * 4 + kGroup % 4 * 8>(pairs);
+}
+
 template <int kGroup>
 QUEST_INLINE void spread_group(const Bits<4>& kept, Int pairs, int v, uint8_t* out) {
   const Int rows = Vector::load(kRowBytes);
   const Int minus15 = Vector::broadcast(0xf1f1f1f1u), plus16 = Vector::broadcast(0x10101010u);
   const Int u = kept.group<kGroup>();
   const Int numbers = Vector::add8(Vector::add8(u, u), minus15);
-  const Int index =
-      Vector::bit_and(Vector::shift<kGroup / 4 * 4 + kGroup % 4 * 8>(pairs), Vector::broadcast(15));
+  const Int index = pair_index<kGroup>(pairs);
   const Int low = Vector::add8(Vector::lookup32(kSpread.low, index), rows);
   const Int high = Vector::add8(Vector::lookup32(kSpread.high, index), rows);
   uint8_t* lines = out + 128 * kGroup + v * static_cast<int>(sizeof(Int));

@@ -4,9 +4,9 @@
 //
 // dot: vpmaddubsw adds two products into 16 bits. Values of up to 4 bits times any int8 code:
 // 2 * 15 * 128 * 8 groups = 30720, so the 8 groups of a block are added in 16 bits and then widened
-// with vpmaddwd; values of more bits are two of 4. A table's values up to 24 are widened after 4
-// groups.
-// popcount: a table of 16 counts for each half of a byte, added in bytes for up to 31 blocks.
+// with vpmaddwd. Values up to 31 (5 bits, tables, 4:8 spread out) are widened after 4 groups;
+// values of more bits are two of 4. popcount: a table of 16 counts for each half of a byte, added
+// in bytes for up to 31 blocks.
 #pragma once
 
 #include "quest/kernels/x86/packed_gemm_driver.h"
@@ -18,16 +18,10 @@ namespace {
 inline constexpr int kCountRows = 4;  // of a strip at once
 inline constexpr int kWidth = static_cast<int>(sizeof(Int));
 
-QUEST_INLINE uint32_t dword(const uint8_t* p) {
-  uint32_t x;
-  __builtin_memcpy(&x, p, 4);
-  return x;
-}
-
 // Rows of a strip at once: what the registers hold in 16-bit sums.
 template <class Values, int kStrip>
 inline constexpr int kMaddRows = [] {
-  const int most = Vector::kVectors == 1 ? 8 : Values::kBits > 4 ? 2 : 4;
+  const int most = Vector::kVectors == 1 ? 8 : Values::kMaxValue > 31 ? 2 : 4;
   return kStrip < most ? kStrip : most;
 }();
 
@@ -40,7 +34,7 @@ QUEST_INLINE void add_widened(int32_t* sums, Int narrow, Int factor) {
 template <class Values, int kRows, int kStrip>
 __attribute__((noinline)) void madd_blocks(const WeightTiles& w, const uint8_t* tile,
                                            const uint8_t* strip, int64_t blocks, int32_t* sums) {
-  constexpr bool kWide = Values::kBits > 4;
+  constexpr bool kWide = Values::kMaxValue > 31;
   constexpr int kVectors = Vector::kVectors;
   static_assert(kWide || 2 * Values::kMaxValue * 128 * 4 <= 32767);
   constexpr bool kTwice = !kWide && 2 * Values::kMaxValue * 128 * 8 > 32767;
@@ -106,8 +100,10 @@ QUEST_INLINE void for_row_chunks(F&& f) {
 
 template <class Values>
 struct MaddKernel {
+  template <int kStrip>
+  static constexpr int64_t kStripsAtOnce = 1;
   template <int kStrip, int kTiles>
-  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
+  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip, int64_t,
                   int32_t* sums) {
     for (int t = 0; t < kTiles; ++t) {
       for_row_chunks<kStrip, kMaddRows<Values, kStrip>>([&]<int kRows>(int r) {
@@ -118,20 +114,97 @@ struct MaddKernel {
   }
 };
 
+// 4:8, vector v of one tile: of each 8 codes the 4 whose weights are kept are moved together. A
+// kept number is 2 u - 15, so sums += 2 sum u c - 15 sum c.
+template <int kRows, int kStrip>
+__attribute__((noinline)) void select_blocks(const WeightTiles& w, const uint8_t* kept_bytes,
+                                             const uint8_t* pair_bytes, const uint8_t* strip,
+                                             int64_t blocks, int v, int32_t* sums) {
+  const Int one = Vector::broadcast(0x01010101u);
+  const Int two16 = Vector::broadcast(0x00020002u), minus15 = Vector::broadcast(0xfff1fff1u);
+  Int acc[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) acc[r] = Vector::zero();
+  Bits<4> kept(w);
+  for (int64_t b = 0; b < blocks; ++b) {
+    kept.load(kept_bytes, v);
+    const Int pairs = Vector::load(pair_bytes + v * kWidth);
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; ++l) fetch(kept_bytes + 64 * l);
+    fetch(pair_bytes);
+    Int products[kRows], codes[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) products[r] = codes[r] = Vector::zero();
+    for_each_group([&]<int kGroup>() QUEST_INLINE_LAMBDA {
+      const Int u = kept.group<kGroup>();
+      const Int columns = Vector::lookup32(kSpread.codes, pair_index<kGroup>(pairs));
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Int selected = Vector::shuffle8(
+            Vector::broadcast64(qword(strip + 8 * (kGroup * kStrip + r))), columns);
+        products[r] = Vector::add16(products[r], Vector::maddubs(u, selected));
+        codes[r] = Vector::add16(codes[r], Vector::maddubs(one, selected));
+        Vector::pin(products[r]);
+        Vector::pin(codes[r]);
+      }
+    });
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      acc[r] = Vector::add32(acc[r], Vector::add32(Vector::madd16(products[r], two16),
+                                                   Vector::madd16(codes[r], minus15)));
+    }
+    kept_bytes += 256;
+    pair_bytes += 64;
+    strip += 64 * kStrip;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    int32_t* out = sums + r * kTileRows + v * (kWidth / 4);
+    Vector::store(out, Vector::add32(Vector::load(out), acc[r]));
+  }
+}
+
 struct SparseValues {};
 template <>
 struct MaddKernel<SparseValues> {
+  template <int kStrip>
+  static constexpr int64_t kStripsAtOnce = kSparseStrips<kStrip>;
   template <int kStrip, int kTiles>
   static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
-                  int32_t* sums) {
-    alignas(64) uint8_t lines[kSparseBytes];
+                  int64_t strips, int32_t* sums) {
     for (int t = 0; t < kTiles; ++t) {
-      for (int64_t b = 0; b < task.w.blocks; b += kSparseBlocks) {
-        const int64_t count = task.w.blocks - b < kSparseBlocks ? task.w.blocks - b : kSparseBlocks;
-        spread_sparse(task.w, tiles[t], b, count, lines);
-        for_row_chunks<kStrip, kMaddRows<Bits<8>, kStrip>>([&]<int kRows>(int r) {
-          madd_blocks<Bits<8>, kRows, kStrip>(task.w, lines, strip + 32 * kStrip * b + 4 * r, count,
-                                              sums + (t * kStrip + r) * kTileRows);
+      if (task.selects) {
+        select<kStrip>(task, tiles[t], strip, sums + t * kStrip * kTileRows);
+      } else {
+        spread<kStrip, kTiles>(task, tiles[t], strip, strips, sums + t * kStrip * kTileRows);
+      }
+    }
+  }
+
+ private:
+  template <int kStrip>
+  static void select(const PackedTask& task, int64_t tile, const uint8_t* strip, int32_t* sums) {
+    for (int v = 0; v < Vector::kVectors; ++v) {
+      for_row_chunks<kStrip, (kStrip < kCountRows ? kStrip : kCountRows)>([&]<int kRows>(int r) {
+        select_blocks<kRows, kStrip>(task.w, tile_start(task, tile),
+                                     task.w.pairs + tile * task.w.pair_tile_bytes, strip + 8 * r,
+                                     (task.w.blocks + 1) / 2, v, sums + r * kTileRows);
+      });
+    }
+  }
+  template <int kStrip, int kTiles>
+  static void spread(const PackedTask& task, int64_t tile, const uint8_t* strip, int64_t strips,
+                     int32_t* sums) {
+    alignas(64) uint8_t lines[kSparseBytes];
+    for (int64_t b = 0; b < task.w.blocks; b += kSparseBlocks) {
+      const int64_t count = task.w.blocks - b < kSparseBlocks ? task.w.blocks - b : kSparseBlocks;
+      spread_sparse(task.w, tile, b, count, lines);
+      for (int64_t s = 0; s < strips; ++s) {
+        const uint8_t* rows = strip + s * task.strip_bytes + 32 * kStrip * b;
+        int32_t* strip_sums = sums + s * kTiles * kStrip * kTileRows;
+        for_row_chunks<kStrip, kMaddRows<SpreadValues, kStrip>>([&]<int kRows>(int r) {
+          madd_blocks<SpreadValues, kRows, kStrip>(task.w, lines, rows + 4 * r, count,
+                                                   strip_sums + r * kTileRows);
         });
       }
     }
@@ -178,8 +251,10 @@ __attribute__((noinline)) void count_blocks(const uint8_t* tile, const uint8_t* 
 }
 
 struct CountKernel {
+  template <int kStrip>
+  static constexpr int64_t kStripsAtOnce = 1;
   template <int kStrip, int kTiles>
-  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip,
+  static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip, int64_t,
                   int32_t* sums) {
     for (int t = 0; t < kTiles; ++t) {
       for (int v = 0; v < Vector::kVectors; ++v) {

@@ -16,7 +16,9 @@ QUEST_INLINE Int dot_step(Int acc, Int u, Int codes) {
 #ifdef __AVX512VNNI__
   return _mm512_dpbusd_epi32(acc, u, codes);
 #else
-  return Vector::add16(acc, Vector::maddubs(u, codes));
+  acc = Vector::add16(acc, Vector::maddubs(u, codes));
+  Vector::pin(acc);
+  return acc;
 #endif
 }
 QUEST_INLINE Int dot_sum(Int acc) {
@@ -27,59 +29,50 @@ QUEST_INLINE Int dot_sum(Int acc) {
 #endif
 }
 
-QUEST_INLINE uint32_t code_group(const uint8_t* p) {
-  uint32_t x;
-  __builtin_memcpy(&x, p, 4);
-  return x;
+inline constexpr int64_t kUnitGroups = 64;  // groups whose units are turned at once
+
+// Units of groups [g0, g0 + count) as floats, [group][row]: those of a table lie row by row.
+inline void turn_units(const TableGroupTask& task, int64_t first_row, int64_t g0, int64_t count,
+                       float (*units)[kLanes]) {
+  const uint16_t* rows[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    const int64_t row = first_row + i < task.rows ? first_row + i : task.rows - 1;
+    rows[i] = &task.group_units[row * task.groups + g0].bits;
+  }
+  int64_t g = 0;
+  for (; g + 2 * kLanes <= count; g += 2 * kLanes) {
+    Int pairs[kLanes];  // of groups, the first in the lower half
+    for (int i = 0; i < kLanes; ++i) pairs[i] = Vector::load(rows[i] + g);
+    Vector::transpose(pairs);
+    for (int i = 0; i < kLanes; ++i) {
+      const Int odd = Vector::bit_and(pairs[i], Vector::broadcast(0xffff0000u));
+      FloatVector::store(units[g + 2 * i], FloatVector::from_bits(Vector::shift<-16>(pairs[i])));
+      FloatVector::store(units[g + 2 * i + 1], FloatVector::from_bits(odd));
+    }
+  }
+  for (; g < count; ++g) {
+    for (int i = 0; i < kLanes; ++i) {
+      const uint32_t bits = static_cast<uint32_t>(rows[i][g]) << 16;
+      __builtin_memcpy(&units[g][i], &bits, 4);
+    }
+  }
 }
 
-// The units of one vector's rows: gathered for two groups at once, which are 32 bits.
-struct GroupUnits {
-  const char* base;  // of the first row
-  Int offsets;       // of the rows, in bytes
-  int64_t groups;
-
-  QUEST_INLINE GroupUnits(const TableGroupTask& task, int64_t first_row) : groups(task.groups) {
-    base = reinterpret_cast<const char*>(task.group_units + first_row * groups);
-    alignas(64) int32_t rows[kLanes];
-    for (int i = 0; i < kLanes; ++i) {
-      const int64_t row = first_row + i < task.rows ? i : task.rows - 1 - first_row;
-      rows[i] = static_cast<int32_t>(2 * row * groups);
-    }
-    offsets = Vector::load(rows);
-  }
-  // Of groups g and g + 1: bf16 in the lower and the upper half. The last group of the last row has
-  // nothing behind it: then what lies before it is gathered.
-  QUEST_INLINE Int pair(int64_t g) const {
-    if (g + 1 < groups) return FloatVector::gather(base + 2 * g, offsets);
-    if (g > 0) return Vector::shift<16>(FloatVector::gather(base + 2 * g - 2, offsets));
-    alignas(64) int32_t at[kLanes];
-    alignas(64) uint32_t bits[kLanes];
-    Vector::store(at, offsets);
-    for (int i = 0; i < kLanes; ++i) {
-      uint16_t unit;
-      __builtin_memcpy(&unit, base + at[i], 2);
-      bits[i] = unit;
-    }
-    return Vector::load(bits);
-  }
-};
-
-// Vector v of a tile, all groups, kRows rows of x: sums[r][lane].
+// Vector v of a tile, groups [g0, g0 + count), kRows rows of x: adds to sums[r][lane].
 template <int kRows>
 __attribute__((noinline)) void group_sums(const TableGroupTask& task, int64_t tile, int v,
-                                          const uint8_t* strip, int64_t m, float* sums) {
-  const int64_t first_row = tile * kTileRows + v * kLanes;
-  const uint8_t* bytes = task.codes + tile * task.groups * 256;
+                                          const uint8_t* strip, int64_t m, int64_t g0,
+                                          int64_t count, const float (*units)[kLanes],
+                                          float* sums) {
+  const uint8_t* bytes = task.codes + (tile * task.groups + g0) * 256;
+  strip += 64 * kRows * g0;
   Float acc[kRows];
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) acc[r] = FloatVector::zero();
-  const GroupUnits units(task, first_row < task.rows ? first_row : task.rows - 1);
+  for (int r = 0; r < kRows; ++r) acc[r] = FloatVector::load(sums + r * kLanes);
   Bits<4> values{WeightTiles()};
-  Int pair = Vector::zero();
-  for (int64_t g = 0; g < task.groups; ++g) {
-    pair = g % 2 == 0 ? units.pair(g) : Vector::shift<16>(pair);
-    const Float unit = FloatVector::from_bits(Vector::shift<-16>(pair));
+  const int32_t* terms = task.group_terms + m * task.groups + g0;
+  for (int64_t g = 0; g < count; ++g) {
+    const Float unit = FloatVector::load(units[g]);
     values.load(bytes, v);
 #pragma GCC unroll 4
     for (int l = 0; l < 4; ++l) fetch(bytes + 64 * l);
@@ -91,17 +84,15 @@ __attribute__((noinline)) void group_sums(const TableGroupTask& task, int64_t ti
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         const uint8_t* codes = strip + 8 * (kGroup * kRows + r);
-        high[r] = dot_step(high[r], u, Vector::broadcast(code_group(codes)));
-        low[r] = dot_step(low[r], u, Vector::broadcast(code_group(codes + 4)));
+        high[r] = dot_step(high[r], u, Vector::broadcast(dword(codes)));
+        low[r] = dot_step(low[r], u, Vector::broadcast(dword(codes + 4)));
       }
     });
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      // Rows past M have no sum of q; what comes out for them is dropped.
-      const int32_t q = m + r < task.m1 ? task.group_sums[(m + r) * task.groups + g] : 0;
+      const Int term = Vector::broadcast(static_cast<uint32_t>(terms[r * task.groups + g]));
       const Int sum =
-          Vector::add32(Vector::add32(Vector::shift<-8>(dot_sum(high[r])), dot_sum(low[r])),
-                        Vector::broadcast(static_cast<uint32_t>(-8 * q)));
+          Vector::add32(Vector::add32(Vector::shift<-8>(dot_sum(high[r])), dot_sum(low[r])), term);
       acc[r] = FloatVector::fma(FloatVector::convert(sum), unit, acc[r]);
     }
     bytes += 256;
@@ -111,24 +102,42 @@ __attribute__((noinline)) void group_sums(const TableGroupTask& task, int64_t ti
   for (int r = 0; r < kRows; ++r) FloatVector::store(sums + r * kLanes, acc[r]);
 }
 
+// One vector of table rows by the strips' rows. Where a row has more groups than are turned at
+// once, sums wait in the output.
 template <int kRows>
-void run_group_rows(const TableGroupTask& task) {
-  for (int64_t v0 = task.v0; v0 < task.v1; v0 += kLanes) {
-    const int64_t tile = v0 / kTileRows;
-    const int v = static_cast<int>(v0 % kTileRows / kLanes);
-    const int64_t columns = task.v1 - v0 < kLanes ? task.v1 - v0 : kLanes;
+void run_group_columns(const TableGroupTask& task, int64_t v0) {
+  const int64_t tile = v0 / kTileRows;
+  const int v = static_cast<int>(v0 % kTileRows / kLanes);
+  const int64_t columns = task.n1 - v0 < kLanes ? task.n1 - v0 : kLanes;
+  alignas(64) float units[kUnitGroups][kLanes];
+  for (int64_t g0 = 0; g0 < task.groups; g0 += kUnitGroups) {
+    const int64_t left = task.groups - g0, count = left < kUnitGroups ? left : kUnitGroups;
+    turn_units(task, v0, g0, count, units);
     for (int64_t s = task.m0 / kRows; s * kRows < task.m1; ++s) {
-      alignas(64) float sums[kRows * kLanes];
-      group_sums<kRows>(task, tile, v, task.strips + s * task.strip_bytes, s * kRows, sums);
-      for (int64_t r = 0; r < kRows; ++r) {
-        const int64_t m = s * kRows + r;
-        if (m < task.m0 || m >= task.m1) continue;
-        for (int64_t c = 0; c < columns; ++c) {
-          task.out[m * task.ldo + v0 + c] = sums[r * kLanes + c] * task.units[m];
+      alignas(64) float sums[kRows * kLanes] = {};
+      const auto for_each_output = [&](auto&& f) QUEST_INLINE_LAMBDA {
+        for (int64_t r = 0; r < kRows; ++r) {
+          const int64_t m = s * kRows + r;
+          if (m < task.m0 || m >= task.m1) continue;
+          float* out = task.out + m * task.ldo + v0;
+          for (int64_t c = 0; c < columns; ++c) f(m, sums[r * kLanes + c], out[c]);
         }
+      };
+      if (g0 > 0) for_each_output([](int64_t, float& sum, float out) { sum = out; });
+      group_sums<kRows>(task, tile, v, task.strips + s * task.strip_bytes, s * kRows, g0, count,
+                        units, sums);
+      if (count < left) {
+        for_each_output([](int64_t, float sum, float& out) { out = sum; });
+      } else {
+        for_each_output([&](int64_t m, float sum, float& out) { out = sum * task.units[m]; });
       }
     }
   }
+}
+
+template <int kRows>
+void run_group_rows(const TableGroupTask& task) {
+  for (int64_t v0 = task.n0; v0 < task.n1; v0 += kLanes) run_group_columns<kRows>(task, v0);
 }
 
 // A strip of 2, 4 or 8 rows of codes is 1, 2 or 4 rows of x.

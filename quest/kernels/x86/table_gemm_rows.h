@@ -86,9 +86,9 @@ void table_rows_of(const TableRowsTask& task, int64_t v) {
 }
 
 inline void run_table_rows(const TableRowsTask& task) {
-  int64_t v = task.v0;
-  for (; v + 4 <= task.v1; v += 4) table_rows_of<4>(task, v);
-  for (; v < task.v1; ++v) table_rows_of<1>(task, v);
+  int64_t v = task.n0;
+  for (; v + 4 <= task.n1; v += 4) table_rows_of<4>(task, v);
+  for (; v < task.n1; ++v) table_rows_of<1>(task, v);
 }
 
 }  // namespace
