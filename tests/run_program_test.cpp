@@ -4,11 +4,16 @@
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <fcntl.h>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <vector>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -16,6 +21,8 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/cpu_features.h"
 #include "quest/base/json_util.h"
+#include "quest/cli_run/bench_shapes.h"
+#include "quest/packed/random_model.h"
 #include "quest/packed/testing_packed.h"
 
 namespace quest {
@@ -180,6 +187,61 @@ TEST(QuestRun, IsOneSmallFile) {
     }
     EXPECT_TRUE(is_c_library) << line;
   }
+}
+
+// The most memory (VmHWM) that quest-run had with these arguments, seen from outside; 0 if it
+// failed or /proc does not tell.
+int64_t peak_memory_of(const std::vector<std::string>& arguments) {
+  std::vector<char*> argv = {const_cast<char*>(QUEST_RUN_PROGRAM)};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  const pid_t child = fork();
+  if (child == 0) {
+    const int nowhere = open("/dev/null", O_WRONLY);
+    dup2(nowhere, STDOUT_FILENO);
+    dup2(nowhere, STDERR_FILENO);
+    execv(QUEST_RUN_PROGRAM, argv.data());
+    _exit(127);
+  }
+  int64_t peak = 0;
+  int status = 0;
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    std::ifstream file(fmt::format("/proc/{}/status", child));
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    const size_t at = text.find("VmHWM:");
+    // Before exec it is this test's memory.
+    if (text.starts_with("Name:\tquest-run\n") && at != std::string::npos) {
+      peak = std::max(peak, int64_t{std::atoll(text.c_str() + at + 6)} * 1024);
+    }
+    usleep(500);
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? peak : 0;
+}
+
+// At most 1.15 times the model's file and the cache, beside the program itself.
+TEST(QuestRun, TakesLittleMemoryBesideModelAndCache) {
+  if (QUEST_IS_SANITIZED) GTEST_SKIP() << "sanitizers take memory of their own";
+  constexpr int64_t kProgram = 8 << 20;
+  const TemporaryFolder folder;
+  const std::string path = (folder / "model").string(), json = (folder / "bench.json").string();
+  write_random_packed_model(path, cli::bench_shape("100M"), recipe_from_name("w4a4"));
+  const auto file_bytes =
+      static_cast<int64_t>(std::filesystem::file_size(path + "/model.safetensors"));
+  ASSERT_GT(file_bytes, 100'000'000);
+  // A prompt of more than a chunk, whose scratch is the largest.
+  const int64_t bench = peak_memory_of(
+      {"bench", path, "--prompt-tokens", "516", "--tokens", "4", "--repeats", "1", "--json", json});
+  if (bench == 0 && !std::filesystem::exists("/proc/self/status")) GTEST_SKIP() << "no /proc";
+  const Json result = read_json(json);
+  const auto limit = static_cast<int64_t>(
+      1.15 * static_cast<double>(file_bytes + result["cache_bytes"].get<int64_t>()) + kProgram);
+  EXPECT_GT(bench, file_bytes);
+  EXPECT_LE(bench, limit);
+  EXPECT_LE(result["peak_bytes"].get<int64_t>(), limit);
+  const int64_t generate = peak_memory_of(
+      {"generate", path, "--prompt", std::string(516, 'a'), "--max-tokens", "4", "--ignore-end"});
+  EXPECT_GT(generate, file_bytes);
+  EXPECT_LE(generate, limit);
 }
 
 TEST(QuestRun, TheExampleInCRuns) {

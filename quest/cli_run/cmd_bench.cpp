@@ -1,6 +1,8 @@
 // quest-run bench: how fast a packed model reads and writes on this machine.
 #include <algorithm>
 #include <chrono>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <vector>
 
@@ -15,6 +17,7 @@
 #include "quest/base/shutdown.h"
 #include "quest/cli_run/bench_shapes.h"
 #include "quest/cli_run/commands.h"
+#include "quest/cli_run/machine_report.h"
 #include "quest/cli_run/whole_numbers.h"
 #include "quest/packed/random_model.h"
 
@@ -36,6 +39,11 @@ double seconds_of(const std::function<void()>& work) {
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
+}
+
+int64_t peak_memory() {
+  std::ifstream status("/proc/self/status");
+  return parse_peak_memory({std::istreambuf_iterator<char>(status), {}});
 }
 
 struct Speeds {
@@ -138,8 +146,9 @@ void run(const RunOptions& options, Arguments& arguments) {
              arguments.prompt);
   fmt::print("decode    {:.1f} tokens/s ({}; {} tokens, batch {})\n", decode, range(speeds.decode),
              arguments.tokens, arguments.batch);
-  fmt::print("memory    {:.1f} MB cache, {:.1f} MB scratch\n", megabytes(engine.cache_bytes()),
-             megabytes(engine.scratch_bytes()));
+  const int64_t peak = peak_memory();
+  fmt::print("memory    {:.1f} MB cache, {:.1f} MB scratch; {:.1f} MB at most in all\n",
+             megabytes(engine.cache_bytes()), megabytes(engine.scratch_bytes()), megabytes(peak));
   if (arguments.json.empty()) return;
   const nlohmann::ordered_json json = {{"shape", arguments.shape},
                                        {"recipe", engine.model().recipe().name},
@@ -151,7 +160,8 @@ void run(const RunOptions& options, Arguments& arguments) {
                                        {"prefill_tokens_per_second", prefill},
                                        {"decode_tokens_per_second", decode},
                                        {"cache_bytes", engine.cache_bytes()},
-                                       {"scratch_bytes", engine.scratch_bytes()}};
+                                       {"scratch_bytes", engine.scratch_bytes()},
+                                       {"peak_bytes", peak}};
   write_file_atomically(arguments.json, json.dump(2) + "\n");
 }
 
