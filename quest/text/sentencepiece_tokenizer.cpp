@@ -42,8 +42,10 @@ std::string with_spaces(std::string_view piece) {
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(std::string serialized, const std::string& name)
+  SentencePieceTokenizer(std::string serialized, const std::string& name,
+                         std::optional<std::string> chat_template)
       : serialized_(std::move(serialized)),
+        chat_template_(std::move(chat_template)),
         fingerprint_(checksum128_hex(serialized_)),
         encoder_(parse_sentencepiece_model(serialized_, name), name) {
     const SentencePieceModel& model = encoder_.model();
@@ -104,7 +106,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   void save(const std::filesystem::path& folder) const override {
     write_file_atomically(folder / kTokenizerModelName, serialized_);
-    write_tokenizer_config(*this, folder);
+    write_tokenizer_config(*this, folder, chat_template_);
   }
 
  private:
@@ -146,6 +148,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   std::string serialized_;
+  std::optional<std::string> chat_template_;
   std::string fingerprint_;
   SentencePieceEncoder encoder_;
   std::string kind_;
@@ -159,8 +162,10 @@ class SentencePieceTokenizer final : public Tokenizer {
 }  // namespace
 
 std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(std::string serialized_model,
-                                                        const std::string& name) {
-  return std::make_unique<SentencePieceTokenizer>(std::move(serialized_model), name);
+                                                        const std::string& name,
+                                                        std::optional<std::string> chat_template) {
+  return std::make_unique<SentencePieceTokenizer>(std::move(serialized_model), name,
+                                                  std::move(chat_template));
 }
 
 }  // namespace quest
