@@ -126,6 +126,10 @@ TEST(QuestRun, InspectsMeasuresAndKnowsTheMachine) {
                             "--repeats 1 --json " + json);
   ASSERT_EQ(bench.code, 0) << bench.errors;
   EXPECT_GT(read_json(json)["decode_tokens_per_second"].get<double>(), 0);
+  // Without numbers: what the context of 64 holds.
+  const Outcome usual = run("bench " + model() + " --repeats 1");
+  EXPECT_EQ(usual.code, 0) << usual.errors;
+  EXPECT_NE(usual.output.find("48 tokens"), std::string::npos) << usual.output;
   const Outcome doctor = run("doctor --threads 1");
   ASSERT_EQ(doctor.code, 0) << doctor.errors;
   EXPECT_NE(doctor.output.find("product, w1a1"), std::string::npos) << doctor.output;
@@ -147,11 +151,25 @@ TEST(QuestRun, SaysWhatIsWrong) {
   expect("generate " + model() + " --prompt " + std::string(64, 'a'), 2, "64 tokens");
   expect("generate " + model() + " --threads 100000", 2, "threads");
   expect("eval " + model(), 2, "exactly one");
+  expect("", 2, "generate, chat, eval");
+  expect("generate " + model() + "/config.json", 4, "is a file: MODEL is the folder");
+  expect("inspect /", 4, "/ holds no model");
+  expect("generate " + model() + " --top-k 1.5", 2, "'1.5'");
+  expect("generate " + model() + " --prompt a --logit-bias 999=1", 2, "the last one is 256");
+  expect("eval " + model() + " x --json /missing-folder/x.json", 4, "no folder /missing-folder");
+  expect("bench " + model() + " --prompt-tokens 60 --tokens 5", 2, "--prompt-tokens and --tokens");
+  expect("bench " + model() + " --shape 30M", 2, "both were");
   expect("bench", 2, "--shape");
   expect("bench --shape 7M", 2, "'7M'");
-  // One flipped byte of the codes.
+  // One flipped byte of the codes, and a config.json that says something else.
   const TemporaryFolder folder;
   std::filesystem::copy(model(), folder / "bad");
+  folder.write("bad/config.json", read_file(folder / "bad/config.json") + "\n");
+  const Outcome edited =
+      run("generate " + (folder / "bad").string() + " --prompt a --max-tokens 2");
+  EXPECT_EQ(edited.code, 0) << edited.errors;
+  EXPECT_NE(edited.errors.find("config.json is not the one that was exported"), std::string::npos)
+      << edited.errors;
   std::string file = read_file(folder / "bad/model.safetensors");
   file[file.size() / 2] = static_cast<char>(file[file.size() / 2] ^ 1);
   folder.write("bad/model.safetensors", file);
@@ -164,6 +182,13 @@ TEST(QuestRun, AFullOutputIsAnErrorAndASignalIsAnExitCode) {
   const std::string loop = "timeout -s TERM 1 \"" QUEST_RUN_PROGRAM "\" bench " + model() +
                            " --prompt-tokens 32 --tokens 32 --repeats 1000 --batch 64";
   EXPECT_EQ(run_command("sh -c '" + loop + "; exit $?'").code, 124);  // timeout's own: it ended
+  // While a random model is written: its folder goes, too.
+  const TemporaryFolder folder;
+  const Outcome writing = run_command("TMPDIR=" + folder.path().string() +
+                                      " timeout --preserve-status -s INT 0.3 "
+                                      "\"" QUEST_RUN_PROGRAM "\" bench --shape 8B");
+  EXPECT_EQ(writing.code, 128 + SIGINT) << writing.errors;
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
 TEST(QuestRun, IsOneSmallFile) {

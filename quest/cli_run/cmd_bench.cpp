@@ -1,9 +1,11 @@
 // quest-run bench: how fast a packed model reads and writes on this machine.
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -24,10 +26,13 @@
 namespace quest::cli {
 namespace {
 
+constexpr int64_t kPrompt = 512, kTokens = 128;
+
 struct Arguments {
   EngineArguments engine;
   std::string shape, quant = "w4a4", embedding = "int8", head = "int8", json;
-  int64_t prompt = 512, tokens = 128, batch = 1, repeats = 3;
+  int64_t prompt = 0, tokens = 0;  // 0: kPrompt and kTokens, or what the context holds
+  int64_t batch = 1, repeats = 3;
 };
 
 double seconds_of(const std::function<void()>& work) {
@@ -50,6 +55,20 @@ struct Speeds {
   std::vector<double> prefill, decode;  // tokens per second
 };
 
+// A chunk at a time, as the engine would do it, to look for a signal in between.
+void read_prompt(CpuEngine& engine, SequenceId sequence, std::span<const int32_t> prompt,
+                 const Arguments& arguments, std::vector<float>& logits) {
+  const auto vocabulary = static_cast<size_t>(engine.config().vocab_size);
+  while (!prompt.empty()) {
+    stop_if_asked();
+    const auto part =
+        prompt.first(std::min(prompt.size(), static_cast<size_t>(arguments.engine.chunk)));
+    prompt = prompt.subspan(part.size());
+    engine.prefill(sequence, part,
+                   prompt.empty() ? std::span(logits).first(vocabulary) : std::span<float>());
+  }
+}
+
 Speeds measure(CpuEngine& engine, const Arguments& arguments) {
   const int64_t vocabulary = engine.config().vocab_size;
   const Philox random(1);
@@ -66,14 +85,13 @@ Speeds measure(CpuEngine& engine, const Arguments& arguments) {
     stop_if_asked();
     for (const SequenceId s : sequences) engine.truncate(s, 0);
     const double read = seconds_of([&] {
-      for (const SequenceId s : sequences) {
-        engine.prefill(s, prompt, std::span(logits).first(static_cast<size_t>(vocabulary)));
-      }
+      for (const SequenceId s : sequences) read_prompt(engine, s, prompt, arguments, logits);
     });
     std::vector<int32_t> next(batch, prompt.front());
     const int64_t steps = repeat < 0 ? std::min<int64_t>(arguments.tokens, 8) : arguments.tokens;
     const double write = seconds_of([&] {
       for (int64_t i = 0; i < steps; ++i) {
+        stop_if_asked();
         engine.decode(sequences, next, logits);
         for (size_t b = 0; b < batch; ++b) {  // greedy, as a program would
           const auto row = logits.begin() + static_cast<std::ptrdiff_t>(b) * vocabulary;
@@ -88,49 +106,72 @@ Speeds measure(CpuEngine& engine, const Arguments& arguments) {
   return speeds;
 }
 
-// A random model of a named shape in a temporary folder.
-class RandomModel {
+// A folder that goes with this object.
+class TemporaryPlace {
  public:
-  explicit RandomModel(const Arguments& arguments) {
+  TemporaryPlace() {
     std::string pattern = (std::filesystem::temp_directory_path() / "quest-bench-XXXXXX").string();
     QUEST_CHECK(mkdtemp(pattern.data()) != nullptr, ErrorKind::kIo,
-                "cannot create a temporary folder {}", pattern);
-    folder_ = pattern;
-    LlamaConfig config = bench_shape(arguments.shape);
-    config.max_position_embeddings =
-        std::max<int64_t>(config.max_position_embeddings, arguments.prompt + arguments.tokens + 1);
-    write_random_packed_model(model(), config, recipe_from_name(arguments.quant),
-                              {.formats = {table_format_from_name(arguments.embedding),
-                                           table_format_from_name(arguments.head)}});
+                "cannot create a temporary folder {}: {} (TMPDIR names another place)", pattern,
+                errno_text(errno));
+    path_ = pattern;
   }
-  ~RandomModel() {
+  ~TemporaryPlace() {
     std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
+    std::filesystem::remove_all(path_, ignored);
   }
-  RandomModel(const RandomModel&) = delete;
-  RandomModel& operator=(const RandomModel&) = delete;
+  TemporaryPlace(const TemporaryPlace&) = delete;
+  TemporaryPlace& operator=(const TemporaryPlace&) = delete;
 
-  std::filesystem::path model() const { return folder_ / "model"; }
+  const std::filesystem::path& path() const { return path_; }
 
  private:
-  std::filesystem::path folder_;
+  std::filesystem::path path_;
 };
+
+// A random model of a named shape; returns its folder in `place`.
+std::filesystem::path write_random_model(const Arguments& arguments,
+                                         const std::filesystem::path& place) {
+  LlamaConfig config = bench_shape(arguments.shape);
+  const auto wanted = [](int64_t given, int64_t usual) { return given == 0 ? usual : given; };
+  config.max_position_embeddings =
+      std::max(config.max_position_embeddings,
+               wanted(arguments.prompt, kPrompt) + wanted(arguments.tokens, kTokens) + 1);
+  write_random_packed_model(place / "model", config, recipe_from_name(arguments.quant),
+                            {.formats = {table_format_from_name(arguments.embedding),
+                                         table_format_from_name(arguments.head)}});
+  return place / "model";
+}
+
+// Numbers that were not given: the usual ones, less where the context is short.
+void choose_lengths(Arguments& arguments, int64_t context) {
+  if (arguments.tokens == 0) {
+    const int64_t most = arguments.prompt == 0 ? context / 4 : context - arguments.prompt;
+    arguments.tokens = std::max<int64_t>(1, std::min(kTokens, most));
+  }
+  if (arguments.prompt == 0) {
+    arguments.prompt = std::max<int64_t>(1, std::min(kPrompt, context - arguments.tokens));
+  }
+  QUEST_CHECK(arguments.prompt + arguments.tokens <= context, ErrorKind::kUsage,
+              "{} prompt and {} written tokens do not fit into the context of {}: give smaller "
+              "--prompt-tokens and --tokens",
+              arguments.prompt, arguments.tokens, context);
+}
 
 void run(const RunOptions& options, Arguments& arguments) {
   QUEST_CHECK(arguments.engine.model.empty() != arguments.shape.empty(), ErrorKind::kUsage,
-              "name a packed model's folder, or --shape of a random one ({})", bench_shape_names());
+              "name a packed model's folder or --shape of a random one ({}); {} given",
+              bench_shape_names(), arguments.shape.empty() ? "none was" : "both were");
+  check_result_file(arguments.json);
   install_shutdown_handlers();
-  std::unique_ptr<RandomModel> random;
+  std::optional<TemporaryPlace> place;
   if (!arguments.shape.empty()) {
-    random = std::make_unique<RandomModel>(arguments);
-    arguments.engine.model = random->model().string();
+    place.emplace();
+    arguments.engine.model = write_random_model(arguments, place->path()).string();
   }
   LoadedEngine loaded = load_engine(options, arguments.engine);
   CpuEngine& engine = *loaded.engine;
-  const int64_t needed = arguments.prompt + arguments.tokens;
-  QUEST_CHECK(needed <= engine.context_length(), ErrorKind::kUsage,
-              "{} prompt and {} written tokens do not fit into the context of {}", arguments.prompt,
-              arguments.tokens, engine.context_length());
+  choose_lengths(arguments, engine.context_length());
   const Speeds speeds = measure(engine, arguments);
   const double prefill = median(speeds.prefill), decode = median(speeds.decode);
   const auto range = [](const std::vector<double>& v) {
@@ -182,12 +223,14 @@ void add_run_bench_command(CLI::App& app, SharedOptions options) {
   command->add_option("--head", arguments->head, "head of --shape")
       ->check(CLI::IsMember({"bf16", "int8", "int4"}))
       ->capture_default_str();
-  command->add_option("--prompt-tokens", arguments->prompt, "tokens to read")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  command->add_option("--tokens", arguments->tokens, "tokens to write")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  command
+      ->add_option("--prompt-tokens", arguments->prompt,
+                   "tokens to read (default: 512, or what the context holds)")
+      ->check(whole_number_from(1));
+  command
+      ->add_option("--tokens", arguments->tokens,
+                   "tokens to write (default: 128, or what the context holds)")
+      ->check(whole_number_from(1));
   command->add_option("--batch", arguments->batch, "texts written at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();

@@ -61,19 +61,23 @@ void talk(ChatSession& chat, LineEditor& editor) {
     if (!line) break;
     if (line->find_first_not_of(" \t\n") == std::string::npos) continue;
     begins_line = true;
+    const bool is_command = line->front() == '/';
+    std::string out;
     try {
-      std::string out;
-      if (line->front() == '/') {
+      if (is_command) {
         if (chat.command(*line, out, sink) == ChatSession::Next::kEnd) break;
       } else {
         chat.say(*line, sink);
       }
-      print_now(out);
     } catch (const Error& error) {
-      if (error.kind() != ErrorKind::kUsage && error.kind() != ErrorKind::kIo) throw;
+      // /save may name an impossible place; an answer that cannot be shown ends the program.
+      const bool goes_on =
+          error.kind() == ErrorKind::kUsage || (error.kind() == ErrorKind::kIo && is_command);
+      if (!goes_on) throw;
       log::error("{}", error.what());
       continue;
     }
+    print_now(out);
     if (!begins_line) print_now("\n");
     if (take_interrupt()) log::warn("interrupted");
     if (chat.left_out() > left_out) {
