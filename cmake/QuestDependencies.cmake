@@ -4,7 +4,6 @@ find_package(fmt REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
-find_package(ZLIB REQUIRED)
 include(QuestLibraries)
 
 if(QUEST_BUILD_TESTS)

@@ -1,6 +1,8 @@
 # Installs programs, libraries, headers and a CMake package:
 #
 #   find_package(quest REQUIRED)                    # quest::base, quest::quant, quest::kernels, ...
+#   find_package(quest REQUIRED COMPONENTS run)     # quest::run alone, the C interface: needs no other
+#                                                   # package and no C++ compiler
 #   find_package(quest REQUIRED COMPONENTS torch)   # and quest::nn, quest::train, ...; takes the torch
 #                                                   # of QUEST_TORCH_DIR or of python3
 #   target_link_libraries(my_program PRIVATE quest::quant)
@@ -8,8 +10,9 @@ include(CMakePackageConfigHelpers)
 set(quest_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/quest)
 
 get_property(quest_rooms GLOBAL PROPERTY QUEST_ROOMS)
-install(TARGETS ${quest_rooms} quest_run EXPORT quest_rooms ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
-        LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS ${quest_rooms} EXPORT quest_rooms ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS quest_run EXPORT quest_run LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(EXPORT quest_run NAMESPACE quest:: FILE quest-run-targets.cmake DESTINATION ${quest_package_dir})
 install(EXPORT quest_rooms NAMESPACE quest:: FILE quest-targets.cmake DESTINATION ${quest_package_dir})
 if(QUEST_WITH_TORCH)
   get_property(quest_torch_rooms GLOBAL PROPERTY QUEST_TORCH_ROOMS)

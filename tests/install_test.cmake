@@ -31,6 +31,25 @@ run(configure ${CMAKE_COMMAND} -S ${SOURCE}/examples -B ${work}/build -G ${GENER
   -DCMAKE_PREFIX_PATH=${work}/prefix -DCMAKE_CXX_COMPILER=${CXX})
 run(build ${CMAKE_COMMAND} --build ${work}/build)
 
+# The C interface alone, as where neither a C++ compiler nor the other libraries' packages are there.
+file(WRITE ${work}/c/CMakeLists.txt "cmake_minimum_required(VERSION 3.22)
+project(c_program LANGUAGES C)
+find_package(quest REQUIRED COMPONENTS run)
+add_executable(run_model ${SOURCE}/examples/run_model.c)
+target_link_libraries(run_model PRIVATE quest::run)
+")
+set(disabled "")
+foreach(package Threads fmt spdlog nlohmann_json)
+  list(APPEND disabled -DCMAKE_DISABLE_FIND_PACKAGE_${package}=ON)
+endforeach()
+run("configure of C" ${CMAKE_COMMAND} -S ${work}/c -B ${work}/c/build -G ${GENERATOR}
+  -DCMAKE_PREFIX_PATH=${work}/prefix ${disabled})
+run("build of C" ${CMAKE_COMMAND} --build ${work}/c/build)
+execute_process(COMMAND ${work}/c/build/run_model RESULT_VARIABLE status ERROR_VARIABLE message)
+if(NOT status EQUAL 2 OR NOT message MATCHES "usage")
+  message(FATAL_ERROR "run_model without arguments: status ${status}, message ${message}")
+endif()
+
 run(quantize_row ${work}/build/quantize_row)
 expect(quantize_row "w4a4 .* 0\\.01[12]")  # the error of 16 uniform levels on N(0,1) is 0.0115
 run(exact_product ${work}/build/exact_product)

@@ -1,13 +1,19 @@
 // The program quest-run from outside: it writes, evaluates, measures and chats with packed models,
-// says what is wrong with exit codes by kind, needs no torch and is small.
+// says what is wrong with exit codes by kind, is one small file and takes little memory.
 #include <algorithm>
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <fcntl.h>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sstream>
 #include <string>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <vector>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -15,6 +21,8 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/cpu_features.h"
 #include "quest/base/json_util.h"
+#include "quest/cli_run/bench_shapes.h"
+#include "quest/packed/random_model.h"
 #include "quest/packed/testing_packed.h"
 
 namespace quest {
@@ -123,6 +131,10 @@ TEST(QuestRun, InspectsMeasuresAndKnowsTheMachine) {
   EXPECT_EQ(measured["depth"], 0);
   EXPECT_GT(measured["bytes_per_step"].get<int64_t>(), 0);
   EXPECT_GT(measured["memory_bytes_per_second"].get<double>(), 0);
+  // Without numbers: what the context of 64 holds.
+  const Outcome usual = run("bench " + model() + " --repeats 1");
+  EXPECT_EQ(usual.code, 0) << usual.errors;
+  EXPECT_NE(usual.output.find("48 tokens"), std::string::npos) << usual.output;
   const Outcome doctor = run("doctor --threads 1");
   ASSERT_EQ(doctor.code, 0) << doctor.errors;
   EXPECT_NE(doctor.output.find("product, w1a1"), std::string::npos) << doctor.output;
@@ -144,13 +156,27 @@ TEST(QuestRun, SaysWhatIsWrong) {
   expect("generate " + model() + " --prompt " + std::string(64, 'a'), 2, "64 tokens");
   expect("generate " + model() + " --threads 100000", 2, "threads");
   expect("eval " + model(), 2, "exactly one");
+  expect("", 2, "generate, chat, eval");
+  expect("generate " + model() + "/config.json", 4, "is a file: MODEL is the folder");
+  expect("inspect /", 4, "/ holds no model");
+  expect("generate " + model() + " --top-k 1.5", 2, "'1.5'");
+  expect("generate " + model() + " --prompt a --logit-bias 999=1", 2, "the last one is 256");
+  expect("eval " + model() + " x --json /missing-folder/x.json", 4, "no folder /missing-folder");
+  expect("bench " + model() + " --prompt-tokens 60 --tokens 5", 2, "--prompt-tokens and --tokens");
+  expect("bench " + model() + " --shape 30M", 2, "both were");
   expect("bench", 2, "--shape");
   expect("bench --shape 7M", 2, "'7M'");
   expect("bench " + model() + " --prompt-tokens 4 --depth 5", 2, "--depth 5");
   expect("bench " + model() + " --keep x", 2, "--shape");
-  // One flipped byte of the codes.
+  // One flipped byte of the codes, and a config.json that says something else.
   const TemporaryFolder folder;
   std::filesystem::copy(model(), folder / "bad");
+  folder.write("bad/config.json", read_file(folder / "bad/config.json") + "\n");
+  const Outcome edited =
+      run("generate " + (folder / "bad").string() + " --prompt a --max-tokens 2");
+  EXPECT_EQ(edited.code, 0) << edited.errors;
+  EXPECT_NE(edited.errors.find("config.json is not the one that was exported"), std::string::npos)
+      << edited.errors;
   std::string file = read_file(folder / "bad/model.safetensors");
   file[file.size() / 2] = static_cast<char>(file[file.size() / 2] ^ 1);
   folder.write("bad/model.safetensors", file);
@@ -163,9 +189,16 @@ TEST(QuestRun, AFullOutputIsAnErrorAndASignalIsAnExitCode) {
   const std::string loop = "timeout -s TERM 1 \"" QUEST_RUN_PROGRAM "\" bench " + model() +
                            " --prompt-tokens 32 --tokens 32 --repeats 1000 --batch 64";
   EXPECT_EQ(run_command("sh -c '" + loop + "; exit $?'").code, 124);  // timeout's own: it ended
+  // While a random model is written: its folder goes, too.
+  const TemporaryFolder folder;
+  const Outcome writing = run_command("TMPDIR=" + folder.path().string() +
+                                      " timeout --preserve-status -s INT 0.3 "
+                                      "\"" QUEST_RUN_PROGRAM "\" bench --shape 8B");
+  EXPECT_EQ(writing.code, 128 + SIGINT) << writing.errors;
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
-TEST(QuestRun, NeedsNoTorchAndIsSmall) {
+TEST(QuestRun, IsOneSmallFile) {
   const Outcome libraries = run_command("ldd \"" QUEST_RUN_PROGRAM "\"");
   ASSERT_EQ(libraries.code, 0) << libraries.errors;
   for (const char* name : {"libtorch", "libc10", "not found"}) {
@@ -177,6 +210,70 @@ TEST(QuestRun, NeedsNoTorchAndIsSmall) {
   const Outcome strip = run_command("strip -o " + stripped + " \"" QUEST_RUN_PROGRAM "\"");
   ASSERT_EQ(strip.code, 0) << strip.errors;
   EXPECT_LT(std::filesystem::file_size(stripped), 8u << 20);
+  if (!QUEST_IS_ONE_FILE) GTEST_SKIP() << "there were shared libraries only (see the configuring)";
+  std::istringstream lines(libraries.output);
+  for (std::string line; std::getline(lines, line);) {
+    bool is_c_library = false;
+    for (const char* name : {"linux-vdso", "ld-linux", "libc.so", "libm.so", "libpthread.so"}) {
+      is_c_library |= line.find(name) != std::string::npos;
+    }
+    EXPECT_TRUE(is_c_library) << line;
+  }
+}
+
+// The most memory (VmHWM) that quest-run had with these arguments, seen from outside; 0 if it
+// failed or /proc does not tell.
+int64_t peak_memory_of(const std::vector<std::string>& arguments) {
+  std::vector<char*> argv = {const_cast<char*>(QUEST_RUN_PROGRAM)};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  const pid_t child = fork();
+  if (child == 0) {
+    const int nowhere = open("/dev/null", O_WRONLY);
+    dup2(nowhere, STDOUT_FILENO);
+    dup2(nowhere, STDERR_FILENO);
+    execv(QUEST_RUN_PROGRAM, argv.data());
+    _exit(127);
+  }
+  int64_t peak = 0;
+  int status = 0;
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    std::ifstream file(fmt::format("/proc/{}/status", child));
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    const size_t at = text.find("VmHWM:");
+    // Before exec it is this test's memory.
+    if (text.starts_with("Name:\tquest-run\n") && at != std::string::npos) {
+      peak = std::max(peak, int64_t{std::atoll(text.c_str() + at + 6)} * 1024);
+    }
+    usleep(500);
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? peak : 0;
+}
+
+// At most 1.15 times the model's file and the cache, beside the program itself.
+TEST(QuestRun, TakesLittleMemoryBesideModelAndCache) {
+  if (QUEST_IS_SANITIZED) GTEST_SKIP() << "sanitizers take memory of their own";
+  constexpr int64_t kProgram = 8 << 20;
+  const TemporaryFolder folder;
+  const std::string path = (folder / "model").string(), json = (folder / "bench.json").string();
+  write_random_packed_model(path, cli::bench_shape("100M"), recipe_from_name("w4a4"));
+  const auto file_bytes =
+      static_cast<int64_t>(std::filesystem::file_size(path + "/model.safetensors"));
+  ASSERT_GT(file_bytes, 100'000'000);
+  // A prompt of more than a chunk, whose scratch is the largest.
+  const int64_t bench = peak_memory_of(
+      {"bench", path, "--prompt-tokens", "516", "--tokens", "4", "--repeats", "1", "--json", json});
+  if (bench == 0 && !std::filesystem::exists("/proc/self/status")) GTEST_SKIP() << "no /proc";
+  const Json result = read_json(json);
+  const auto limit = static_cast<int64_t>(
+      1.15 * static_cast<double>(file_bytes + result["cache_bytes"].get<int64_t>()) + kProgram);
+  EXPECT_GT(bench, file_bytes);
+  EXPECT_LE(bench, limit);
+  EXPECT_LE(result["peak_bytes"].get<int64_t>(), limit);
+  const int64_t generate = peak_memory_of(
+      {"generate", path, "--prompt", std::string(516, 'a'), "--max-tokens", "4", "--ignore-end"});
+  EXPECT_GT(generate, file_bytes);
+  EXPECT_LE(generate, limit);
 }
 
 TEST(QuestRun, TheExampleInCRuns) {

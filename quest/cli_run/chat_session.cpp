@@ -99,7 +99,7 @@ std::string ChatSession::help() {
          "/seed [N]           show or set the seed of the random draws\n"
          "/save FILE          write the conversation as text\n"
          "/stats              speed of the last answer\n"
-         "/exit               end (also Ctrl-D)\n"
+         "/exit               end (also Ctrl-D, or Ctrl-C twice)\n"
          "Ctrl-C interrupts an answer. A line that ends with \\ goes on in the next one.\n";
 }
 

@@ -24,7 +24,10 @@ class ChatSession {
   void retry(const TextSink& sink);
   // Takes back the last message and its answer. Throws kUsage if there is none.
   void undo();
-  void reset() { messages_.clear(); }
+  void reset() {
+    messages_.clear();
+    left_out_ = 0;
+  }
 
   enum class Next { kGoOn, kEnd };
   // A line that begins with /: what to print goes to `out`. Throws kUsage for an unknown one or

@@ -1,6 +1,9 @@
 // quest-run bench: how fast a packed model reads and writes on this machine.
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -19,16 +22,20 @@
 #include "quest/base/version.h"
 #include "quest/cli_run/bench_shapes.h"
 #include "quest/cli_run/commands.h"
+#include "quest/cli_run/machine_report.h"
 #include "quest/cli_run/whole_numbers.h"
 #include "quest/packed/random_model.h"
 
 namespace quest::cli {
 namespace {
 
+constexpr int64_t kPrompt = 512, kTokens = 128;
+
 struct Arguments {
   EngineArguments engine;
   std::string shape, quant = "w4a4", embedding = "int8", head = "int8", keep, json;
-  int64_t prompt = 512, tokens = 128, batch = 1, repeats = 3;
+  int64_t prompt = 0, tokens = 0;  // 0: kPrompt and kTokens, or what the context holds
+  int64_t batch = 1, repeats = 3;
   std::optional<int64_t> depth;  // tokens before those that are written; none: the prompt
   bool measure = false;
 
@@ -46,9 +53,28 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+int64_t peak_memory() {
+  std::ifstream status("/proc/self/status");
+  return parse_peak_memory({std::istreambuf_iterator<char>(status), {}});
+}
+
 struct Speeds {
   std::vector<double> prefill, decode;  // tokens per second
 };
+
+// A chunk at a time, as the engine would do it, to look for a signal in between.
+void read_prompt(CpuEngine& engine, SequenceId sequence, std::span<const int32_t> prompt,
+                 const Arguments& arguments, std::vector<float>& logits) {
+  const auto vocabulary = static_cast<size_t>(engine.config().vocab_size);
+  while (!prompt.empty()) {
+    stop_if_asked();
+    const auto part =
+        prompt.first(std::min(prompt.size(), static_cast<size_t>(arguments.engine.chunk)));
+    prompt = prompt.subspan(part.size());
+    engine.prefill(sequence, part,
+                   prompt.empty() ? std::span(logits).first(vocabulary) : std::span<float>());
+  }
+}
 
 Speeds measure(CpuEngine& engine, const Arguments& arguments) {
   const int64_t vocabulary = engine.config().vocab_size;
@@ -66,15 +92,14 @@ Speeds measure(CpuEngine& engine, const Arguments& arguments) {
     stop_if_asked();
     for (const SequenceId s : sequences) engine.truncate(s, 0);
     const double read = seconds_of([&] {
-      for (const SequenceId s : sequences) {
-        engine.prefill(s, prompt, std::span(logits).first(static_cast<size_t>(vocabulary)));
-      }
+      for (const SequenceId s : sequences) read_prompt(engine, s, prompt, arguments, logits);
     });
     for (const SequenceId s : sequences) engine.truncate(s, arguments.written_after());
     std::vector<int32_t> next(batch, prompt.front());
     const int64_t steps = repeat < 0 ? std::min<int64_t>(arguments.tokens, 8) : arguments.tokens;
     const double write = seconds_of([&] {
       for (int64_t i = 0; i < steps; ++i) {
+        stop_if_asked();
         engine.decode(sequences, next, logits);
         for (size_t b = 0; b < batch; ++b) {  // greedy, as a program would
           const auto row = logits.begin() + static_cast<std::ptrdiff_t>(b) * vocabulary;
@@ -120,57 +145,78 @@ Nearness nearness_of(const CpuEngine& engine, const Arguments& arguments, double
   return near;
 }
 
-// A random model of a named shape, in a temporary folder or where --keep says.
-class RandomModel {
+// A folder that goes with this object.
+class TemporaryPlace {
  public:
-  explicit RandomModel(const Arguments& arguments) : kept_(arguments.keep) {
-    if (kept_.empty()) {
-      std::string pattern =
-          (std::filesystem::temp_directory_path() / "quest-bench-XXXXXX").string();
-      QUEST_CHECK(mkdtemp(pattern.data()) != nullptr, ErrorKind::kIo,
-                  "cannot create a temporary folder {}", pattern);
-      folder_ = pattern;
-    }
-    LlamaConfig config = bench_shape(arguments.shape);
-    config.max_position_embeddings =
-        std::max<int64_t>(config.max_position_embeddings, arguments.prompt + arguments.tokens + 1);
-    write_random_packed_model(model(), config, recipe_from_name(arguments.quant),
-                              {.formats = {table_format_from_name(arguments.embedding),
-                                           table_format_from_name(arguments.head)}});
+  TemporaryPlace() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "quest-bench-XXXXXX").string();
+    QUEST_CHECK(mkdtemp(pattern.data()) != nullptr, ErrorKind::kIo,
+                "cannot create a temporary folder {}: {} (TMPDIR names another place)", pattern,
+                errno_text(errno));
+    path_ = pattern;
   }
-  ~RandomModel() {
+  ~TemporaryPlace() {
     std::error_code ignored;
-    if (kept_.empty()) std::filesystem::remove_all(folder_, ignored);
+    std::filesystem::remove_all(path_, ignored);
   }
-  RandomModel(const RandomModel&) = delete;
-  RandomModel& operator=(const RandomModel&) = delete;
+  TemporaryPlace(const TemporaryPlace&) = delete;
+  TemporaryPlace& operator=(const TemporaryPlace&) = delete;
 
-  std::filesystem::path model() const { return kept_.empty() ? folder_ / "model" : kept_; }
+  const std::filesystem::path& path() const { return path_; }
 
  private:
-  std::filesystem::path folder_, kept_;
+  std::filesystem::path path_;
 };
+
+// A random model of a named shape, in the new folder `model`.
+void write_random_model(const Arguments& arguments, const std::filesystem::path& model) {
+  LlamaConfig config = bench_shape(arguments.shape);
+  const auto wanted = [](int64_t given, int64_t usual) { return given == 0 ? usual : given; };
+  config.max_position_embeddings =
+      std::max(config.max_position_embeddings,
+               wanted(arguments.prompt, kPrompt) + wanted(arguments.tokens, kTokens) + 1);
+  write_random_packed_model(model, config, recipe_from_name(arguments.quant),
+                            {.formats = {table_format_from_name(arguments.embedding),
+                                         table_format_from_name(arguments.head)}});
+}
+
+// Numbers that were not given: the usual ones, less where the context is short.
+void choose_lengths(Arguments& arguments, int64_t context) {
+  if (arguments.tokens == 0) {
+    const int64_t most = arguments.prompt == 0 ? context / 4 : context - arguments.prompt;
+    arguments.tokens = std::max<int64_t>(1, std::min(kTokens, most));
+  }
+  if (arguments.prompt == 0) {
+    arguments.prompt = std::max<int64_t>(1, std::min(kPrompt, context - arguments.tokens));
+  }
+  QUEST_CHECK(arguments.prompt + arguments.tokens <= context, ErrorKind::kUsage,
+              "{} prompt and {} written tokens do not fit into the context of {}: give smaller "
+              "--prompt-tokens and --tokens",
+              arguments.prompt, arguments.tokens, context);
+}
 
 void run(const RunOptions& options, Arguments& arguments) {
   QUEST_CHECK(arguments.engine.model.empty() != arguments.shape.empty(), ErrorKind::kUsage,
-              "name a packed model's folder, or --shape of a random one ({})", bench_shape_names());
+              "name a packed model's folder or --shape of a random one ({}); {} given",
+              bench_shape_names(), arguments.shape.empty() ? "none was" : "both were");
   QUEST_CHECK(arguments.keep.empty() || !arguments.shape.empty(), ErrorKind::kUsage,
               "--keep {} keeps the random model of --shape", arguments.keep);
+  check_result_file(arguments.json);
   install_shutdown_handlers();
-  std::unique_ptr<RandomModel> random;
+  std::optional<TemporaryPlace> place;
   if (!arguments.shape.empty()) {
-    random = std::make_unique<RandomModel>(arguments);
-    arguments.engine.model = random->model().string();
+    if (arguments.keep.empty()) place.emplace();
+    const std::filesystem::path folder =
+        place ? place->path() / "model" : std::filesystem::path(arguments.keep);
+    write_random_model(arguments, folder);
+    arguments.engine.model = folder.string();
   }
   LoadedEngine loaded = load_engine(options, arguments.engine);
   CpuEngine& engine = *loaded.engine;
+  choose_lengths(arguments, engine.context_length());
   QUEST_CHECK(arguments.written_after() <= arguments.prompt, ErrorKind::kUsage,
               "--depth {} is more than --prompt-tokens {}", arguments.written_after(),
               arguments.prompt);
-  const int64_t needed = arguments.prompt + arguments.tokens;
-  QUEST_CHECK(needed <= engine.context_length(), ErrorKind::kUsage,
-              "{} prompt and {} written tokens do not fit into the context of {}", arguments.prompt,
-              arguments.tokens, engine.context_length());
   const Speeds speeds = measure(engine, arguments);
   const double prefill = median(speeds.prefill), decode = median(speeds.decode);
   const auto range = [](const std::vector<double>& v) {
@@ -187,8 +233,9 @@ void run(const RunOptions& options, Arguments& arguments) {
   fmt::print("decode    {:.1f} tokens/s ({}; {} tokens after {}, batch {}), {:.1f} MB a step\n",
              decode, range(speeds.decode), arguments.tokens, arguments.written_after(),
              arguments.batch, megabytes(bytes_per_step(engine.model())));
-  fmt::print("memory    {:.1f} MB cache, {:.1f} MB scratch\n", megabytes(engine.cache_bytes()),
-             megabytes(engine.scratch_bytes()));
+  const int64_t peak = peak_memory();
+  fmt::print("memory    {:.1f} MB cache, {:.1f} MB scratch; {:.1f} MB at most in all\n",
+             megabytes(engine.cache_bytes()), megabytes(engine.scratch_bytes()), megabytes(peak));
   std::optional<Nearness> near;
   if (arguments.measure) {
     near = nearness_of(engine, arguments, prefill, decode);
@@ -213,6 +260,7 @@ void run(const RunOptions& options, Arguments& arguments) {
                                  {"operations_per_token", operations_per_token(engine.config())},
                                  {"cache_bytes", engine.cache_bytes()},
                                  {"scratch_bytes", engine.scratch_bytes()},
+                                 {"peak_bytes", peak},
                                  {"level", isa_level_name(isa_level())},
                                  {"version", version_text()}};
   if (near) {
@@ -243,12 +291,14 @@ void add_run_bench_command(CLI::App& app, SharedOptions options) {
       ->capture_default_str();
   command->add_option("--keep", arguments->keep,
                       "write the random model into this new folder and leave it there");
-  command->add_option("--prompt-tokens", arguments->prompt, "tokens to read")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  command->add_option("--tokens", arguments->tokens, "tokens to write")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  command
+      ->add_option("--prompt-tokens", arguments->prompt,
+                   "tokens to read (default: 512, or what the context holds)")
+      ->check(whole_number_from(1));
+  command
+      ->add_option("--tokens", arguments->tokens,
+                   "tokens to write (default: 128, or what the context holds)")
+      ->check(whole_number_from(1));
   command
       ->add_option("--depth", arguments->depth,
                    "tokens of the prompt that those written follow (default: all)")

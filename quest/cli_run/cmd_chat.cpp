@@ -12,6 +12,7 @@
 #include "quest/cli_run/commands.h"
 #include "quest/cli_run/line_editor.h"
 #include "quest/cli_run/sampler_options.h"
+#include "quest/text/tokenizer_config.h"
 
 namespace quest::cli {
 namespace {
@@ -30,7 +31,7 @@ ChatKind find_kind(const Arguments& arguments, const std::filesystem::path& fold
   if (!kind) {
     log::warn(
         "the chat_template of {} is none of those known: writing User: and Assistant: instead "
-        "(--chat-template names another)",
+        "(--chat-template names one: chatml, llama2, llama3, zephyr, gemma, alpaca, plain)",
         folder.string());
   }
   return kind.value_or(ChatKind::kPlain);
@@ -45,6 +46,7 @@ bool take_interrupt() {
 
 void talk(ChatSession& chat, LineEditor& editor) {
   bool begins_line = true;
+  int64_t left_out = 0;
   const TextSink sink = [&](std::string_view text) {
     if (!text.empty()) {
       print_now(begins_line ? text.substr(std::min(text.find_first_not_of(' '), text.size()))
@@ -53,30 +55,36 @@ void talk(ChatSession& chat, LineEditor& editor) {
     }
     return shutdown_signal() == 0;
   };
-  while (shutdown_signal() == 0) {
+  while (true) {
+    if (editor.is_terminal()) take_interrupt();  // of an answer that was just done
     const auto line = editor.read("> ");
-    if (!line || shutdown_signal() == SIGTERM) break;
-    if (line->empty()) continue;
+    if (!line) break;
+    if (line->find_first_not_of(" \t\n") == std::string::npos) continue;
     begins_line = true;
+    const bool is_command = line->front() == '/';
+    std::string out;
     try {
-      std::string out;
-      if (line->front() == '/') {
+      if (is_command) {
         if (chat.command(*line, out, sink) == ChatSession::Next::kEnd) break;
       } else {
         chat.say(*line, sink);
       }
-      print_now(out);
     } catch (const Error& error) {
-      if (error.kind() != ErrorKind::kUsage && error.kind() != ErrorKind::kIo) throw;
+      // /save may name an impossible place; an answer that cannot be shown ends the program.
+      const bool goes_on =
+          error.kind() == ErrorKind::kUsage || (error.kind() == ErrorKind::kIo && is_command);
+      if (!goes_on) throw;
       log::error("{}", error.what());
       continue;
     }
+    print_now(out);
     if (!begins_line) print_now("\n");
     if (take_interrupt()) log::warn("interrupted");
-    if (chat.left_out() > 0) {
+    if (chat.left_out() > left_out) {
       log::warn("the context is full: the model no longer reads the first {} messages",
                 chat.left_out());
     }
+    left_out = chat.left_out();
   }
 }
 

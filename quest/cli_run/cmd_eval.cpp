@@ -19,6 +19,7 @@ struct Arguments {
 
 void run(const RunOptions& options, Arguments& arguments) {
   check(arguments.evaluate);
+  check_result_file(arguments.evaluate.json);
   install_shutdown_handlers();
   LoadedEngine loaded = load_engine(options, arguments.engine);
   EngineScorer scorer(*loaded.engine);

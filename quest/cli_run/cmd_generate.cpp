@@ -10,6 +10,7 @@
 #include "quest/cli_run/commands.h"
 #include "quest/cli_run/sampler_options.h"
 #include "quest/runtime/generator.h"
+#include "quest/text/utf8.h"
 
 namespace quest::cli {
 namespace {
@@ -21,14 +22,23 @@ struct Arguments {
   std::vector<std::string> logit_bias;
 };
 
+// Bytes that are no UTF-8 stay only where bytes are tokens.
+void repair_prompt(std::string& prompt, const Tokenizer& tokenizer) {
+  if (tokenizer.kind() == "bytes") return;
+  const int64_t replaced = sanitize_utf8(prompt);
+  if (replaced == 0) return;
+  log::warn("the prompt is no UTF-8 text: {} replaced by U+FFFD", format_count(replaced, "byte"));
+}
+
 void run(const RunOptions& options, Arguments& arguments) {
   for (const std::string& bias : arguments.logit_bias) {
     arguments.settings.sampler.logit_bias.push_back(parse_logit_bias(bias));
   }
   validate(arguments.settings.sampler);
-  const std::string prompt = read_prompt(arguments.prompt);
+  std::string prompt = read_prompt(arguments.prompt);
   install_shutdown_handlers();
   LoadedEngine loaded = load_engine(options, arguments.engine);
+  repair_prompt(prompt, *loaded.tokenizer);
   Generator generator(*loaded.engine, *loaded.tokenizer);
   const Generation result = generator.generate(encode_prompt(*loaded.tokenizer, prompt),
                                                arguments.settings, [](std::string_view text) {

@@ -20,7 +20,7 @@ void add_run_inspect_command(CLI::App& app) {
   command->add_option("MODEL", arguments->model, "folder of a packed model")->required();
   command->add_flag("--tensors", arguments->tensors, "also a line for each tensor");
   command->callback([arguments] {
-    const PackedModel model(arguments->model);
+    const PackedModel model = open_packed_model(arguments->model);
     fmt::print("{}", packed_report(model, arguments->tensors));
   });
 }

@@ -5,12 +5,39 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "quest/base/atomic_folder.h"
+#include "quest/base/checksum.h"
 #include "quest/base/error.h"
+#include "quest/base/json_util.h"
 #include "quest/base/log.h"
 #include "quest/base/progress.h"
 #include "quest/cli_run/whole_numbers.h"
 
 namespace quest::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The model's own checksum does not cover config.json, which may be edited (rope_scaling) or
+// damaged.
+void warn_of_other_config(const fs::path& folder) {
+  const fs::path list = folder / "checksums.json";
+  if (!fs::exists(list)) return;
+  static const Json::json_pointer kPlace("/files/config.json/xxh3_128");
+  try {
+    const Json checksums = read_json(list);
+    if (checksums.contains(kPlace) &&
+        checksums.at(kPlace) == checksum128_hex(read_file(folder / "config.json"))) {
+      return;
+    }
+    log::warn("{} is not the one that was exported (checksums.json): it was edited or is damaged",
+              (folder / "config.json").string());
+  } catch (const Error& error) {
+    log::warn("cannot tell whether config.json is the one that was exported: {}", error.what());
+  }
+}
+
+}  // namespace
 
 void add_run_options(CLI::App& app, RunOptions& options) {
   app.add_option("--threads", options.threads, "threads to compute with (0: all usable cores)")
@@ -55,12 +82,31 @@ EngineOptions engine_options(const RunOptions& options, const EngineArguments& a
   return result;
 }
 
+PackedModel open_packed_model(const std::string& folder, int threads, FileAccess access) {
+  const fs::path path(folder);
+  std::error_code error;
+  const char* wanted = "MODEL is the folder of a packed model, as `quest export` writes it";
+  QUEST_CHECK(fs::exists(path, error), ErrorKind::kIo, "there is no folder {}: {}", folder, wanted);
+  QUEST_CHECK(fs::is_directory(path, error), ErrorKind::kIo, "{} is a file: {}", folder, wanted);
+  QUEST_CHECK(fs::exists(path / "config.json", error), ErrorKind::kIo,
+              "{} holds no model, config.json is missing: {}", folder, wanted);
+  warn_of_other_config(path);
+  return PackedModel(path, /*check_values=*/true, threads, access);
+}
+
+void check_result_file(const std::string& path) {
+  if (path.empty()) return;
+  const fs::path folder = fs::absolute(path).parent_path();
+  QUEST_CHECK(fs::is_directory(folder), ErrorKind::kIo, "cannot write {}: there is no folder {}",
+              path, folder.string());
+}
+
 LoadedEngine load_engine(const RunOptions& options, const EngineArguments& arguments) {
   const auto start = std::chrono::steady_clock::now();
   const FileAccess access = arguments.load == "auto"   ? fastest_access()
                             : arguments.load == "read" ? FileAccess::kRead
                                                        : FileAccess::kMap;
-  PackedModel model(arguments.model, /*check_values=*/true, options.threads, access);
+  PackedModel model = open_packed_model(arguments.model, options.threads, access);
   LoadedEngine loaded;
   loaded.tokenizer = load_tokenizer(
       arguments.tokenizer.empty() ? model.folder() : std::filesystem::path(arguments.tokenizer));

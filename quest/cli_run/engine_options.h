@@ -31,6 +31,13 @@ struct EngineArguments {
 // MODEL, --tokenizer, --load, --kv-cache, --chunk and, if wanted, --context.
 void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with_context = true);
 
+// The packed model in a folder, proven. Throws kIo and says what MODEL is to be where there is
+// none; warns if config.json is not the one that was exported.
+PackedModel open_packed_model(const std::string& folder, int threads = 0,
+                              FileAccess access = FileAccess::kMap);
+// Throws kIo unless the folder of a file to be written (empty: none) is there: before the work.
+void check_result_file(const std::string& path);
+
 struct LoadedEngine {
   std::unique_ptr<CpuEngine> engine;
   std::unique_ptr<Tokenizer> tokenizer;

@@ -3,12 +3,15 @@
 //   LineEditor editor;
 //   while (const auto line = editor.read("> ")) { ... }
 //
-// Keys: arrows, Home and End (Ctrl-A, Ctrl-E), Backspace, Delete, Ctrl-W (word), Ctrl-U and Ctrl-K
-// (to the line's ends), up and down for earlier lines, Ctrl-L (clear screen), Ctrl-C (drop the
-// line), Ctrl-D (end, on an empty line). A line that ends with \ goes on in the next one.
+// Keys: arrows (with Ctrl: by words), Home and End (Ctrl-A, Ctrl-E), Backspace, Delete, Ctrl-W
+// (word), Ctrl-U and Ctrl-K (to the line's ends), up and down for earlier lines, Ctrl-L (clear
+// screen), Ctrl-C (drop the line; on an empty line twice: end), Ctrl-D (end, on an empty line),
+// Ctrl-Z (suspend). A line that ends with \ goes on in the next one. What is pasted into a terminal
+// that marks it (bracketed paste) is one input with its lines, sent with Enter.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -23,6 +26,8 @@ class EditBuffer {
   void insert(std::string_view text);
   void left();
   void right();
+  void word_left();
+  void word_right();
   void home() { cursor_ = 0; }
   void end() { cursor_ = text_.size(); }
   void backspace();
@@ -42,13 +47,34 @@ class EditBuffer {
   size_t cursor_ = 0;  // bytes
 };
 
-// What fits of a text into `width` columns (one for each character) around the cursor, and the
-// cursor's column in it.
+// Columns that the character at the front of `text` takes in a terminal: 2 for wide ones (East
+// Asian, most emoji), 0 for those that are drawn over the one before, else 1.
+size_t character_columns(std::string_view text);
+
+// What fits of a text into `width` columns around the cursor, and the cursor's column in it. Line
+// feeds are shown as U+21B5.
 struct VisibleText {
   std::string text;
   size_t column = 0;
 };
 VisibleText visible_part(std::string_view text, size_t cursor, size_t width);
+
+// What was pasted as it goes into a line: line ends as \n without those at the end, tabs as spaces,
+// no other control characters.
+std::string pasted_text(std::string_view text);
+
+// The bytes of standard input, while no signal asks to stop.
+class InputBytes {
+ public:
+  static constexpr int kEnd = -1, kNothing = -2;
+  // The next byte; kEnd at the end or if a signal came; kNothing if none came within
+  // `milliseconds` (negative: waits).
+  int next(int milliseconds = -1);
+
+ private:
+  std::string held_;
+  size_t at_ = 0;
+};
 
 class LineEditor {
  public:
@@ -58,12 +84,18 @@ class LineEditor {
   bool is_terminal() const { return is_terminal_; }
 
  private:
-  std::optional<std::string> read_plain(const std::string& prompt);
+  class RawTerminal;
+  std::optional<std::string> read_plain();
   std::optional<std::string> edit(const std::string& prompt);
-  void escape_sequence(EditBuffer& buffer);
+  void apply_key(int byte, EditBuffer& buffer);
+  void apply_character(int first, EditBuffer& buffer);
+  void apply_escape_sequence(EditBuffer& buffer);
+  std::string read_paste();
   void go_in_history(EditBuffer& buffer, int step);
 
   bool is_terminal_;
+  bool ends_with_interrupt_ = false;  // the last key was Ctrl-C on an empty line
+  InputBytes input_;
   std::vector<std::string> history_;
   size_t place_ = 0;      // in history_; its size: the new line
   std::string new_line_;  // what was typed before going back in the history

@@ -51,6 +51,17 @@ MemoryInfo parse_meminfo(const std::string& text) {
   return info;
 }
 
+int64_t parse_peak_memory(const std::string& text) {
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) {
+    std::istringstream words(line);
+    std::string name;
+    int64_t kibibytes = 0;
+    if (words >> name >> kibibytes && name == "VmHWM:") return kibibytes * 1024;
+  }
+  return 0;
+}
+
 std::string instruction_sets(const CpuFeatures& cpu) {
   std::string text = listed({{"AVX2", cpu.avx2}, {"FMA", cpu.fma}, {"F16C", cpu.f16c}});
   const std::string avx512 = listed({{"F", cpu.avx512f},

@@ -27,6 +27,10 @@ struct MemoryInfo {
 // From the text of /proc/meminfo.
 MemoryInfo parse_meminfo(const std::string& text);
 
+// The most memory that the process has held until now, with the pages of files that it mapped;
+// from the text of /proc/self/status. 0: not known.
+int64_t parse_peak_memory(const std::string& text);
+
 // What advise() looks at.
 struct MachineFacts {
   CpuFeatures cpu;

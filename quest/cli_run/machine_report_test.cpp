@@ -68,5 +68,11 @@ TEST(InstructionSets, ListsWhatIsThere) {
   EXPECT_EQ(instruction_sets(cpu), "AVX2 FMA, AVX-512 (F VNNI), AMX (INT8)");
 }
 
+TEST(MachineReport, ReadsThePeakOfMemory) {
+  EXPECT_EQ(parse_peak_memory("Name:\tquest-run\nVmPeak:\t  9 kB\nVmHWM:\t  2048 kB\nx"),
+            2048 * 1024);
+  EXPECT_EQ(parse_peak_memory("Name:\tquest-run\n"), 0);
+}
+
 }  // namespace
 }  // namespace quest::cli

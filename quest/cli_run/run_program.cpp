@@ -24,6 +24,17 @@ void name_unknown_arguments(const CLI::App& app, const CLI::ParseError& error) {
   }
 }
 
+// CLI11 only says that one is required.
+void list_commands(const CLI::App& app, const CLI::ParseError& error) {
+  if (dynamic_cast<const CLI::RequiredError*>(&error) == nullptr) return;
+  if (!app.get_subcommands().empty()) return;
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  log::error("name a command: {}", names);
+}
+
 // Output is buffered: a full disk may show only now.
 void flush_output() {
   QUEST_CHECK(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, ErrorKind::kIo,
@@ -40,6 +51,7 @@ int run_program(CLI::App& app, int argc, char** argv) {
     return signal == 0 ? 0 : 128 + signal;
   } catch (const CLI::ParseError& error) {
     name_unknown_arguments(app, error);
+    list_commands(app, error);
     const int code = app.exit(error);
     return code == 0 ? 0 : exit_code(ErrorKind::kUsage);
   } catch (const Error& error) {

@@ -18,6 +18,7 @@ void add_sampler_options(CLI::App& command, SamplerSettings& settings) {
   command.add_option("--temperature", settings.temperature, "0: always the most probable token")
       ->capture_default_str();
   command.add_option("--top-k", settings.top_k, "only the k most probable tokens (0: all)")
+      ->check(whole_number_from(0))
       ->capture_default_str();
   command
       .add_option("--top-p", settings.top_p, "only the most probable tokens that hold this much")

@@ -81,7 +81,8 @@ struct Sequence {
   size_t scored;                    // tokens of the ending: the last ones
 };
 
-std::vector<Sequence> sequences_of(std::span<const EncodedItem> items, int64_t context_length) {
+std::vector<Sequence> sequences_of(std::span<const EncodedItem> items, int64_t context_length,
+                                   bool item_by_item) {
   std::vector<Sequence> sequences;
   for (size_t i = 0; i < items.size(); ++i) {
     QUEST_CHECK(
@@ -102,6 +103,7 @@ std::vector<Sequence> sequences_of(std::span<const EncodedItem> items, int64_t c
       sequences.push_back({i, e, std::span(ending.tokens).last(kept), static_cast<size_t>(own)});
     }
   }
+  if (item_by_item) return sequences;
   // Long ones first: batches need little padding, and one that does not fit in memory fails at
   // once.
   std::stable_sort(sequences.begin(), sequences.end(), [](const Sequence& a, const Sequence& b) {
@@ -130,7 +132,8 @@ MultipleChoiceResult multiple_choice(
     Scorer& scorer, std::span<const EncodedItem> items,
     const std::function<void(int64_t done, int64_t total)>& progress) {
   QUEST_CHECK(!items.empty(), ErrorKind::kUsage, "there are no items to choose in");
-  const std::vector<Sequence> sequences = sequences_of(items, scorer.context_length());
+  const std::vector<Sequence> sequences =
+      sequences_of(items, scorer.context_length(), scorer.keeps_beginnings());
   const auto batch = static_cast<size_t>(std::max<int64_t>(1, scorer.batch_size()));
 
   std::vector<std::vector<double>> sums(items.size());

@@ -76,7 +76,8 @@ struct MultipleChoiceResult {
   std::vector<ChoiceOutcome> outcomes;  // in the order of the items
 };
 
-// Sequences are scored in batches of similar length. `progress` is called after each batch with the
+// Sequences are scored in batches of similar length, or item by item where the scorer keeps
+// beginnings. `progress` is called after each batch with the
 // sequences scored so far and in all; it may throw to stop. Throws kUsage if there are no items or
 // an ending is longer than the scorer's context, kNumeric if a log-probability is NaN.
 MultipleChoiceResult multiple_choice(

@@ -32,6 +32,9 @@ class Scorer {
   virtual int64_t context_length() const = 0;
   // How many sequences are best given at once.
   virtual int64_t batch_size() const { return 1; }
+  // Whether a request costs less if it begins like the one before it: then such requests should
+  // follow each other.
+  virtual bool keeps_beginnings() const { return false; }
   // Requests are independent and may differ in length; the scorer batches and pads them as it
   // likes. Token ids outside the vocabulary: kData. A non-finite result: kNumeric.
   virtual void score(std::span<const ScoreRequest> requests) = 0;

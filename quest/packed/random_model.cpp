@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "quest/base/error.h"
+#include "quest/base/shutdown.h"
 #include "quest/packed/packed_writer.h"
 #include "quest/text/tokenizer.h"
 
@@ -143,6 +144,7 @@ class RandomWriter {
       const ByteTable table = spread(bytes_of_values(values, one_piece ? tiles.bits : 8));
       std::vector<uint8_t> bytes(static_cast<size_t>(tiles.tile_bytes()));
       for (int64_t t = 0; t < tiles.row_tiles(); ++t) {
+        stop_if_asked();
         random_.fill(bytes);
         if (table_needed) {
           for (uint8_t& byte : bytes) byte = table[byte];
@@ -158,6 +160,7 @@ class RandomWriter {
                      std::vector<int32_t>* sums) {
     std::vector<uint8_t> bytes(static_cast<size_t>(tiles.tile_bytes())), values;
     for (int64_t row = 0; row < tiles.n; row += kTileRows) {
+      stop_if_asked();
       const int64_t rows = std::min(kTileRows, tiles.n - row);
       values.resize(static_cast<size_t>(rows * tiles.k));
       random_.fill(values);
@@ -186,6 +189,7 @@ class RandomWriter {
     constexpr int64_t kPart = 1 << 16;
     std::vector<bfloat16> values;
     for (int64_t done = 0; done < count; done += kPart) {
+      stop_if_asked();
       values.resize(static_cast<size_t>(std::min(kPart, count - done)));
       for (bfloat16& value : values) value = bfloat16(random_.between(low, high));
       out_.write<bfloat16>(name, values);

@@ -23,7 +23,7 @@ struct RandomModelOptions {
 
 // Codes are evenly distributed over the grid; units are such that every layer keeps its input's
 // size, and logits differ by a few units. The tokenizer may have fewer tokens than the model, but
-// not more (kUsage). Throws what PackedWriter throws.
+// not more (kUsage). Throws what PackedWriter throws, and StoppedBySignal.
 void write_random_packed_model(const std::filesystem::path& folder, const LlamaConfig& config,
                                const QuantRecipe& recipe, const RandomModelOptions& options = {});
 

@@ -1,7 +1,8 @@
 // How a conversation becomes the tokens of a prompt.
 //
-// A folder's tokenizer_config.json may hold a chat_template, a Jinja program. Such programs are not
-// run: of the common ones the kind is recognised by the marks in it.
+// A folder's tokenizer_config.json may hold a chat_template, a Jinja program (or
+// chat_template.jinja is one). Such programs are not run: of the common ones the kind is recognised
+// by the marks in it.
 //
 //   kind      recognised by          a turn
 //   chatml    <|im_start|>           <|im_start|>user\n...<|im_end|>\n
@@ -14,13 +15,13 @@
 //
 // Marks that are tokens of the vocabulary are written as those tokens, others as text.
 //
-//   const ChatTemplate chat(read_chat_template(folder));
+//   const auto text = read_chat_template(folder);          // quest/text/tokenizer_config.h
+//   const ChatTemplate chat(recognise_chat_template(*text).value_or(ChatKind::kPlain));
 //   std::vector<int32_t> ids = chat.encode(tokenizer, {{"user", "Who are you?"}});
 //   settings.stop = chat.stops();
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -41,8 +42,6 @@ enum class ChatKind { kPlain, kChatMl, kLlama3, kLlama2, kZephyr, kGemma, kAlpac
 std::string_view chat_kind_name(ChatKind kind);
 ChatKind chat_kind_from_name(std::string_view name);  // throws kUsage and lists what exists
 
-// chat_template of tokenizer_config.json, if there is one. Throws kData if the file is damaged.
-std::optional<std::string> read_chat_template(const std::filesystem::path& folder);
 // Nothing if the template is none of those above.
 std::optional<ChatKind> recognise_chat_template(std::string_view chat_template);
 

@@ -49,16 +49,7 @@ TEST(ChatTemplate, RecognisesTemplatesByTheirMarks) {
   EXPECT_EQ(recognise_chat_template("{{ bos_token }}[INST] {{ x }} [/INST]"), ChatKind::kLlama2);
   EXPECT_EQ(recognise_chat_template("<|user|>\n<|assistant|>"), ChatKind::kZephyr);
   EXPECT_EQ(recognise_chat_template("something else"), std::nullopt);
-  const TemporaryFolder folder;
-  EXPECT_EQ(read_chat_template(folder.path()), std::nullopt);
-  folder.write("tokenizer_config.json", R"({"chat_template": "a"})");
-  EXPECT_EQ(read_chat_template(folder.path()), "a");
-  folder.write("tokenizer_config.json",
-               R"({"chat_template": [{"name": "tool", "template": "b"},
-                                     {"name": "default", "template": "c"}]})");
-  EXPECT_EQ(read_chat_template(folder.path()), "c");
-  folder.write("tokenizer_config.json", R"({"chat_template": 3})");
-  EXPECT_QUEST_ERROR(read_chat_template(folder.path()), ErrorKind::kData, "chat_template");
+  EXPECT_EQ(recognise_chat_template("<|user|>\n...<|end|>\n<|assistant|>"), std::nullopt);
 }
 
 TEST(ChatTemplate, EncodesDocumentMarksAsTokensAndTextAsText) {

@@ -143,6 +143,10 @@ Generation Generator::generate(std::span<const int32_t> prompt, const Generation
   QUEST_CHECK(room > 0, ErrorKind::kUsage,
               "the prompt has {} tokens, the context holds {}: shorten it or raise --context",
               length, engine_.context_length());
+  for (const auto& [id, bias] : settings.sampler.logit_bias) {
+    QUEST_CHECK(id < tokenizer_.vocab_size(), ErrorKind::kUsage,
+                "logit_bias names token {}, the last one is {}", id, tokenizer_.vocab_size() - 1);
+  }
   Sampler sampler(settings.sampler);
   const auto vocabulary = static_cast<size_t>(tokenizer_.vocab_size());
   const std::span<const float> logits(logits_.data(), vocabulary);

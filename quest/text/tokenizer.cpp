@@ -16,14 +16,15 @@ namespace fs = std::filesystem;
 // Far above any real model (Llama-2's has 0.5 MB); keeps a corpus given by mistake out of memory.
 constexpr uintmax_t kMaxModelBytes = uintmax_t{256} << 20;
 
-std::unique_ptr<Tokenizer> load_model_file(const fs::path& path) {
+std::unique_ptr<Tokenizer> load_model_file(const fs::path& path,
+                                           std::optional<std::string> chat_template = {}) {
   std::error_code error;
   const uintmax_t size = fs::file_size(path, error);
   QUEST_CHECK(!error, ErrorKind::kIo, "cannot read the tokenizer {}: {}", path.string(),
               error.message());
   QUEST_CHECK(size <= kMaxModelBytes, ErrorKind::kData,
               "{} has {} bytes: too large for a SentencePiece model", path.string(), size);
-  return make_sentencepiece_tokenizer(read_file(path), path.string());
+  return make_sentencepiece_tokenizer(read_file(path), path.string(), std::move(chat_template));
 }
 
 std::unique_ptr<Tokenizer> load_folder(const fs::path& folder) {
@@ -41,7 +42,7 @@ std::unique_ptr<Tokenizer> load_folder(const fs::path& folder) {
               fs::exists(folder / "tokenizer.json")
                   ? " (tokenizer.json alone is not supported: a SentencePiece model is needed)"
                   : "");
-  std::unique_ptr<Tokenizer> tokenizer = load_model_file(model);
+  std::unique_ptr<Tokenizer> tokenizer = load_model_file(model, read_chat_template(folder));
   QUEST_CHECK(!identity || identity->fingerprint == tokenizer->fingerprint(), ErrorKind::kData,
               "{} is damaged, or not the one it was saved with: its fingerprint is {}, {} says {}",
               model.string(), tokenizer->fingerprint(), kTokenizerConfigName,

@@ -12,6 +12,7 @@
 #include "quest/base/testing.h"
 #include "quest/text/sentencepiece_tokenizer.h"
 #include "quest/text/testing_text.h"
+#include "quest/text/tokenizer_config.h"
 #include "quest/text/train_sentencepiece.h"
 #include "quest/text/utf8.h"
 
@@ -247,6 +248,29 @@ TEST(Tokenizer, SavedIsLoadedAgain) {
     }
   }
   EXPECT_EQ(load_tokenizer("bytes")->kind(), "bytes");
+}
+
+TEST(Tokenizer, ChatTemplatesAreReadAndKept) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(read_chat_template(folder.path()), std::nullopt);
+  folder.write("chat_template.jinja", "file");
+  EXPECT_EQ(read_chat_template(folder.path()), "file");
+  folder.write("tokenizer_config.json", R"({"chat_template": "a"})");
+  EXPECT_EQ(read_chat_template(folder.path()), "a");
+  folder.write("tokenizer_config.json",
+               R"({"chat_template": [{"name": "tool", "template": "b"},
+                                     {"name": "default", "template": "c"}]})");
+  EXPECT_EQ(read_chat_template(folder.path()), "c");
+  folder.write("tokenizer_config.json", R"({"chat_template": 3})");
+  EXPECT_QUEST_ERROR(read_chat_template(folder.path()), ErrorKind::kData, "chat_template");
+  // From a folder of another program through all that load and save it.
+  const TemporaryFolder from, to;
+  sample_tokenizer().save(from.path());
+  EXPECT_EQ(read_chat_template(from.path()), std::nullopt);
+  from.write("tokenizer_config.json", R"({"chat_template": "[INST] \u00e4"})");
+  load_tokenizer(from.path())->save(to.path());
+  EXPECT_EQ(read_chat_template(to.path()), "[INST] \xC3\xA4");
+  EXPECT_EQ(load_tokenizer(to.path())->fingerprint(), sample_tokenizer().fingerprint());
 }
 
 // In a process of its own, where nothing has silenced SentencePiece before.
