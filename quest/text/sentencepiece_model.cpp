@@ -107,7 +107,6 @@ SentencePieceModel::Piece parse_piece(std::string_view message, size_t id,
   QUEST_CHECK(type >= 1 && type <= 6, ErrorKind::kData,
               "{} is damaged: piece {} has the unknown type {}", name, id, type);
   piece.type = static_cast<PieceType>(type);
-  piece.score = score;
   return piece;
 }
 
@@ -126,18 +125,9 @@ void parse_trainer_spec(std::string_view message, const std::string& name,
       QUEST_CHECK(
           field.value == 0, ErrorKind::kData,
           "{} puts spaces behind words (treat_whitespace_as_suffix), which is not supported", name);
-    } else if (field.number == 35) {
-      expect_wire_type(field, kVarint, name);
-      model.byte_fallback = field.value != 0;
     } else if (field.number == 44) {
       expect_wire_type(field, kLengthDelimited, name);
       model.unknown_surface = field.bytes;
-    } else if (field.number == 46 || field.number == 47) {
-      expect_wire_type(field, kLengthDelimited, name);
-      // An empty name means the format's default.
-      if (!field.bytes.empty()) {
-        (field.number == 46 ? model.bos_piece : model.eos_piece) = field.bytes;
-      }
     }
   }
 }
@@ -179,7 +169,6 @@ void parse_normalizer_spec(std::string_view message, const std::string& name,
     if (field.number == 2) {
       expect_wire_type(field, kLengthDelimited, name);
       if (!field.bytes.empty()) verify_normalization_table(field.bytes, name);
-      model.normalization_table = field.bytes;
     } else if (field.number >= 3 && field.number <= 5) {
       expect_wire_type(field, kVarint, name);
       const bool on = field.value != 0;

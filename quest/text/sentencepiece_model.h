@@ -1,9 +1,10 @@
-// A SentencePiece model file, read without SentencePiece.
+// A look into a SentencePiece model file before SentencePiece loads it.
 //
-// parse_sentencepiece_model proves the structure (protocol buffer wire format; pieces present, of
-// known type, with finite scores; the double-array trie of a normalization table closed in itself)
-// and hands out what encoding and decoding need (sentencepiece_encoder.h proves what it needs of
-// the pieces).
+// SentencePiece trusts its file: a damaged table can make it read outside its memory or end the
+// process. parse_sentencepiece_model proves the structure (protocol buffer wire format; pieces
+// present, unique by SentencePiece's own check, of known type, with finite scores; the double-array
+// trie of a normalization table closed in itself) and hands out what the tokenizer needs to know of
+// it.
 //
 // Source: sentencepiece_model.proto of SentencePiece 0.1.97; trie layout of darts-clone 0.32.
 #pragma once
@@ -28,14 +29,10 @@ struct SentencePieceModel {
   struct Piece {
     std::string text;
     PieceType type = PieceType::kNormal;
-    float score = 0;
   };
   std::vector<Piece> pieces;
   std::string model_type;                          // "unigram", "bpe", "word" or "char"
   std::string unknown_surface = " \xE2\x81\x87 ";  // text of the unknown token
-  std::string bos_piece = "<s>", eos_piece = "</s>";
-  bool byte_fallback = false;       // an unknown character becomes its bytes' pieces
-  std::string normalization_table;  // empty: none; 4 bytes of size, the trie, the texts
   bool add_dummy_prefix = true;
   bool remove_extra_whitespaces = true;
 };

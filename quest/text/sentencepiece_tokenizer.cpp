@@ -1,18 +1,23 @@
 #include "quest/text/sentencepiece_tokenizer.h"
 
 #include <algorithm>
+#include <mutex>
+#include <unordered_map>
+
+#include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
 
 #include "quest/base/atomic_folder.h"
 #include "quest/base/checksum.h"
 #include "quest/base/error.h"
-#include "quest/text/sentencepiece_encoder.h"
+#include "quest/text/sentencepiece_model.h"
 #include "quest/text/tokenizer_config.h"
 
 namespace quest {
 namespace {
 
 constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581, a space within a piece
-// Positions are int32; callers cut texts far below this.
+// SentencePiece counts in int; callers cut texts far below this.
 constexpr size_t kMaxTextBytes = size_t{1} << 28;
 
 // "<0x0A>" -> "\n".
@@ -46,15 +51,18 @@ class SentencePieceTokenizer final : public Tokenizer {
                          std::optional<std::string> chat_template)
       : serialized_(std::move(serialized)),
         chat_template_(std::move(chat_template)),
-        fingerprint_(checksum128_hex(serialized_)),
-        encoder_(parse_sentencepiece_model(serialized_, name), name) {
-    const SentencePieceModel& model = encoder_.model();
+        fingerprint_(checksum128_hex(serialized_)) {
+    SentencePieceModel model = parse_sentencepiece_model(serialized_, name);
+    load_processor(name);
+    QUEST_CHECK(processor_.GetPieceSize() == static_cast<int>(model.pieces.size()),
+                ErrorKind::kData, "{} is damaged: {} pieces listed, {} loaded", name,
+                model.pieces.size(), processor_.GetPieceSize());
     kind_ = "sentencepiece-" + model.model_type;
     adds_space_ = model.add_dummy_prefix;
     drops_space_ = model.add_dummy_prefix || model.remove_extra_whitespaces;
     fill_token_bytes(model, name);
-    bos_id_ = encoder_.control_id(model.bos_piece);
-    eos_id_ = encoder_.control_id(model.eos_piece);
+    bos_id_ = optional_id(processor_.bos_id());
+    eos_id_ = optional_id(processor_.eos_id());
     check_sample(name);
     newline_ids_ = encode("\n");
   }
@@ -63,7 +71,11 @@ class SentencePieceTokenizer final : public Tokenizer {
     QUEST_CHECK(text.size() <= kMaxTextBytes, ErrorKind::kUsage,
                 "cannot tokenize {} bytes at once; cut the text into parts of at most {}",
                 text.size(), kMaxTextBytes);
-    return encoder_.encode(text);
+    std::vector<int> ids;
+    const auto status = processor_.Encode(text, &ids);
+    QUEST_CHECK(status.ok(), ErrorKind::kData, "SentencePiece cannot encode this text: {}",
+                status.ToString());
+    return ids;
   }
 
   std::vector<int32_t> encode_continuation(std::string_view text) const override {
@@ -90,13 +102,13 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::string_view first_token_bytes(int32_t id) const override {
     std::string_view bytes = token_bytes(id);
     // Not the space of a byte token: only a piece can hold the one that encode() added.
-    if (drops_space_ && !bytes.empty() && piece(id).text.starts_with(kSpaceMark))
+    if (drops_space_ && !bytes.empty() && processor_.IdToPiece(id).starts_with(kSpaceMark))
       bytes.remove_prefix(1);
     return bytes;
   }
   std::string token_name(int32_t id) const override {
     check_id(id);
-    return piece(id).text;
+    return processor_.IdToPiece(id);
   }
   int64_t vocab_size() const override { return static_cast<int64_t>(token_bytes_.size()); }
   std::optional<int32_t> bos_id() const override { return bos_id_; }
@@ -110,8 +122,17 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
  private:
-  const SentencePieceModel::Piece& piece(int32_t id) const {
-    return encoder_.model().pieces[static_cast<size_t>(id)];
+  void load_processor(const std::string& name) {
+    silence_sentencepiece();
+    std::string problem;
+    try {
+      const auto status = processor_.LoadFromSerializedProto(serialized_);
+      if (!status.ok()) problem = status.ToString();
+    } catch (const std::exception& error) {  // of its trie builder
+      problem = error.what();
+    }
+    QUEST_CHECK(problem.empty(), ErrorKind::kData,
+                "{} is no SentencePiece model, or is damaged: {}", name, problem);
   }
 
   void fill_token_bytes(const SentencePieceModel& model, const std::string& name) {
@@ -146,11 +167,14 @@ class SentencePieceTokenizer final : public Tokenizer {
     QUEST_CHECK(id >= 0 && id < vocab_size(), ErrorKind::kData,
                 "token {} is outside the vocabulary of {}", id, vocab_size());
   }
+  static std::optional<int32_t> optional_id(int id) {
+    return id < 0 ? std::nullopt : std::optional<int32_t>(id);
+  }
 
   std::string serialized_;
   std::optional<std::string> chat_template_;
   std::string fingerprint_;
-  SentencePieceEncoder encoder_;
+  sentencepiece::SentencePieceProcessor processor_;
   std::string kind_;
   bool adds_space_ = true;  // encode() does
   bool drops_space_ = true;
@@ -166,6 +190,16 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(std::string serialized_m
                                                         std::optional<std::string> chat_template) {
   return std::make_unique<SentencePieceTokenizer>(std::move(serialized_model), name,
                                                   std::move(chat_template));
+}
+
+void silence_sentencepiece() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    // The public way to the log level is a training that sets it and then fails for want of an
+    // input.
+    const std::unordered_map<std::string, std::string> settings = {{"minloglevel", "3"}};
+    (void)sentencepiece::SentencePieceTrainer::Train(settings);
+  });
 }
 
 }  // namespace quest

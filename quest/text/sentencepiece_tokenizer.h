@@ -15,4 +15,8 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(
     std::string serialized_model, const std::string& name,
     std::optional<std::string> chat_template = {});
 
+// SentencePiece logs to stderr; after this call only what ends the process. Cheap after the first
+// time.
+void silence_sentencepiece();
+
 }  // namespace quest
