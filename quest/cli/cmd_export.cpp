@@ -18,7 +18,7 @@ namespace {
 struct ExportArguments {
   std::string model, out;
   std::string format = "packed";
-  std::string embedding = "int8", head;
+  std::string embedding = "bf16", head;
 };
 
 std::string percent(double error) { return fmt::format("{:.3f} %", 100 * error); }
