@@ -27,6 +27,7 @@ struct ExportReport {
   QuantRecipe recipe;
   double embedding_error = 0, head_error = 0;  // |table - master| / |master| (Frobenius)
   std::vector<TensorError> errors;             // export_hf: each Hugging Face matrix of the blocks
+  std::string warning = {};                    // export_hf: of the tokenizer (hf_tokenizer.h)
 };
 
 struct ExportOptions {
