@@ -93,8 +93,8 @@ class Deploy : public ::testing::Test {
     const CommandResult exported =
         quest_program(fmt::format("export {} --out {} {}", run(), packed(), tables));
     ASSERT_EQ(exported.code, 0) << exported.errors;
-    const CommandResult verified = quest_program(verify_command() + " --tokens " +
-                                                 (folder_ / "data/validation.qtok").string());
+    const CommandResult verified = quest_program(verify_command() + " --max-tokens 8192 --tokens " +
+                                                 (folder_ / "data/train.qtok").string());
     EXPECT_EQ(verified.code, 0) << verified.output << verified.errors;
     const Json json = read_json(folder_ / "packed/verify.json");
     EXPECT_EQ(json["result"], "passed");

@@ -80,8 +80,7 @@ TEST(Program, ExportsInspectsAndVerifies) {
   quest::testing::write_checkpoint(folder / "run/final", quest::testing::small_llama(),
                                    quest::recipe_from_name("w4a4"));
   const std::string run_folder = (folder / "run").string(), packed = (folder / "p").string();
-  const std::string text =
-      folder.write("a.txt", quest::testing::kSampleText.substr(0, 700)).string();
+  const std::string text = folder.write("a.txt", quest::testing::kSampleText).string();
   const auto printed = [&](const std::string& arguments) {
     const auto outcome = run(arguments, (folder / "out").string());
     EXPECT_EQ(outcome.code, 0) << arguments << ": " << outcome.errors;
@@ -106,8 +105,8 @@ TEST(Program, ExportsInspectsAndVerifies) {
   const quest::Json json = quest::read_json(folder / "p/verify.json");
   EXPECT_EQ(json["result"], "passed");
   EXPECT_EQ(json["checksum"], quest::PackedModel(folder / "p").checksum());
-  // Tables are training's own; what the engine adds is roundings, which a text of 700 tokens sees
-  // as noise.
+  // Tables are training's own; what the engine adds is roundings, which a short text sees as
+  // noise.
   const quest::Json& perplexity = json["perplexity"];
   EXPECT_EQ(perplexity["tables"]["relative"], 0.0);
   EXPECT_NE(perplexity["verdict"], "beyond");
@@ -118,12 +117,14 @@ TEST(Program, ExportsInspectsAndVerifies) {
 
   // Smaller tables lose, by more than a tolerance that is as good as none.
   EXPECT_EQ(
-      run("export " + run_folder + " --out " + (folder / "i4").string() + " --embedding int8").code,
+      run("export " + run_folder + " --out " + (folder / "i8").string() + " --embedding int8").code,
       0);
-  const auto coarse = run("verify " + (folder / "i4").string() + " --against " + run_folder +
+  const auto coarse = run("verify " + (folder / "i8").string() + " --against " + run_folder +
                           " --text " + text + " --tolerance 1e-6 --prompt-tokens 5");
-  EXPECT_EQ(coarse.code == 0, has(coarse.errors, "three standard errors: give a longer text"))
-      << coarse.errors;
+  const quest::Json judged = quest::read_json(folder / "i8/verify.json");
+  EXPECT_NE(judged["perplexity"]["verdict"], "within");
+  EXPECT_EQ(coarse.code, judged["perplexity"]["verdict"] == "beyond" ? 3 : 0) << coarse.errors;
+  EXPECT_EQ(judged["result"], coarse.code == 0 ? "passed" : "failed");
   EXPECT_TRUE(has(coarse.errors, "perplexity of the packed and the trained model differs by"))
       << coarse.errors;
 
