@@ -42,7 +42,6 @@ if [ ! -s "$demo/kjv.txt" ]; then
   [ "$(wc -c <"$demo/kjv.txt.tmp")" -gt 4000000 ] || fail "'bible -f Gen1:1-Rev22:21' gave too little text"
   mv "$demo/kjv.txt.tmp" "$demo/kjv.txt"
 fi
-head -c 20000 "$demo/kjv.txt" >"$demo/sample.txt"
 echo "$(wc -l <"$demo/kjv.txt") verses, $(wc -c <"$demo/kjv.txt") bytes"
 
 current="tokenizer"
@@ -93,7 +92,8 @@ for recipe in w4a4 w1a1; do
   if [ ! -f "$packed/verify.json" ]; then
     rm -rf "$packed"
     "$quest" export "$demo/runs/$recipe" --out "$packed"
-    "$quest" verify "$packed" --against "$demo/runs/$recipe" --text "$demo/sample.txt"
+    "$quest" verify "$packed" --against "$demo/runs/$recipe" --tokens "$demo/data/validation.qtok" \
+      --max-tokens 0
   fi
   printf '\n-- %s, packed (%s bytes), writes through quest-run:\n' "${recipe^^}" \
     "$(wc -c <"$packed/model.safetensors")"

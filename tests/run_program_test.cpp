@@ -20,6 +20,7 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/cpu_features.h"
 #include "quest/base/json_util.h"
+#include "quest/base/testing_command.h"
 #include "quest/cli_run/bench_shapes.h"
 #include "quest/packed/random_model.h"
 #include "quest/packed/testing_packed.h"
@@ -27,30 +28,9 @@
 namespace quest {
 namespace {
 
+using testing::run_command;
 using testing::TemporaryFolder;
-
-struct Outcome {
-  int code = -1;
-  std::string output, errors;
-};
-
-// Runs a command in a shell; stdin is `input`.
-Outcome run_command(const std::string& command, const std::string& input = "") {
-  const TemporaryFolder folder;
-  const std::string in = folder.write("in", input).string();
-  const std::string errors = (folder / "errors").string();
-  FILE* pipe = popen((command + " 2>" + errors + " <" + in).c_str(), "r");
-  if (pipe == nullptr) return {};
-  Outcome outcome;
-  std::array<char, 4096> part;
-  for (size_t n; (n = fread(part.data(), 1, part.size(), pipe)) > 0;) {
-    outcome.output.append(part.data(), n);
-  }
-  const int status = pclose(pipe);
-  if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
-  outcome.errors = read_file(errors);
-  return outcome;
-}
+using Outcome = testing::CommandResult;
 
 Outcome run(const std::string& arguments, const std::string& input = "") {
   return run_command("\"" QUEST_RUN_PROGRAM "\" " + arguments, input);

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "quest/base/error.h"
+#include "quest/base/log.h"
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
 #include "quest/convert/export_packed.h"
@@ -18,7 +19,7 @@ namespace {
 struct ExportArguments {
   std::string model, out;
   std::string format = "packed";
-  std::string embedding = "int8", head;
+  std::string embedding = "bf16", head;
 };
 
 std::string percent(double error) { return fmt::format("{:.3f} %", 100 * error); }
@@ -49,6 +50,7 @@ void run_export_hf(const ExportArguments& arguments) {
       "wrote {}: {} of {}, rotated back and rounded to BF16, which costs at most {} of a matrix's "
       "norm.\n",
       arguments.out, report.recipe.name, report.source.string(), percent(largest));
+  if (!report.warning.empty()) log::warn("{}", report.warning);
   if (report.recipe.activation.is_quantized()) {
     fmt::print("Other programs run it without quantizing activations ({}).\n",
                to_string(report.recipe.activation));

@@ -1,8 +1,8 @@
 // quest verify: proves that a packed model is the trained model, and writes verify.json into its
 // folder.
-#include <cmath>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -16,20 +16,19 @@
 #include "quest/base/shutdown.h"
 #include "quest/base/version.h"
 #include "quest/cli/commands.h"
-#include "quest/cli/model_folder.h"
-#include "quest/cli_run/engine_scorer.h"
+#include "quest/cli/verify_perplexity.h"
 #include "quest/cli_run/whole_numbers.h"
 #include "quest/convert/verify.h"
-#include "quest/eval/perplexity.h"
-#include "quest/runtime/cpu_engine.h"
-#include "quest/train/model_scorer.h"
+#include "quest/data/token_file.h"
+#include "quest/text/tokenizer.h"
 
 namespace quest::cli {
 namespace {
 
 struct VerifyArguments {
-  std::string packed, checkpoint, text;
-  int64_t prompt = 48, greedy = 16, max_tokens = 4096;
+  std::string packed, checkpoint, text, tokens, compute;
+  int64_t prompt = 48, greedy = 16, max_tokens = 65536;
+  double tolerance = -1;  // percent; below 0: none given
 };
 
 using OrderedJson = nlohmann::ordered_json;
@@ -40,40 +39,31 @@ constexpr const char* kSentence =
     "In the beginning was the word, and the word was written down with few bits; and the few bits "
     "were enough, for each of them was trained to be where it is.";
 
-std::vector<int32_t> read_tokens(const VerifyArguments& arguments, const Tokenizer& tokenizer) {
-  const std::string text = arguments.text.empty() ? kSentence : read_file(arguments.text);
-  std::vector<int32_t> tokens = tokenizer.encode(text);
-  QUEST_CHECK(tokens.size() >= 2, ErrorKind::kData,
-              "{} holds less than two tokens: give a longer text", arguments.text);
+bool has_text(const VerifyArguments& arguments) {
+  return !arguments.text.empty() || !arguments.tokens.empty();
+}
+
+std::vector<int32_t> read_token_file(const std::string& path, const Tokenizer& tokenizer) {
+  const TokenFile file = TokenFile::open(path);
+  QUEST_CHECK(file.info().tokenizer_fingerprint == tokenizer.fingerprint(), ErrorKind::kData,
+              "{}: made with another tokenizer ({}) than the model's ({})", path,
+              file.info().tokenizer_fingerprint, tokenizer.fingerprint());
+  std::vector<int32_t> tokens(static_cast<size_t>(file.token_count()));
+  file.read(0, tokens);
   return tokens;
 }
 
-PerplexityResult perplexity_of(Scorer& scorer, std::span<const int32_t> tokens, int64_t context) {
-  PerplexityOptions options;
-  options.context_length = context;
-  return perplexity(scorer, tokens, options);
-}
-
-// Perplexity of the packed model and of the training forward on the text.
-OrderedJson compare_perplexity(const VerifyArguments& arguments,
-                               const std::filesystem::path& source, std::vector<int32_t> tokens) {
+std::vector<int32_t> read_tokens(const VerifyArguments& arguments, const Tokenizer& tokenizer) {
+  const std::string& text = arguments.text;
+  std::vector<int32_t> tokens = !arguments.tokens.empty()
+                                    ? read_token_file(arguments.tokens, tokenizer)
+                                    : tokenizer.encode(text.empty() ? kSentence : read_file(text));
+  QUEST_CHECK(tokens.size() >= 2, ErrorKind::kData,
+              "{} holds less than two tokens: give a longer text",
+              text.empty() ? arguments.tokens : text);
   const auto most = static_cast<size_t>(arguments.max_tokens);
-  if (tokens.size() > most) tokens.resize(most);
-  CpuEngine engine{PackedModel(arguments.packed)};
-  EngineScorer scorer(engine);
-  const int64_t context = engine.context_length();
-  const PerplexityResult packed = perplexity_of(scorer, tokens, context);
-  OrderedJson json = {{"tokens", packed.tokens}, {"packed", packed.perplexity}};
-  fmt::print("perplexity     packed {:.4f} on {} tokens\n", packed.perplexity, packed.tokens);
-  for (const char* compute : {"bf16", "fp32"}) {
-    const LoadedModel loaded = load_model(source, compute);
-    train::ModelScorer training(*loaded.model, 1);
-    const double value = perplexity_of(training, tokens, context).perplexity;
-    fmt::print("               training in {} {:.4f}, difference {:+.4f} ({:+.4f} %)\n", compute,
-               value, packed.perplexity - value, 100 * (packed.perplexity / value - 1));
-    json[std::string("training_") + compute] = value;
-  }
-  return json;
+  if (most > 0 && tokens.size() > most) tokens.resize(most);
+  return tokens;
 }
 
 void print_result(const convert::VerifyResult& result) {
@@ -102,6 +92,22 @@ OrderedJson result_json(const convert::VerifyResult& result, const PackedModel& 
           {"differences", result.differences}};
 }
 
+// Perplexities, and what of them is beyond the tolerance among the differences.
+void add_perplexity(const VerifyArguments& arguments, const std::filesystem::path& source,
+                    std::span<const int32_t> tokens, convert::VerifyResult& result,
+                    OrderedJson& json) {
+  PerplexityArguments perplexity{arguments.packed, source, arguments.compute, {}};
+  if (arguments.tolerance >= 0) perplexity.tolerance = arguments.tolerance / 100;
+  PerplexityReport report = verify_perplexity(perplexity, tokens);
+  for (const std::string& warning : report.warnings) log::warn("{}", warning);
+  for (std::string& difference : report.differences) {
+    result.differences.push_back(std::move(difference));
+  }
+  json["result"] = result.passed() ? "passed" : "failed";
+  json["differences"] = result.differences;
+  json["perplexity"] = std::move(report.json);
+}
+
 void run_verify(const VerifyArguments& arguments) {
   install_shutdown_handlers();
   const std::filesystem::path folder = arguments.packed;
@@ -123,13 +129,11 @@ void run_verify(const VerifyArguments& arguments) {
                       std::span(tokens).first(std::min(prompt, tokens.size())), greedy, result);
   print_result(result);
   OrderedJson json = result_json(result, packed);
-  if (!arguments.text.empty()) {
-    json["perplexity"] = compare_perplexity(arguments, source, tokens);
-  }
+  if (has_text(arguments)) add_perplexity(arguments, source, tokens, result, json);
   const std::filesystem::path file = folder / "verify.json";
   write_file_atomically(file, json.dump(2) + "\n");
   for (const std::string& difference : result.differences) log::error("{}", difference);
-  QUEST_CHECK(result.passed(), ErrorKind::kData, "{} is not the model of {}: {} (written to {})",
+  QUEST_CHECK(result.passed(), ErrorKind::kData, "{} does not stand for {}: {} (written to {})",
               arguments.packed, source.string(),
               format_count(static_cast<int64_t>(result.differences.size()), "difference"),
               file.string());
@@ -147,17 +151,33 @@ void add_verify_command(CLI::App& app) {
       ->add_option("--against", arguments->checkpoint,
                    "the checkpoint, run or Hugging Face Llama folder that was exported")
       ->required();
-  command->add_option("--text", arguments->text,
-                      "a text: its beginning is run, and its perplexity compared with training's");
+  CLI::Option* text = command->add_option(
+      "--text", arguments->text,
+      "a text: its beginning is run, and its perplexity compared with training's");
+  command
+      ->add_option("--tokens", arguments->tokens,
+                   "a token file (.qtok) instead: a run's validation text")
+      ->excludes(text);
   command->add_option("--prompt-tokens", arguments->prompt, "tokens of the text that are run")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command->add_option("--greedy-tokens", arguments->greedy, "tokens that are written behind them")
       ->check(whole_number_from(0))
       ->capture_default_str();
-  command->add_option("--max-tokens", arguments->max_tokens, "tokens of the text for perplexity")
-      ->check(CLI::Range(2, 1 << 30))
+  command
+      ->add_option("--max-tokens", arguments->max_tokens,
+                   "only the first tokens of the text (0: all)")
+      ->check(whole_number_from(0))
       ->capture_default_str();
+  command
+      ->add_option("--tolerance", arguments->tolerance,
+                   "percent that perplexity may differ by (default: 0.1 for tables as trained and "
+                   "int8 heads, 1 for int8 embeddings, 2 for int4)")
+      ->check(CLI::Range(0.0, 100.0));
+  command
+      ->add_option("--compute", arguments->compute,
+                   "compute type of training (default: the run's; bf16 if it is not known)")
+      ->check(CLI::IsMember({"bf16", "fp32", "fp64"}));
   command->callback([arguments] { run_verify(*arguments); });
 }
 

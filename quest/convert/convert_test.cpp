@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "quest/base/json_util.h"
 #include "quest/base/testing.h"
 #include "quest/convert/export_packed.h"
 #include "quest/convert/testing_checkpoint.h"
@@ -152,6 +153,22 @@ TEST(Convert, HuggingFaceFoldersHoldTheQuantizedWeights) {
     }
     export_hf(source, folder / "h");  // replaces what it made
   }
+}
+
+// What AutoTokenizer needs; scripts/check_hf_export.py tries it.
+TEST(Convert, HuggingFaceFoldersOfBytesHoldATokenizerJson) {
+  TemporaryFolder folder;
+  const auto source = write_checkpoint(folder / "c", small_llama(), recipe_from_name("w4a4"));
+  EXPECT_EQ(export_hf(source, folder / "h").warning, "");
+  const Json json = read_json(folder / "h/tokenizer.json");
+  EXPECT_EQ(json["model"]["byte_fallback"], true);
+  EXPECT_EQ(json["model"]["vocab"].size(), 257u);
+  EXPECT_EQ(json["model"]["vocab"]["<0xE4>"], 0xE4);
+  EXPECT_EQ(json["added_tokens"][0]["content"], "</s>");
+  EXPECT_EQ(json["added_tokens"][0]["id"], 256);
+  EXPECT_EQ(read_json(folder / "h/tokenizer_config.json")["tokenizer_class"],
+            "PreTrainedTokenizerFast");
+  EXPECT_EQ(load_tokenizer(folder / "h")->kind(), "bytes");
 }
 
 TEST(Convert, NothingButItsOwnKindIsReplaced) {

@@ -9,6 +9,7 @@
 #include "quest/base/shutdown.h"
 #include "quest/convert/checkpoint_layers.h"
 #include "quest/convert/export_packed.h"
+#include "quest/convert/hf_tokenizer.h"
 #include "quest/convert/replaceable.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/text/tokenizer.h"
@@ -126,7 +127,7 @@ ExportReport export_hf(const std::filesystem::path& model, const std::filesystem
                                        {"activation", to_string(checkpoint.recipe().activation)},
                                        {"source_hash", checkpoint.files().hash()}};
   write_file_atomically(folder.path() / kHfMarkName, mark.dump(2) + "\n");
-  tokenizer->save(folder.path());
+  report.warning = save_hf_tokenizer(*tokenizer, folder.path());
   folder.publish();
   return report;
 }

@@ -27,10 +27,13 @@ struct ExportReport {
   QuantRecipe recipe;
   double embedding_error = 0, head_error = 0;  // |table - master| / |master| (Frobenius)
   std::vector<TensorError> errors;             // export_hf: each Hugging Face matrix of the blocks
+  std::string warning = {};                    // export_hf: of the tokenizer (hf_tokenizer.h)
 };
 
 struct ExportOptions {
-  TableFormat embedding = TableFormat::kInt8;
+  // BF16 is what training in BF16 sees of an embedding, and a token reads one row of it; an INT8
+  // head costs 0.005 % of perplexity (docs/packed_format.md).
+  TableFormat embedding = TableFormat::kBf16;
   std::optional<TableFormat> head = {};  // none: int8, or the embedding's if it is tied
 };
 // model: as find_model_folder takes it. kUsage if the head is tied and its format another one.

@@ -9,6 +9,7 @@
 #include "quest/base/philox.h"
 #include "quest/base/testing.h"
 #include "quest/eval/multiple_choice.h"
+#include "quest/eval/paired.h"
 #include "quest/eval/perplexity.h"
 #include "quest/eval/scorer.h"
 
@@ -374,6 +375,65 @@ TEST(ChoiceItems, ErrorsNameTheLine) {
   EXPECT_QUEST_ERROR(load_choice_items(empty, ChoiceFormat::kPlain), ErrorKind::kData, "no items");
   EXPECT_QUEST_ERROR(load_choice_items(folder / "absent", ChoiceFormat::kPlain), ErrorKind::kIo,
                      "absent");
+}
+
+TEST(Paired, LogprobsAreThoseOfThePerplexity) {
+  BigramScorer scorer(4, 2);
+  const std::vector<int32_t> tokens = {0, 1, 2, 2, 1, 0, 0, 1, 2, 0, 1};
+  const std::vector<float> logprobs = token_logprobs(scorer, tokens, 3);
+  ASSERT_EQ(logprobs.size(), tokens.size() - 1);
+  for (size_t t = 0; t + 1 < tokens.size(); ++t) {
+    const double p = kBigram[static_cast<size_t>(tokens[t])][static_cast<size_t>(tokens[t + 1])];
+    EXPECT_NEAR(logprobs[t], std::log(p), 1e-5) << t;
+  }
+  const PerplexityResult whole = perplexity(scorer, tokens, {.context_length = 3});
+  EXPECT_NEAR(perplexity_of(logprobs), whole.perplexity, 1e-9 * whole.perplexity);
+}
+
+// A shift of every token is seen exactly and without error, below scatter that is 10^4 times it.
+TEST(Paired, CommonScatterCancels) {
+  const Philox random(3, 0);
+  std::vector<float> a, b;
+  for (uint64_t i = 0; i < 1000; ++i) {
+    b.push_back(static_cast<float>(-3 - std::abs(random.normal(i))));
+    a.push_back(b.back() - 0x1p-12f);
+  }
+  const PairedDifference d = paired_difference(a, b, 50);
+  EXPECT_NEAR(d.relative, std::expm1(0x1p-12), 1e-8);
+  EXPECT_NEAR(d.standard_error, 0, 1e-8);
+  EXPECT_NEAR(perplexity_of(a) / perplexity_of(b) - 1, d.relative, 1e-8);
+  EXPECT_EQ(judge(d, 0.0003), Verdict::kWithin);
+  EXPECT_EQ(judge(d, 0.0002), Verdict::kBeyond);
+  EXPECT_EQ(judge(paired_difference(b, a, 50), 0.0002),
+            Verdict::kBeyond);  // better is a difference
+}
+
+// Independent noise of deviation s on n tokens gives the mean the error s / sqrt(n), whatever the
+// windows; noise that is one for a whole window, s / sqrt(windows).
+TEST(Paired, StandardErrorIsThatOfTheMean) {
+  const Philox random(4, 0);
+  constexpr int64_t kTokens = 64000, kWindow = 64;
+  const std::vector<float> b(kTokens, -3.0f);
+  std::vector<float> single = b, common = b;
+  for (int64_t i = 0; i < kTokens; ++i) {
+    const auto at = static_cast<size_t>(i);
+    single[at] += static_cast<float>(0.1 * random.normal(at));
+    common[at] += static_cast<float>(0.1 * random.normal(at / kWindow));
+  }
+  EXPECT_NEAR(paired_difference(single, b, kWindow).standard_error, 0.1 / std::sqrt(64000), 3e-5);
+  EXPECT_NEAR(paired_difference(common, b, kWindow).standard_error, 0.1 / std::sqrt(1000), 3e-4);
+}
+
+TEST(Paired, ShortTextsAreUndecided) {
+  const std::vector<float> a = {-1.0f}, b = {-1.5f};
+  const PairedDifference one = paired_difference(a, b, 8);
+  EXPECT_TRUE(std::isinf(one.standard_error));
+  EXPECT_EQ(judge(one, 0.001), Verdict::kUndecided);
+  EXPECT_EQ(judge(paired_difference(a, a, 8), 0.001), Verdict::kWithin);
+  EXPECT_EQ(judge({0.003, 0.0007}, 0.001), Verdict::kUndecided);
+  EXPECT_EQ(judge({0.003, 0.0006}, 0.001), Verdict::kBeyond);
+  EXPECT_EQ(judge({-0.003, 0.0006}, 0.001), Verdict::kBeyond);
+  EXPECT_STREQ(verdict_name(Verdict::kUndecided), "undecided");
 }
 
 }  // namespace
