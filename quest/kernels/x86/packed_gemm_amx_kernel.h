@@ -1,5 +1,5 @@
 // packed_gemm with AMX tiles: 32 rows x 32 columns as 2 x 2 tiles of 16 x 16 sums. Of two row tiles
-// of weights, up to 512 columns are unpacked into the L1 cache, a panel; activations, already in
+// of weights, up to 640 columns are unpacked into the L1 cache, a panel; activations, already in
 // the order of AMX tiles, pass by in one stream.
 //
 // Tiles is the instruction set: x86/packed_gemm_amx.cpp gives the real one, the test an emulation
@@ -26,6 +26,7 @@ inline constexpr int64_t kStripSums = kAmxStrip * kPanelColumns;
 // lines.
 template <class Values>
 struct Panel {
+  static constexpr int64_t kUnit = 2;  // panels begin at multiples of so many blocks
   static void unpack(const WeightTiles& w, int64_t tile, int64_t block, int64_t count,
                      uint8_t* panel) {
     const uint8_t* bytes = w.bytes + tile * w.tile_bytes + block * 64 * Values::kLines;
@@ -45,6 +46,7 @@ struct Panel {
 struct SparsePanel {};
 template <>
 struct Panel<SparsePanel> {
+  static constexpr int64_t kUnit = kSparseBlocks;
   static void unpack(const WeightTiles& w, int64_t tile, int64_t block, int64_t count,
                      uint8_t* panel) {
     alignas(64) uint8_t lines[kSparseBytes];
@@ -91,30 +93,21 @@ void multiply_panel(const uint8_t* strip, const uint8_t* panel, int64_t steps, b
   Tiles::template store<3>(sums + 16 * kPanelColumns + 16, kStride);
 }
 
-inline void store_strip(const PackedTask& task, const int32_t* sums, int64_t strip, int64_t n) {
-  const int64_t columns = task.n1 - n < kPanelColumns ? task.n1 - n : kPanelColumns;
-  for (int64_t r = 0; r < kAmxStrip; ++r) {
-    const int64_t m = strip * kAmxStrip + r;
-    if (m < task.m0 || m >= task.m1) continue;
-    if (columns == kPanelColumns) {
-      store_packed_row(task, sums + r * kPanelColumns, m, n, kPanelColumns);
-    } else {
-      store_packed_row(task, sums + r * kPanelColumns, m, n, columns);
-    }
-  }
-}
-
 template <class Tiles, class Values>
 void run_panels(const PackedTask& task) {
   alignas(64) uint8_t panel[2 * kPanelBlocks / 2 * kTileBytes];
   alignas(64) int32_t sums[kPanelStrips * kStripSums];
   const int64_t blocks = task.w.blocks;
+  constexpr int64_t kUnit = Panel<Values>::kUnit;
+  constexpr int64_t kMost = kPanelBlocks / kUnit * kUnit;
+  const int64_t panels = (blocks + kMost - 1) / kMost;
+  const int64_t panel_blocks = (blocks + kUnit * panels - 1) / (kUnit * panels) * kUnit;
   const int64_t last_strip = (task.m1 + kAmxStrip - 1) / kAmxStrip;
   for (int64_t n = task.n0; n < task.n1; n += kPanelColumns) {
     for (int64_t s0 = task.m0 / kAmxStrip; s0 < last_strip; s0 += kPanelStrips) {
       const int64_t s1 = s0 + kPanelStrips < last_strip ? s0 + kPanelStrips : last_strip;
-      for (int64_t b = 0; b < blocks; b += kPanelBlocks) {
-        const int64_t count = blocks - b < kPanelBlocks ? blocks - b : kPanelBlocks;
+      for (int64_t b = 0; b < blocks; b += panel_blocks) {
+        const int64_t count = blocks - b < panel_blocks ? blocks - b : panel_blocks;
         const int64_t steps = (count + 1) / 2;
         for (int t = 0; t < 2; ++t) {
           uint8_t* half = panel + t * kTileBytes;
@@ -134,7 +127,11 @@ void run_panels(const PackedTask& task) {
           const uint8_t* strip = task.a + s * task.strip_bytes + b / 2 * 2 * kTileBytes;
           int32_t* strip_sums = sums + (s - s0) * kStripSums;
           multiply_panel<Tiles>(strip, panel, steps, b > 0, strip_sums);
-          if (b + count == blocks) store_strip(task, strip_sums, s, n);
+          if (b + count < blocks) continue;
+          for (int t = 0; t < 2; ++t) {
+            store_packed_tile(task, strip_sums + t * kTileRows, kPanelColumns, s * kAmxStrip,
+                              kAmxStrip, n + t * kTileRows);
+          }
         }
       }
     }

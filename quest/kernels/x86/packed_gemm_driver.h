@@ -39,30 +39,52 @@ inline __attribute__((always_inline)) int64_t qword(const uint8_t* p) {
   return x;
 }
 
-// One output row of `columns` sums, at most 16 unless they are the columns of several tiles.
-inline void store_packed_row(const PackedTask& task, const int32_t* sums, int64_t m, int64_t n,
-                             int64_t columns) {
-  const uint32_t product = task.product, row_term = task.row_terms[m - task.m0];
-  const uint32_t* column_terms =
-      task.column_terms != nullptr ? task.column_terms + (n - task.n0) : nullptr;
-  alignas(64) uint32_t acc[32];
-  for (int64_t c = 0; c < columns; ++c) {
-    acc[c] = product * static_cast<uint32_t>(sums[c]) + row_term;
+// 16 numbers; unsigned, so that sums are modulo 2^32.
+typedef uint32_t Sums16 __attribute__((vector_size(64)));
+typedef int32_t Ints16 __attribute__((vector_size(64)));
+typedef float Floats16 __attribute__((vector_size(64)));
+
+// Output rows [m, m + rows) that the task wants of the columns [n, n + columns), at most 16: row r
+// of the sums begins at sums + r * stride, with 16 numbers in memory.
+inline __attribute__((always_inline)) void store_packed_rows(const PackedTask& task,
+                                                             const int32_t* sums, int64_t stride,
+                                                             int64_t m, int64_t rows, int64_t n,
+                                                             int64_t columns) {
+  // As values: stores to the outputs could otherwise change them, as far as the compiler knows.
+  const int64_t first = m > task.m0 ? m : task.m0, last = m + rows < task.m1 ? m + rows : task.m1;
+  const int64_t ldo = task.ldo;
+  int32_t* const acc_out = task.acc;
+  float* const out = task.out;
+  const float* const a_units = task.a_units;
+  const uint32_t* const row_terms = task.row_terms - task.m0;
+  const uint32_t product = task.product;
+  Sums16 column_terms = {};
+  Floats16 w_units = {};
+  const auto bytes = static_cast<size_t>(4 * columns);
+  if (task.column_terms != nullptr) {
+    __builtin_memcpy(&column_terms, task.column_terms + (n - task.n0), bytes);
   }
-  if (column_terms != nullptr) {
-    for (int64_t c = 0; c < columns; ++c) acc[c] += column_terms[c];
-  }
-  if (task.acc != nullptr) {
-    int32_t* out = task.acc + m * task.ldo + n;
-    for (int64_t c = 0; c < columns; ++c) out[c] = static_cast<int32_t>(acc[c]);
-  }
-  if (task.out != nullptr) {
-    const float a_unit = task.a_units[m];
-    const float* w_units = task.w_units + n;
-    float* out = task.out + m * task.ldo + n;
-    for (int64_t c = 0; c < columns; ++c) {
-      out[c] = static_cast<float>(static_cast<int32_t>(acc[c])) * (a_unit * w_units[c]);
+  if (out != nullptr) __builtin_memcpy(&w_units, task.w_units + n, bytes);
+  for (int64_t row = first; row < last; ++row) {
+    Sums16 acc;
+    __builtin_memcpy(&acc, sums + (row - m) * stride, sizeof(acc));
+    acc = acc * product + row_terms[row] + column_terms;
+    if (acc_out != nullptr) __builtin_memcpy(acc_out + row * ldo + n, &acc, bytes);
+    if (out != nullptr) {
+      const Floats16 values =
+          __builtin_convertvector((Ints16)acc, Floats16) * (a_units[row] * w_units);
+      __builtin_memcpy(out + row * ldo + n, &values, bytes);
     }
+  }
+}
+
+// The same; whole tiles apart, so that the compiler knows how many columns they have.
+inline void store_packed_tile(const PackedTask& task, const int32_t* sums, int64_t stride,
+                              int64_t m, int64_t rows, int64_t n) {
+  if (task.n1 - n >= kTileRows) {
+    store_packed_rows(task, sums, stride, m, rows, n, kTileRows);
+  } else if (n < task.n1) {
+    store_packed_rows(task, sums, stride, m, rows, n, task.n1 - n);
   }
 }
 
@@ -77,17 +99,10 @@ void run_tiles(const PackedTask& task, const int64_t* tiles) {
     for (int64_t i = 0; i < strips * kStripSums; ++i) sums[i] = 0;
     Kernel::template add<kStrip, kTiles>(task, tiles, task.a + first * task.strip_bytes, strips,
                                          sums);
-    for (int64_t i = 0; i < strips * kStrip; ++i) {
-      const int64_t m = first * kStrip + i;
-      if (m < task.m0 || m >= task.m1) continue;
+    for (int64_t i = 0; i < strips; ++i) {
       for (int t = 0; t < kTiles; ++t) {
-        const int64_t n = tiles[t] * kTileRows;
-        const int32_t* row = sums + i / kStrip * kStripSums + (t * kStrip + i % kStrip) * kTileRows;
-        if (n + kTileRows <= task.n1) {
-          store_packed_row(task, row, m, n, kTileRows);
-        } else {
-          store_packed_row(task, row, m, n, task.n1 - n);
-        }
+        store_packed_tile(task, sums + i * kStripSums + t * kStrip * kTileRows, kTileRows,
+                          (first + i) * kStrip, kStrip, tiles[t] * kTileRows);
       }
     }
   }
