@@ -8,11 +8,18 @@ namespace {
 // Adds the products of `blocks` blocks. tiles[t] is where tile t begins, strip where the strip
 // does. Several sums per output where there are few outputs, to hide the latency of vpdpbusd. The
 // loop is alone in its function: with more around it GCC 12 spills.
-template <class Values, int kStrip, int kTiles>
+//
+// kInPlace, for one row: values stay where they stand in their bytes, and sums are moved down at
+// the end instead; a set of sums gets groups of one place only. kMaxBlocksInPlace keeps such sums,
+// at most K / 2 products of 240 and 127, within 31 bits.
+constexpr int64_t kMaxBlocksInPlace = 4096;
+
+template <class Values, int kStrip, int kTiles, bool kInPlace = false>
 __attribute__((noinline)) void dot_blocks(const WeightTiles& w, const uint8_t* const* tiles,
                                           const uint8_t* strip, int64_t blocks, int32_t* sums) {
   constexpr int kOutputs = kStrip * kTiles;
   constexpr int kSets = kOutputs >= 8 ? 1 : 8 / kOutputs;
+  static_assert(!kInPlace || kSets % 4 == 0);
   __m512i acc[kSets][kTiles][kStrip];
 #pragma GCC unroll 8
   for (int s = 0; s < kSets; ++s) {
@@ -34,9 +41,16 @@ __attribute__((noinline)) void dot_blocks(const WeightTiles& w, const uint8_t* c
       if constexpr (kTiles == 2) fetch(second + 64 * l);
     }
     for_each_group([&]<int kGroup>() QUEST_INLINE_LAMBDA {
-      const __m512i u0 = values[0].template group<kGroup>();
+      const auto group = [](const Values& v) QUEST_INLINE_LAMBDA {
+        if constexpr (kInPlace) {
+          return v.template group_in_place<kGroup>();
+        } else {
+          return v.template group<kGroup>();
+        }
+      };
+      const __m512i u0 = group(values[0]);
       __m512i u1 = u0;
-      if constexpr (kTiles == 2) u1 = values[1].template group<kGroup>();
+      if constexpr (kTiles == 2) u1 = group(values[1]);
 #pragma GCC unroll 8
       for (int r = 0; r < kStrip; ++r) {
         const __m512i codes = Vector::broadcast(dword(strip + 4 * (kGroup * kStrip + r)));
@@ -57,7 +71,13 @@ __attribute__((noinline)) void dot_blocks(const WeightTiles& w, const uint8_t* c
     for (int r = 0; r < kStrip; ++r) {
       __m512i sum = _mm512_load_si512(sums + (t * kStrip + r) * kTileRows);
 #pragma GCC unroll 8
-      for (int s = 0; s < kSets; ++s) sum = _mm512_add_epi32(sum, acc[s][t][r]);
+      for (int s = 0; s < kSets; ++s) {
+        if constexpr (kInPlace) {
+          acc[s][t][r] = reinterpret_cast<__m512i>(reinterpret_cast<__v16si>(acc[s][t][r]) >>
+                                                   (s * Values::kBits % 8));
+        }
+        sum = _mm512_add_epi32(sum, acc[s][t][r]);
+      }
       _mm512_store_si512(sums + (t * kStrip + r) * kTileRows, sum);
     }
   }
@@ -71,6 +91,12 @@ struct DotKernel {
   static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip, int64_t,
                   int32_t* sums) {
     const uint8_t* starts[2] = {tile_start(task, tiles[0]), tile_start(task, tiles[kTiles - 1])};
+    if constexpr (kStrip == 1 && requires { Values::kHasPlaces; }) {
+      if (Values::kHasPlaces && task.w.blocks <= kMaxBlocksInPlace) {
+        return dot_blocks<Values, kStrip, kTiles, Values::kHasPlaces>(task.w, starts, strip,
+                                                                      task.w.blocks, sums);
+      }
+    }
     dot_blocks<Values, kStrip, kTiles>(task.w, starts, strip, task.w.blocks, sums);
   }
 };

@@ -223,6 +223,15 @@ struct Bits {
   QUEST_INLINE Int group() const {
     return bits_from<kBits, 0, kGroup>(lines);
   }
+  // The same times 2^kPlace<kGroup>, where the bits stand in their byte: without a shift.
+  static constexpr bool kHasPlaces = kBits == 2 || kBits == 4;
+  template <int kGroup>
+  static constexpr int kPlace = kGroup* kBits % 8;
+  template <int kGroup>
+  QUEST_INLINE Int group_in_place() const {
+    constexpr uint32_t kMask = ((1u << kBits) - 1) << kPlace<kGroup>;
+    return Vector::bit_and(lines[kGroup * kBits / 8], Vector::broadcast(kMask * 0x01010101u));
+  }
   // Of values of more than 4 bits, the lower 4 and the others.
   template <int kGroup>
   QUEST_INLINE Int low_bits() const {
@@ -241,6 +250,7 @@ struct Bits {
 // FP4: a table of 16 bytes.
 struct TableValues : Bits<4> {
   static constexpr int kMaxValue = 24;
+  static constexpr bool kHasPlaces = false;
   Int table;
 
   explicit QUEST_INLINE TableValues(const WeightTiles& w)
