@@ -5,6 +5,7 @@ find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(ZLIB REQUIRED)
+find_package(Ceres REQUIRED)
 include(QuestLibraries)
 
 if(QUEST_BUILD_TESTS)
