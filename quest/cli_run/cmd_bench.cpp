@@ -195,6 +195,68 @@ void choose_lengths(Arguments& arguments, int64_t context) {
               arguments.prompt, arguments.tokens, context);
 }
 
+// What was measured of an engine, and how near that is to the ceilings if they were asked for.
+struct Report {
+  Speeds speeds;
+  double prefill = 0, decode = 0;  // medians, tokens/s
+  int64_t peak_memory = 0;
+  std::optional<Nearness> near;
+};
+
+void print_report(const CpuEngine& engine, const Arguments& arguments, const Report& report) {
+  const auto range = [](const std::vector<double>& v) {
+    return fmt::format("{:.1f} to {:.1f}", *std::min_element(v.begin(), v.end()),
+                       *std::max_element(v.begin(), v.end()));
+  };
+  const auto megabytes = [](int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  fmt::print("model     {} {}, {:.1f} MB, {}\n",
+             arguments.shape.empty() ? arguments.engine.model : arguments.shape,
+             engine.model().recipe().name, megabytes(engine.model().file_bytes()),
+             format_count(engine.threads(), "thread"));
+  fmt::print("prefill   {:.1f} tokens/s ({}; {} tokens)\n", report.prefill,
+             range(report.speeds.prefill), arguments.prompt);
+  fmt::print("decode    {:.1f} tokens/s ({}; {} tokens after {}, batch {}), {:.1f} MB a step\n",
+             report.decode, range(report.speeds.decode), arguments.tokens,
+             arguments.written_after(), arguments.batch, megabytes(bytes_per_step(engine.model())));
+  fmt::print("memory    {:.1f} MB cache, {:.1f} MB scratch; {:.1f} MB at most in all\n",
+             megabytes(engine.cache_bytes()), megabytes(engine.scratch_bytes()),
+             megabytes(report.peak_memory));
+  if (!report.near) return;
+  fmt::print("ceilings  {}\n", describe(report.near->ceilings));
+  fmt::print("reached   prefill {:.0f} % of INT8, decode {:.0f} % of memory\n",
+             100 * report.near->integer, 100 * report.near->memory);
+}
+
+nlohmann::ordered_json report_json(const CpuEngine& engine, const Arguments& arguments,
+                                   const Report& report) {
+  nlohmann::ordered_json json = {{"shape", arguments.shape},
+                                 {"recipe", engine.model().recipe().name},
+                                 {"file_bytes", engine.model().file_bytes()},
+                                 {"threads", engine.threads()},
+                                 {"prompt", arguments.prompt},
+                                 {"tokens", arguments.tokens},
+                                 {"batch", arguments.batch},
+                                 {"prefill_tokens_per_second", report.prefill},
+                                 {"decode_tokens_per_second", report.decode},
+                                 {"prefill_repeats", report.speeds.prefill},
+                                 {"decode_repeats", report.speeds.decode},
+                                 {"depth", arguments.written_after()},
+                                 {"bytes_per_step", bytes_per_step(engine.model())},
+                                 {"operations_per_token", operations_per_token(engine.config())},
+                                 {"cache_bytes", engine.cache_bytes()},
+                                 {"scratch_bytes", engine.scratch_bytes()},
+                                 {"peak_bytes", report.peak_memory},
+                                 {"level", isa_level_name(isa_level())},
+                                 {"version", version_text()}};
+  if (report.near) {
+    const CpuCeilings& ceilings = report.near->ceilings;
+    json["memory_bytes_per_second"] = ceilings.memory_read_bytes_per_second;
+    json["int8_operations_per_second"] = ceilings.flops(ComputeType::kInt8);
+    json["int8_instructions"] = ceilings.instructions[static_cast<size_t>(ComputeType::kInt8)];
+  }
+  return json;
+}
+
 void run(const RunOptions& options, Arguments& arguments) {
   QUEST_CHECK(arguments.engine.model.empty() != arguments.shape.empty(), ErrorKind::kUsage,
               "name a packed model's folder or --shape of a random one ({}); {} given",
@@ -217,59 +279,17 @@ void run(const RunOptions& options, Arguments& arguments) {
   QUEST_CHECK(arguments.written_after() <= arguments.prompt, ErrorKind::kUsage,
               "--depth {} is more than --prompt-tokens {}", arguments.written_after(),
               arguments.prompt);
-  const Speeds speeds = measure(engine, arguments);
-  const double prefill = median(speeds.prefill), decode = median(speeds.decode);
-  const auto range = [](const std::vector<double>& v) {
-    return fmt::format("{:.1f} to {:.1f}", *std::min_element(v.begin(), v.end()),
-                       *std::max_element(v.begin(), v.end()));
-  };
-  const auto megabytes = [](int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
-  fmt::print("model     {} {}, {:.1f} MB, {}\n",
-             arguments.shape.empty() ? arguments.engine.model : arguments.shape,
-             engine.model().recipe().name, megabytes(engine.model().file_bytes()),
-             format_count(engine.threads(), "thread"));
-  fmt::print("prefill   {:.1f} tokens/s ({}; {} tokens)\n", prefill, range(speeds.prefill),
-             arguments.prompt);
-  fmt::print("decode    {:.1f} tokens/s ({}; {} tokens after {}, batch {}), {:.1f} MB a step\n",
-             decode, range(speeds.decode), arguments.tokens, arguments.written_after(),
-             arguments.batch, megabytes(bytes_per_step(engine.model())));
-  const int64_t peak = peak_memory();
-  fmt::print("memory    {:.1f} MB cache, {:.1f} MB scratch; {:.1f} MB at most in all\n",
-             megabytes(engine.cache_bytes()), megabytes(engine.scratch_bytes()), megabytes(peak));
-  std::optional<Nearness> near;
+  Report report;
+  report.speeds = measure(engine, arguments);
+  report.prefill = median(report.speeds.prefill);
+  report.decode = median(report.speeds.decode);
+  report.peak_memory = peak_memory();
   if (arguments.measure) {
-    near = nearness_of(engine, arguments, prefill, decode);
-    fmt::print("ceilings  {}\n", describe(near->ceilings));
-    fmt::print("reached   prefill {:.0f} % of INT8, decode {:.0f} % of memory\n",
-               100 * near->integer, 100 * near->memory);
+    report.near = nearness_of(engine, arguments, report.prefill, report.decode);
   }
+  print_report(engine, arguments, report);
   if (arguments.json.empty()) return;
-  nlohmann::ordered_json json = {{"shape", arguments.shape},
-                                 {"recipe", engine.model().recipe().name},
-                                 {"file_bytes", engine.model().file_bytes()},
-                                 {"threads", engine.threads()},
-                                 {"prompt", arguments.prompt},
-                                 {"tokens", arguments.tokens},
-                                 {"batch", arguments.batch},
-                                 {"prefill_tokens_per_second", prefill},
-                                 {"decode_tokens_per_second", decode},
-                                 {"prefill_repeats", speeds.prefill},
-                                 {"decode_repeats", speeds.decode},
-                                 {"depth", arguments.written_after()},
-                                 {"bytes_per_step", bytes_per_step(engine.model())},
-                                 {"operations_per_token", operations_per_token(engine.config())},
-                                 {"cache_bytes", engine.cache_bytes()},
-                                 {"scratch_bytes", engine.scratch_bytes()},
-                                 {"peak_bytes", peak},
-                                 {"level", isa_level_name(isa_level())},
-                                 {"version", version_text()}};
-  if (near) {
-    json["memory_bytes_per_second"] = near->ceilings.memory_read_bytes_per_second;
-    json["int8_operations_per_second"] = near->ceilings.flops(ComputeType::kInt8);
-    json["int8_instructions"] =
-        near->ceilings.instructions[static_cast<size_t>(ComputeType::kInt8)];
-  }
-  write_file_atomically(arguments.json, json.dump(2) + "\n");
+  write_file_atomically(arguments.json, report_json(engine, arguments, report).dump(2) + "\n");
 }
 
 }  // namespace
