@@ -142,6 +142,16 @@ TEST(MmapFile, MapsMovesAndRefuses) {
   }
 }
 
+TEST(MmapFile, FilesThatDoNotFitIntoMemoryAreMapped) {
+  const TemporaryFolder folder;
+  const std::filesystem::path path = folder.write("a", "");
+  EXPECT_EQ(fastest_access(folder / "absent"), FileAccess::kMap);
+  std::error_code error;
+  std::filesystem::resize_file(path, uintmax_t{1} << 42, error);  // 4 TB, none on the disk
+  if (error) GTEST_SKIP() << "no file of 4 TB here: " << error.message();
+  EXPECT_EQ(fastest_access(path), FileAccess::kMap);
+}
+
 TEST(MmapFile, ReadBytesAreAlignedAndStayAsTheyWere) {
   const TemporaryFolder folder;
   std::string text(5'000'001, 'a');

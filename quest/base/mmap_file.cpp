@@ -42,12 +42,19 @@ void read_whole(int fd, std::byte* data, size_t size, const std::filesystem::pat
 
 }  // namespace
 
-FileAccess fastest_access() {
-  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+FileAccess fastest_access(const std::filesystem::path& path) {
+  std::ifstream pages("/sys/kernel/mm/transparent_hugepage/enabled");
   std::string text;
-  std::getline(file, text);
-  return text.empty() || text.find("[never]") != std::string::npos ? FileAccess::kMap
-                                                                   : FileAccess::kRead;
+  std::getline(pages, text);
+  if (text.empty() || text.find("[never]") != std::string::npos) return FileAccess::kMap;
+  uint64_t kibibytes = 0;
+  std::ifstream memory("/proc/meminfo");
+  for (std::string name; memory >> name && name != "MemAvailable:";) {
+  }
+  memory >> kibibytes;
+  std::error_code error;
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  return !error && size / 7 <= kibibytes * 1024 / 8 ? FileAccess::kRead : FileAccess::kMap;
 }
 
 MmapFile::MmapFile(const std::filesystem::path& path, FileAccess access) : path_(path) {

@@ -55,7 +55,7 @@ void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with
       .add_option(
           "--load", arguments.load,
           "read: weights into memory of this process, on huge pages; map: the file's pages, "
-          "shared with others; auto: read where there are huge pages")
+          "shared with others; auto: read where there are huge pages and memory enough")
       ->check(CLI::IsMember({"auto", "read", "map"}))
       ->capture_default_str();
   command
@@ -103,7 +103,8 @@ void check_result_file(const std::string& path) {
 
 LoadedEngine load_engine(const RunOptions& options, const EngineArguments& arguments) {
   const auto start = std::chrono::steady_clock::now();
-  const FileAccess access = arguments.load == "auto"   ? fastest_access()
+  const FileAccess access = arguments.load == "auto"
+                                ? fastest_access(fs::path(arguments.model) / "model.safetensors")
                             : arguments.load == "read" ? FileAccess::kRead
                                                        : FileAccess::kMap;
   PackedModel model = open_packed_model(arguments.model, options.threads, access);

@@ -15,7 +15,9 @@ using namespace quest;
 
 struct quest_model {
   quest_model(const char* folder, const EngineOptions& options)
-      : engine(PackedModel(folder, true, options.threads, fastest_access()), options),
+      : engine(PackedModel(folder, true, options.threads,
+                           fastest_access(std::filesystem::path(folder) / "model.safetensors")),
+               options),
         tokenizer(load_tokenizer(engine.model().folder())),
         generator(engine, *tokenizer) {}
 
