@@ -16,6 +16,7 @@
 #endif
 
 #include "quest/base/error.h"
+#include "quest/base/white_space.h"
 
 namespace quest {
 
@@ -112,10 +113,11 @@ std::string brand_string() {
 
 #endif
 
-std::string trimmed(const std::string& text) {
-  const size_t first = text.find_first_not_of(' ');
-  if (first == std::string::npos) return "unknown CPU";
-  return text.substr(first, text.find_last_not_of(' ') - first + 1);
+// CPUs pad their name with spaces.
+std::string model_name() {
+  const std::string brand = brand_string();
+  const std::string_view name = trimmed(brand, " ");
+  return name.empty() ? "unknown CPU" : std::string(name);
 }
 
 // Cores that the quota of a container allows; 0 if there is none.
@@ -148,7 +150,7 @@ int count_usable_cores() {
 CpuFeatures detect() {
   CpuFeatures f;
   detect_instructions(f);
-  f.model_name = trimmed(brand_string());
+  f.model_name = model_name();
   f.usable_cores = count_usable_cores();
   return f;
 }

@@ -8,15 +8,12 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/progress.h"
+#include "quest/base/white_space.h"
 
 namespace quest::cli {
 namespace {
 
-std::string trimmed(const std::string& text) {
-  const size_t begin = text.find_first_not_of(" \t\n");
-  if (begin == std::string::npos) return {};
-  return text.substr(begin, text.find_last_not_of(" \t\n") - begin + 1);
-}
+constexpr std::string_view kSpaces = " \t\n";  // around an argument or an answer
 
 template <class T>
 T number_from(const std::string& command, const std::string& text) {
@@ -62,7 +59,7 @@ std::vector<int32_t> ChatSession::fitting_prompt() {
 
 void ChatSession::answer(const TextSink& sink) {
   last_ = generator_.generate(fitting_prompt(), settings_, sink);
-  messages_.push_back({"assistant", trimmed(last_.text)});
+  messages_.push_back({"assistant", std::string(trimmed(last_.text, kSpaces))});
 }
 
 void ChatSession::say(const std::string& text, const TextSink& sink) {
@@ -107,7 +104,8 @@ ChatSession::Next ChatSession::command(const std::string& line, std::string& out
                                        const TextSink& sink) {
   const size_t space = line.find(' ');
   const std::string name = line.substr(0, space);
-  const std::string argument = space == std::string::npos ? "" : trimmed(line.substr(space));
+  const std::string argument(
+      space == std::string::npos ? "" : trimmed(std::string_view(line).substr(space), kSpaces));
   if (name == "/exit" || name == "/quit") return Next::kEnd;
   if (name == "/help") {
     out = help();

@@ -6,6 +6,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/json_util.h"
+#include "quest/base/white_space.h"
 #include "quest/data/file_reader.h"
 #include "quest/data/input_files.h"
 #include "quest/text/utf8.h"
@@ -19,10 +20,9 @@ constexpr int64_t kMinChunkBytes = 16;
 constexpr int64_t kMaxChunkBytes = int64_t{64} << 20;
 // Of fewer bytes one cannot say that a file is no text.
 constexpr int64_t kJudgedBytes = 4096;
-constexpr std::string_view kWhitespace = " \t\r\n\v\f";
 
 bool is_blank(std::string_view text) {
-  return text.find_first_not_of(kWhitespace) == std::string_view::npos;
+  return text.find_first_not_of(kWhiteSpace) == std::string_view::npos;
 }
 
 // A growing string whose front is taken away piece by piece.
@@ -55,7 +55,7 @@ class TextBuffer {
 
 size_t find_text_cut(std::string_view text, size_t limit) {
   if (text.size() <= limit) return text.size();
-  const auto blank = [&](size_t i) { return kWhitespace.find(text[i]) != std::string_view::npos; };
+  const auto blank = [&](size_t i) { return kWhiteSpace.find(text[i]) != std::string_view::npos; };
   const size_t earliest = std::max<size_t>(1, limit / 2);
   for (size_t i = std::min(limit, text.size() - 2); i >= earliest; --i) {
     if (text[i] == ' ' && !blank(i - 1) && !blank(i + 1)) return i;

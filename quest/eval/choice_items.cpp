@@ -5,19 +5,12 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/json_util.h"
+#include "quest/base/white_space.h"
 #include "quest/eval/multiple_choice.h"
 
 namespace quest {
 
 namespace {
-
-constexpr std::string_view kWhiteSpace = " \t\n\r\f\v";
-
-std::string_view trimmed(std::string_view text) {
-  const size_t first = text.find_first_not_of(kWhiteSpace);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kWhiteSpace) - first + 1);
-}
 
 std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
   std::string result;

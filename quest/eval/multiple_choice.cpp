@@ -6,12 +6,11 @@
 #include <utility>
 
 #include "quest/base/error.h"
+#include "quest/base/white_space.h"
 
 namespace quest {
 
 namespace {
-
-constexpr std::string_view kWhiteSpace = " \t\n\r\f\v";
 
 int64_t count_code_points(std::string_view text) {
   // Every byte but the continuation bytes 10xxxxxx begins one.

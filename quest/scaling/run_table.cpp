@@ -8,22 +8,18 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/json_util.h"
+#include "quest/base/white_space.h"
 
 namespace quest::scaling {
 namespace {
 
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kSpaces = " \t\r";
-  const size_t begin = text.find_first_not_of(kSpaces);
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
-}
+constexpr std::string_view kSpaces = " \t\r";  // around a cell
 
 std::vector<std::string_view> cells_of(std::string_view line) {
   std::vector<std::string_view> cells;
   for (size_t begin = 0;;) {
     const size_t comma = line.find(',', begin);
-    cells.push_back(trimmed(line.substr(begin, comma - begin)));
+    cells.push_back(trimmed(line.substr(begin, comma - begin), kSpaces));
     if (comma == std::string_view::npos) return cells;
     begin = comma + 1;
   }
@@ -138,7 +134,8 @@ std::vector<ScalingRun> read_run_table(const std::filesystem::path& path) {
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line = trimmed(std::string_view(text).substr(begin, end - begin));
+    const std::string_view line =
+        trimmed(std::string_view(text).substr(begin, end - begin), kSpaces);
     begin = end + 1;
     ++number;
     if (line.empty() || line.starts_with('#')) continue;
