@@ -91,10 +91,9 @@ struct DotKernel {
   static void add(const PackedTask& task, const int64_t* tiles, const uint8_t* strip, int64_t,
                   int32_t* sums) {
     const uint8_t* starts[2] = {tile_start(task, tiles[0]), tile_start(task, tiles[kTiles - 1])};
-    if constexpr (kStrip == 1 && requires { Values::kHasPlaces; }) {
-      if (Values::kHasPlaces && task.w.blocks <= kMaxBlocksInPlace) {
-        return dot_blocks<Values, kStrip, kTiles, Values::kHasPlaces>(task.w, starts, strip,
-                                                                      task.w.blocks, sums);
+    if constexpr (kStrip == 1 && Values::kHasPlaces) {
+      if (task.w.blocks <= kMaxBlocksInPlace) {
+        return dot_blocks<Values, kStrip, kTiles, true>(task.w, starts, strip, task.w.blocks, sums);
       }
     }
     dot_blocks<Values, kStrip, kTiles>(task.w, starts, strip, task.w.blocks, sums);
