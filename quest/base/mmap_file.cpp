@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "quest/base/error.h"
+#include "quest/base/memory_info.h"
 
 namespace quest {
 
@@ -47,14 +48,10 @@ FileAccess fastest_access(const std::filesystem::path& path) {
   std::string text;
   std::getline(pages, text);
   if (text.empty() || text.find("[never]") != std::string::npos) return FileAccess::kMap;
-  uint64_t kibibytes = 0;
-  std::ifstream memory("/proc/meminfo");
-  for (std::string name; memory >> name && name != "MemAvailable:";) {
-  }
-  memory >> kibibytes;
+  const auto available = static_cast<uintmax_t>(system_memory().available_bytes);
   std::error_code error;
   const uintmax_t size = std::filesystem::file_size(path, error);
-  return !error && size / 7 <= kibibytes * 1024 / 8 ? FileAccess::kRead : FileAccess::kMap;
+  return !error && size / 7 <= available / 8 ? FileAccess::kRead : FileAccess::kMap;
 }
 
 MmapFile::MmapFile(const std::filesystem::path& path, FileAccess access) : path_(path) {

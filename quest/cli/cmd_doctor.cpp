@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "quest/base/cpu_features.h"
+#include "quest/base/memory_info.h"
 #include "quest/base/progress.h"
 #include "quest/base/speed_of_light.h"
 #include "quest/base/version.h"
@@ -57,7 +58,7 @@ MachineFacts collect_facts() {
   facts.cpu = cpu_features();
   facts.highest = highest_isa_level();
   facts.chosen = isa_level();
-  facts.memory = parse_meminfo(system_text("/proc/meminfo"));
+  facts.memory = system_memory();
   facts.threads = at::get_num_threads();
   facts.has_gnuplot = !plot::find_gnuplot().empty();
   facts.has_gpu_driver = fs::exists("/proc/driver/nvidia/version");

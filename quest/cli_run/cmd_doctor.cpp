@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "quest/base/cpu_features.h"
+#include "quest/base/memory_info.h"
 #include "quest/base/progress.h"
 #include "quest/base/speed_of_light.h"
 #include "quest/base/thread_pool.h"
@@ -32,7 +33,7 @@ MachineFacts collect_facts() {
   facts.cpu = cpu_features();
   facts.highest = highest_isa_level();
   facts.chosen = isa_level();
-  facts.memory = parse_meminfo(system_text("/proc/meminfo"));
+  facts.memory = system_memory();
   facts.threads = facts.cpu.usable_cores;  // what --threads says is no lack
   facts.has_gnuplot = true;                // not used here
   facts.has_amx_without_os =

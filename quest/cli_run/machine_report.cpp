@@ -37,20 +37,6 @@ std::string format_report(const std::vector<ReportSection>& sections) {
   return text;
 }
 
-MemoryInfo parse_meminfo(const std::string& text) {
-  MemoryInfo info;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) {
-    std::istringstream words(line);
-    std::string name;
-    int64_t kibibytes = 0;
-    if (!(words >> name >> kibibytes)) continue;
-    if (name == "MemTotal:") info.total_bytes = kibibytes * 1024;
-    if (name == "MemAvailable:") info.available_bytes = kibibytes * 1024;
-  }
-  return info;
-}
-
 int64_t parse_peak_memory(const std::string& text) {
   std::istringstream in(text);
   for (std::string line; std::getline(in, line);) {

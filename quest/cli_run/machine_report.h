@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "quest/base/cpu_features.h"
+#include "quest/base/memory_info.h"
 
 namespace quest::cli {
 
@@ -19,13 +20,6 @@ struct ReportSection {
 
 // "Title\n  name   value\n...", values of a section in one column.
 std::string format_report(const std::vector<ReportSection>& sections);
-
-struct MemoryInfo {
-  int64_t total_bytes = 0;  // 0: not known
-  int64_t available_bytes = 0;
-};
-// From the text of /proc/meminfo.
-MemoryInfo parse_meminfo(const std::string& text);
 
 // The most memory that the process has held until now, with the pages of files that it mapped;
 // from the text of /proc/self/status. 0: not known.

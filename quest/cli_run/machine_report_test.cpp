@@ -48,14 +48,6 @@ TEST(Advise, NamesEachLackAndItsRemedy) {
   EXPECT_THAT(advise(facts), ElementsAre(HasSubstr("Linux 5.16")));
 }
 
-TEST(ParseMeminfo, ReadsKibibytesAndToleratesStrangeLines) {
-  const MemoryInfo info = parse_meminfo(
-      "MemTotal:       24576000 kB\nodd\nMemFree: x\nMemAvailable:   20480000 kB\n\n");
-  EXPECT_EQ(info.total_bytes, int64_t{24576000} * 1024);
-  EXPECT_EQ(info.available_bytes, int64_t{20480000} * 1024);
-  EXPECT_EQ(parse_meminfo("").total_bytes, 0);
-}
-
 TEST(FormatReport, AlignsTheValuesOfASection) {
   EXPECT_EQ(format_report({{"CPU", {{"name", "X"}, {"cores", "2"}}}, {"GPU", {{"none", "-"}}}}),
             "CPU\n  name   X\n  cores  2\n\nGPU\n  none  -\n");
