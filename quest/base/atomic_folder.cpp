@@ -11,9 +11,9 @@
 #include "quest/base/atomic_file.h"
 #include "quest/base/checksum.h"
 #include "quest/base/error.h"
+#include "quest/base/file_bytes.h"
 #include "quest/base/json_util.h"
 #include "quest/base/log.h"
-#include "quest/base/mmap_file.h"
 #include "quest/base/temporary_name.h"
 
 namespace quest {
@@ -72,7 +72,7 @@ void write_checksums(const fs::path& folder, const Listing& listing) {
   Json files = Json::object();
   for (const fs::path& file : listing.files) {
     if (file == kChecksumsName) continue;
-    const MmapFile content(folder / file);
+    const FileBytes content(folder / file);
     files[file.generic_string()] = {{"size", content.bytes().size()},
                                     {"xxh3_128", checksum128_hex(content.bytes())}};
   }
@@ -201,7 +201,7 @@ void verify_folder(const fs::path& folder) {
     const auto checksum = json_get<std::string>(entry, "xxh3_128", where);
     const fs::path path = folder / relative;
     QUEST_CHECK(fs::is_regular_file(path, error), ErrorKind::kData, "{} is missing", path.string());
-    const MmapFile content(path);
+    const FileBytes content(path);
     QUEST_CHECK(content.bytes().size() == size, ErrorKind::kData,
                 "{} is damaged: it has {} bytes, {} says {}", path.string(), content.bytes().size(),
                 kChecksumsName, size);

@@ -1,4 +1,4 @@
-// Tests of the small headers of base: error, log, bfloat16, checksum, mmap_file, cpu_features,
+// Tests of the small headers of base: error, log, bfloat16, checksum, file_bytes, cpu_features,
 // shutdown, version.
 #include <cmath>
 #include <csignal>
@@ -15,8 +15,8 @@
 #include "quest/base/checksum.h"
 #include "quest/base/cpu_features.h"
 #include "quest/base/error.h"
+#include "quest/base/file_bytes.h"
 #include "quest/base/log.h"
-#include "quest/base/mmap_file.h"
 #include "quest/base/shutdown.h"
 #include "quest/base/testing.h"
 #include "quest/base/thread_pool.h"
@@ -123,26 +123,27 @@ TEST(Checksum, PiecesHashedByOneThreadByManyAndInParts) {
   EXPECT_NE(changed.hex(), expected);
 }
 
-TEST(MmapFile, MapsMovesAndRefuses) {
+TEST(FileBytes, MapsMovesAndRefuses) {
   for (const FileAccess access : {FileAccess::kMap, FileAccess::kRead}) {
     const TemporaryFolder folder;
-    MmapFile a(folder.write("a", "hello"), access);
+    FileBytes a(folder.write("a", "hello"), access);
     EXPECT_EQ(a.bytes().size(), 5u);
     EXPECT_EQ(static_cast<char>(a.bytes()[4]), 'o');
-    MmapFile b(std::move(a));
+    FileBytes b(std::move(a));
     EXPECT_EQ(static_cast<char>(b.bytes()[0]), 'h');
-    b = MmapFile(folder.write("b", "x"), access);
+    b = FileBytes(folder.write("b", "x"), access);
     EXPECT_EQ(b.bytes().size(), 1u);
     EXPECT_EQ(b.path(), folder / "b");
-    EXPECT_TRUE(MmapFile(folder.write("empty", ""), access).bytes().empty());
-    EXPECT_QUEST_ERROR(MmapFile(folder / "absent", access), ErrorKind::kIo, "absent: No such file");
-    EXPECT_QUEST_ERROR(MmapFile(folder.path(), access), ErrorKind::kIo, "a folder");
+    EXPECT_TRUE(FileBytes(folder.write("empty", ""), access).bytes().empty());
+    EXPECT_QUEST_ERROR(FileBytes(folder / "absent", access), ErrorKind::kIo,
+                       "absent: No such file");
+    EXPECT_QUEST_ERROR(FileBytes(folder.path(), access), ErrorKind::kIo, "a folder");
     ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
-    EXPECT_QUEST_ERROR(MmapFile(folder / "pipe", access), ErrorKind::kIo, "pipe");
+    EXPECT_QUEST_ERROR(FileBytes(folder / "pipe", access), ErrorKind::kIo, "pipe");
   }
 }
 
-TEST(MmapFile, FilesThatDoNotFitIntoMemoryAreMapped) {
+TEST(FileBytes, FilesThatDoNotFitIntoMemoryAreMapped) {
   const TemporaryFolder folder;
   const std::filesystem::path path = folder.write("a", "");
   EXPECT_EQ(fastest_access(folder / "absent"), FileAccess::kMap);
@@ -152,11 +153,11 @@ TEST(MmapFile, FilesThatDoNotFitIntoMemoryAreMapped) {
   EXPECT_EQ(fastest_access(path), FileAccess::kMap);
 }
 
-TEST(MmapFile, ReadBytesAreAlignedAndStayAsTheyWere) {
+TEST(FileBytes, ReadBytesAreAlignedAndStayAsTheyWere) {
   const TemporaryFolder folder;
   std::string text(5'000'001, 'a');
   for (size_t i = 0; i < text.size(); i += 997) text[i] = static_cast<char>('b' + i % 17);
-  const MmapFile file(folder.write("a", text), FileAccess::kRead);
+  const FileBytes file(folder.write("a", text), FileAccess::kRead);
   ASSERT_EQ(file.bytes().size(), text.size());
   EXPECT_EQ(reinterpret_cast<uintptr_t>(file.bytes().data()) % 64, 0u);
   {

@@ -33,7 +33,7 @@
 #include <vector>
 
 #include "quest/base/bfloat16.h"
-#include "quest/base/mmap_file.h"
+#include "quest/base/file_bytes.h"
 
 namespace quest {
 
@@ -46,7 +46,7 @@ DType dtype_from_name(std::string_view name);  // throws kData for a name that i
 template <class T>
 struct DTypeOf;  // DTypeOf<float>::value == DType::kF32; float, double, bfloat16 and (u)int8..64
 
-// A tensor inside a mapped file (or any memory that outlives the view).
+// A tensor inside the bytes of a file (or any memory that outlives the view).
 struct TensorView {
   std::string name;
   DType dtype = DType::kF32;
@@ -86,7 +86,7 @@ class SafetensorsReader {
   std::span<const std::byte> file_bytes() const { return file_.bytes(); }  // with the header
 
  private:
-  MmapFile file_;
+  FileBytes file_;
   std::vector<TensorView> tensors_;
   std::map<std::string, size_t, std::less<>> index_;
   std::map<std::string, std::string> metadata_;

@@ -68,7 +68,7 @@ uint32_t widen(const T* stored, std::span<int32_t> out) {
 }  // namespace
 
 TokenFile TokenFile::open(const std::filesystem::path& path, Verify verify) {
-  TokenFile file{MmapFile(path)};
+  TokenFile file{FileBytes(path)};
   file.parse_header();
   const bool full = verify == Verify::kFull ||
                     (verify == Verify::kAuto && file.file_.bytes().size() <= kAutoVerifyBytes);

@@ -36,7 +36,7 @@
 #include <string>
 #include <vector>
 
-#include "quest/base/mmap_file.h"
+#include "quest/base/file_bytes.h"
 
 namespace quest {
 
@@ -76,11 +76,11 @@ class TokenFile {
   int64_t document_of(int64_t token_index) const;
 
  private:
-  explicit TokenFile(MmapFile file) : file_(std::move(file)) {}
+  explicit TokenFile(FileBytes file) : file_(std::move(file)) {}
   void parse_header();
   void verify_data() const;
 
-  MmapFile file_;
+  FileBytes file_;
   TokenFileInfo info_;
   std::span<const std::byte> tokens_;
   std::span<const uint64_t> document_starts_;

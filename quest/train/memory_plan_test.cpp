@@ -7,7 +7,7 @@
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 
-#include "quest/base/mmap_file.h"
+#include "quest/base/file_bytes.h"
 #include "quest/base/testing.h"
 #include "quest/nn/llama_model.h"
 #include "quest/train/optimizer.h"
@@ -117,7 +117,7 @@ TEST(MemoryPlan, OwnMemoryGrowsWithWhatIsTouchedAndNotWithMappedFiles) {
   EXPECT_GT(before, kMegabyte);
   const testing::TemporaryFolder folder;
   fs::resize_file(folder.write("zeros", ""), 64 * kMegabyte);
-  const MmapFile file(folder / "zeros");
+  const FileBytes file(folder / "zeros");
   EXPECT_EQ(std::count(file.bytes().begin(), file.bytes().end(), std::byte{0}), 64 * kMegabyte);
   EXPECT_LT(anonymous_bytes(), before + 16 * kMegabyte);
   const std::vector<char> touched(64 * kMegabyte, 1);

@@ -329,7 +329,7 @@ TEST_F(TrainerTest, PeakMemoryIsWithoutMappedFiles) {
   constexpr int64_t kMegabyte = 1 << 20;
   const int64_t before = anonymous_bytes();
   fs::resize_file(folder_.write("zeros", ""), 64 * kMegabyte);
-  const MmapFile file(folder_ / "zeros");
+  const FileBytes file(folder_ / "zeros");
   ASSERT_EQ(std::count(file.bytes().begin(), file.bytes().end(), std::byte{0}), 64 * kMegabyte);
   const TrainOutcome outcome = train(tiny("memory"));
   const auto own = outcome.summary["peak_memory_bytes"].get<int64_t>();

@@ -19,14 +19,14 @@ FileAccess fastest_access(const std::filesystem::path& path);
 
 // Throws kIo with the path and the reason. An empty file gives an empty span.
 // Thread rules: const after construction; may be read from any number of threads.
-class MmapFile {
+class FileBytes {
  public:
-  explicit MmapFile(const std::filesystem::path& path, FileAccess access = FileAccess::kMap);
-  ~MmapFile();
-  MmapFile(MmapFile&& other) noexcept;
-  MmapFile& operator=(MmapFile&& other) noexcept;
-  MmapFile(const MmapFile&) = delete;
-  MmapFile& operator=(const MmapFile&) = delete;
+  explicit FileBytes(const std::filesystem::path& path, FileAccess access = FileAccess::kMap);
+  ~FileBytes();
+  FileBytes(FileBytes&& other) noexcept;
+  FileBytes& operator=(FileBytes&& other) noexcept;
+  FileBytes(const FileBytes&) = delete;
+  FileBytes& operator=(const FileBytes&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }

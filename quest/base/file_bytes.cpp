@@ -1,4 +1,4 @@
-#include "quest/base/mmap_file.h"
+#include "quest/base/file_bytes.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -54,7 +54,7 @@ FileAccess fastest_access(const std::filesystem::path& path) {
   return !error && size / 7 <= available / 8 ? FileAccess::kRead : FileAccess::kMap;
 }
 
-MmapFile::MmapFile(const std::filesystem::path& path, FileAccess access) : path_(path) {
+FileBytes::FileBytes(const std::filesystem::path& path, FileAccess access) : path_(path) {
   // O_NONBLOCK: opening a named pipe must not wait for a writer before it is refused below.
   const OpenFile file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   QUEST_CHECK(file.fd >= 0, ErrorKind::kIo, "cannot open {}: {}", path.string(), errno_text(errno));
@@ -93,18 +93,18 @@ MmapFile::MmapFile(const std::filesystem::path& path, FileAccess access) : path_
   data_ = data;
 }
 
-MmapFile::~MmapFile() {
+FileBytes::~FileBytes() {
   if (mapping_ != nullptr) munmap(mapping_, mapping_size_);
 }
 
-MmapFile::MmapFile(MmapFile&& other) noexcept
+FileBytes::FileBytes(FileBytes&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
       mapping_(std::exchange(other.mapping_, nullptr)),
       mapping_size_(std::exchange(other.mapping_size_, 0)) {}
 
-MmapFile& MmapFile::operator=(MmapFile&& other) noexcept {
+FileBytes& FileBytes::operator=(FileBytes&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
