@@ -1,6 +1,6 @@
 # Decides QUEST_CUDA_FOUND: whether this build has a GPU side. QUEST_WITH_CUDA=ON (the preset `cuda`)
 # needs nvcc; without it configuring stops with the places that were searched rather than silently
-# building for the CPU. quest/kernels/cuda/*.cu are the GPU kernels.
+# building for the CPU.
 set(QUEST_CUDA_FOUND FALSE)
 if(NOT QUEST_WITH_CUDA)
   return()
@@ -23,13 +23,20 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 90a)
 endif()
 enable_language(CUDA)
-set(QUEST_CUDA_FOUND TRUE)
-file(GLOB_RECURSE quest_gpu_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/quest/kernels/cuda/*.cu)
-list(LENGTH quest_gpu_sources quest_gpu_count)
-if(quest_gpu_count EQUAL 0)
-  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} found; this version has no GPU kernels yet, so quest will "
-    "compute on the CPU")
-else()
-  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER}, architectures ${CMAKE_CUDA_ARCHITECTURES}, "
-    "${quest_gpu_count} kernel files")
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know nvcc's flag
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
 endif()
+set(QUEST_CUTLASS_DIR "" CACHE PATH "Folder with include/cutlass and tools/util/include of CUTLASS 4")
+set(quest_cutlass_dir "${QUEST_CUTLASS_DIR}")
+if(NOT quest_cutlass_dir)
+  file(GLOB quest_cutlass_dir ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/cutlass_library/source)
+endif()
+if(NOT EXISTS "${quest_cutlass_dir}/include/cutlass/cutlass.h")
+  message(FATAL_ERROR "QUEST_WITH_CUDA is ON and CUTLASS was not found (looked in '${quest_cutlass_dir}'). Run "
+    "`make setup PRESET=cuda`, or pass -DQUEST_CUTLASS_DIR=/path/to/cutlass.")
+endif()
+set(QUEST_CUDA_FOUND TRUE)
+message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER}, architectures ${CMAKE_CUDA_ARCHITECTURES}, CUTLASS in "
+  "${quest_cutlass_dir}")

@@ -21,6 +21,13 @@ function(quest_room name)
   file(GLOB_RECURSE all CONFIGURE_DEPENDS ${dir}/*.cpp)
   set(sources ${all})
   list(FILTER sources EXCLUDE REGEX "(_test|/main)\\.cpp$")  # main.cpp: a program of its own
+  # Sources of the GPU side: one of the two folders (kernels: QuestKernelsCuda.cmake builds them).
+  if(name STREQUAL "kernels" OR NOT QUEST_CUDA_FOUND)
+    list(FILTER sources EXCLUDE REGEX "/cuda/")
+  endif()
+  if(name STREQUAL "kernels" OR QUEST_CUDA_FOUND)
+    list(FILTER sources EXCLUDE REGEX "/no_cuda/")
+  endif()
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     list(FILTER sources EXCLUDE REGEX "/x86/")
   endif()
@@ -38,6 +45,10 @@ function(quest_room name)
   endif()
   if(ROOM_TORCH)
     list(APPEND ROOM_LINK quest_torch)
+    if(QUEST_CUDA_FOUND AND sources MATCHES "/cuda/")  # calls of CUDA's runtime, whose headers torch's need
+      target_include_directories(quest_${name} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+      target_link_libraries(quest_${name} PRIVATE CUDA::cudart_static)
+    endif()
   endif()
   # Our own warnings and sanitizers are for this build, not for programs that embed an installed room.
   target_link_libraries(quest_${name} ${scope} ${deps} ${ROOM_LINK} ${ROOM_PUBLIC_HEADERS_LINK}

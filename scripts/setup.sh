@@ -4,7 +4,7 @@
 #
 #   scripts/setup.sh [cpu|cuda|asan|fuzz] [--quiet]
 #
-# cpu: LibTorch without the GPU's packages (1.3 GB in .venv). cuda: all of torch, and nvcc. asan: no torch.
+# cpu: LibTorch without the GPU's packages (1.3 GB in .venv). cuda: all of torch, nvcc and CUTLASS. asan: no torch.
 # fuzz: no torch, and clang.
 # With QUEST_TORCH_DIR=/path/to/libtorch (or a torch package's folder) set, that torch is used and nothing
 # is put into .venv. Running it again when all is there takes a second and changes nothing.
@@ -140,7 +140,10 @@ setup_venv() {
   install_requirements scripts/requirements-tools.txt
   case "$preset" in
     cpu) install_requirements scripts/requirements-cpu.txt --no-deps ;;
-    cuda) install_requirements scripts/requirements-cuda.txt ;;
+    cuda)
+      install_requirements scripts/requirements-cuda.txt
+      install_requirements scripts/requirements-cutlass.txt --no-deps
+      ;;
     asan | fuzz) ;;
   esac
 }

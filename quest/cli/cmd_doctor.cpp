@@ -100,8 +100,9 @@ ReportSection kernels_section() {
     const QuantRecipe recipe = recipe_from_name(name);
     section.facts.emplace_back(
         fmt::format("product, {}", name),
-        fmt::format("bf16: {}; fp32: {}", ops::product_plan_text(recipe, kWidth, at::kBFloat16),
-                    ops::product_plan_text(recipe, kWidth, at::kFloat)));
+        fmt::format("bf16: {}; fp32: {}",
+                    ops::product_plan_text(recipe, kWidth, kWidth, at::kBFloat16),
+                    ops::product_plan_text(recipe, kWidth, kWidth, at::kFloat)));
   }
   const ops::AttentionShape shape{5, 5, 128};
   section.facts.emplace_back(

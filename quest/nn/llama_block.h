@@ -24,13 +24,22 @@ struct BlockKv {
   at::Tensor v;
 };
 
+// The residual stream, (B,T,C), as a sum that whoever reads it next forms: x + delta. delta is
+// undefined at the start of the model.
+struct Residual {
+  at::Tensor x;
+  at::Tensor delta;
+};
+
 class LlamaAttention {
  public:
   LlamaAttention(const std::string& prefix, const LlamaConfig& config, const QuantRecipe& recipe,
-                 ComputeType compute);
+                 const Placement& placement);
 
-  // x (B,T,C) -> (B,T,C). With kv: appends at position start and attends to all before.
-  at::Tensor forward(const at::Tensor& x, const Rope& rope, BlockKv* kv, int64_t start);
+  // in, norm (C) -> {in.x + in.delta, attention of its norm}. With kv: appends at position start
+  // and attends to all before.
+  Residual forward(const Residual& in, const at::Tensor& norm, double eps, const Rope& rope,
+                   BlockKv* kv, int64_t start);
 
   QuantLinear qkv_proj;  // ((H + 2G) D, C): q rows, k rows, v rows
   QuantLinear o_proj;    // (C, H D)
@@ -42,9 +51,10 @@ class LlamaAttention {
 class LlamaMLP {
  public:
   LlamaMLP(const std::string& prefix, const LlamaConfig& config, const QuantRecipe& recipe,
-           ComputeType compute);
+           const Placement& placement);
 
-  at::Tensor forward(const at::Tensor& x);  // (B,T,C) -> (B,T,C)
+  // in, norm (C) -> {in.x + in.delta, MLP of its norm}
+  Residual forward(const Residual& in, const at::Tensor& norm, double eps);
 
   QuantLinear gate_up_proj;  // (2F, C): gate rows, up rows
   QuantLinear down_proj;     // (C, F)
@@ -53,9 +63,10 @@ class LlamaMLP {
 class LlamaBlock {
  public:
   LlamaBlock(int64_t index, const LlamaConfig& config, const QuantRecipe& recipe,
-             ComputeType compute);
+             const Placement& placement);
 
-  at::Tensor forward(const at::Tensor& x, const Rope& rope, BlockKv* kv, int64_t start);
+  Residual forward(const Residual& in, const Rope& rope, BlockKv* kv, int64_t start);
+  void refresh();  // of its four layers: QuantLinear::refresh
 
   at::Tensor input_norm;           // (C)
   at::Tensor post_attention_norm;  // (C)

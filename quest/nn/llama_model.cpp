@@ -13,6 +13,7 @@
 #include "quest/base/error.h"
 #include "quest/base/philox.h"
 #include "quest/model/rope_table.h"
+#include "quest/ops/gpu.h"
 #include "quest/ops/linear_cross_entropy.h"
 #include "quest/ops/rms_norm.h"
 
@@ -59,22 +60,32 @@ QuantRecipe unquantized() { return recipe_from_name("bf16"); }
 
 }  // namespace
 
-LlamaModel::LlamaModel(const LlamaConfig& config, const QuantRecipe& recipe, ComputeType compute)
+LlamaModel::LlamaModel(const LlamaConfig& config, const QuantRecipe& recipe, ComputeType compute,
+                       at::Device device)
     : config_(config),
       recipe_(recipe),
       compute_(compute),
+      device_(device),
       head_state_(unquantized(), scalar_type(compute), "lm_head") {
   validate(config, recipe);
-  embedding_ = make_parameter({config.vocab_size, config.hidden_size}, compute);
-  if (!config.tie_word_embeddings) {
-    head_ = make_parameter({config.vocab_size, config.hidden_size}, compute);
+  if (device.is_cuda()) {
+    const std::string reason = ops::gpu_unusable_reason();
+    QUEST_CHECK(reason.empty(), ErrorKind::kEnvironment, "{}", reason);
+    QUEST_CHECK(compute != ComputeType::kFloat64, ErrorKind::kUsage,
+                "compute type fp64 runs on the CPU only; a GPU computes in bf16 or fp32");
   }
-  final_norm_ = make_parameter({config.hidden_size}, compute);
+  const Placement placement{compute, device};
+  embedding_ = make_parameter({config.vocab_size, config.hidden_size}, placement);
+  if (!config.tie_word_embeddings) {
+    head_ = make_parameter({config.vocab_size, config.hidden_size}, placement);
+  }
+  final_norm_ = make_parameter({config.hidden_size}, placement);
   final_norm_.detach().fill_(1.0);
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    blocks_.push_back(std::make_unique<LlamaBlock>(i, config, recipe, compute));
+    blocks_.push_back(std::make_unique<LlamaBlock>(i, config, recipe, placement));
   }
   rope_ = make_rope(config);
+  rope_ = {on_device(rope_.cos), on_device(rope_.sin)};
 }
 
 void LlamaModel::init_weights(uint64_t seed) {
@@ -100,35 +111,36 @@ at::Tensor LlamaModel::head_copy(bool grad_enabled) {
 }
 
 at::Tensor LlamaModel::hidden_states(const at::Tensor& tokens, KvState* state) {
-  check_tokens(tokens, config_.vocab_size);
-  at::Tensor x = at::embedding(embedding_, tokens).to(scalar_type(compute_));  // (B,T,C)
+  if (tokens.is_cpu()) check_tokens(tokens, config_.vocab_size);
+  Residual x{at::embedding(embedding_, on_device(tokens)).to(scalar_type(compute_)), {}};
   for (size_t i = 0; i < blocks_.size(); ++i) {
     BlockKv* kv = state == nullptr ? nullptr : &state->blocks_[i];
     x = blocks_[i]->forward(x, rope_, kv, state == nullptr ? 0 : state->length_);
   }
-  return ops::rms_norm(x, final_norm_, config_.rms_norm_eps);
+  return ops::add_rms_norm(x.x, x.delta, final_norm_, config_.rms_norm_eps);
 }
 
 at::Tensor LlamaModel::loss(const at::Tensor& tokens, const at::Tensor& targets) {
   const at::Tensor hidden = hidden_states(tokens, nullptr);
   return ops::linear_cross_entropy(hidden.view({-1, config_.hidden_size}), head(),
                                    head_copy(at::GradMode::is_enabled()),
-                                   targets.contiguous().view(-1));
+                                   on_device(targets.contiguous().view(-1)));
 }
 
 at::Tensor LlamaModel::token_losses(const at::Tensor& tokens, const at::Tensor& targets) {
   const at::NoGradGuard no_grad;
   const at::Tensor hidden = hidden_states(tokens, nullptr);
   return ops::linear_token_losses(hidden.view({-1, config_.hidden_size}), head_copy(false),
-                                  targets.contiguous().view(-1))
-      .view(tokens.sizes());
+                                  on_device(targets.contiguous().view(-1)))
+      .view(tokens.sizes())
+      .cpu();
 }
 
 at::Tensor LlamaModel::logits(const at::Tensor& tokens) {
   const at::NoGradGuard no_grad;
   const at::Tensor hidden = hidden_states(tokens, nullptr);
   return at::mm(hidden.view({-1, config_.hidden_size}), head_copy(false).t())
-      .to(master_scalar_type(compute_))
+      .to(at::TensorOptions(at::kCPU).dtype(master_scalar_type(compute_)))
       .view({tokens.size(0), tokens.size(1), config_.vocab_size});
 }
 
@@ -144,8 +156,8 @@ void LlamaModel::grow(KvState& state, int64_t batch, int64_t positions) const {
         std::min(config_.max_position_embeddings,
                  std::max<int64_t>(positions, std::max<int64_t>(64, 2 * capacity)));
     for (at::Tensor* cache : {&kv.k, &kv.v}) {
-      at::Tensor bigger =
-          at::empty({batch, config_.num_kv_heads, larger, config_.head_dim}, scalar_type(compute_));
+      at::Tensor bigger = at::empty({batch, config_.num_kv_heads, larger, config_.head_dim},
+                                    at::TensorOptions(scalar_type(compute_)).device(device_));
       if (capacity > 0) {
         bigger.narrow(2, 0, state.length_).copy_(cache->narrow(2, 0, state.length_));
       }
@@ -168,7 +180,7 @@ at::Tensor LlamaModel::decode(const at::Tensor& tokens, KvState& state) {
   const at::Tensor hidden = hidden_states(tokens, &state);
   state.length_ = end;
   const at::Tensor last = hidden.select(1, tokens.size(1) - 1);  // (B,C)
-  return at::mm(last, head_copy(false).t()).to(at::kFloat);
+  return at::mm(last, head_copy(false).t()).to(at::TensorOptions(at::kCPU).dtype(at::kFloat));
 }
 
 std::vector<NamedParameter> LlamaModel::parameters() const {
@@ -216,6 +228,13 @@ std::vector<HfTensor> LlamaModel::hf_tensors() const {
     }
   }
   return all;
+}
+
+at::Tensor LlamaModel::on_device(const at::Tensor& tensor) const { return tensor.to(device_); }
+
+void LlamaModel::refresh() {
+  for (const auto& block : blocks_) block->refresh();
+  head_copy(/*grad_enabled=*/true);
 }
 
 void LlamaModel::zero_grad() {

@@ -48,20 +48,25 @@ class KvState {
 class LlamaModel {
  public:
   // Throws kUsage if the recipe cannot be applied to the shapes. Weights are zero (norms one).
-  LlamaModel(const LlamaConfig& config, const QuantRecipe& recipe, ComputeType compute);
+  // On a GPU kUsage for FP64, kEnvironment if none can be used.
+  LlamaModel(const LlamaConfig& config, const QuantRecipe& recipe, ComputeType compute,
+             at::Device device = at::kCPU);
   LlamaModel(const LlamaModel&) = delete;
   LlamaModel& operator=(const LlamaModel&) = delete;
 
   const LlamaConfig& config() const { return config_; }
   const QuantRecipe& recipe() const { return recipe_; }
   ComputeType compute_type() const { return compute_; }
+  at::Device device() const { return device_; }
 
   // N(0, 0.02), output projections N(0, 0.02/sqrt(2L)), norms 1; a function of the seed alone.
   void init_weights(uint64_t seed);
 
-  // tokens, targets (B,T) int64. Mean cross-entropy over targets that are not -100, FP32 (FP64 with
-  // kFloat64). Logits are never held whole. Throws kData for ids outside the vocabulary.
+  // tokens, targets (B,T) int64, on the CPU or already on the model's device (unchecked there).
+  // Mean cross-entropy over targets that are not -100, FP32 (FP64 with kFloat64). Logits are never
+  // held whole. Throws kData for ids outside the vocabulary.
   at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets);
+  // Results of the following are on the CPU.
   // Per-token cross-entropy without gradients: (B,T) f32, 0 where the target is -100.
   at::Tensor token_losses(const at::Tensor& tokens, const at::Tensor& targets);
   // (B,T,V), FP32 (FP64 with kFloat64), no gradients.
@@ -74,17 +79,22 @@ class LlamaModel {
   std::vector<NamedParameter> parameters() const;
   std::vector<HfTensor> hf_tensors() const;
   void zero_grad();
+  // Quantizes all weights whose version changed, in place on a GPU: otherwise the first forward
+  // pass does it.
+  void refresh();
 
  private:
-  at::Tensor hidden_states(const at::Tensor& tokens,
-                           KvState* state);  // (B,T,C), final norm applied
-  at::Tensor head_copy(bool grad_enabled);   // the head's weight in the compute type
+  // (B,T,C) with the final norm applied.
+  at::Tensor hidden_states(const at::Tensor& tokens, KvState* state);
+  at::Tensor on_device(const at::Tensor& tensor) const;
+  at::Tensor head_copy(bool grad_enabled);  // the head's weight in the compute type
   const at::Tensor& head() const;
   void grow(KvState& state, int64_t batch, int64_t positions) const;
 
   LlamaConfig config_;
   QuantRecipe recipe_;
   ComputeType compute_;
+  at::Device device_;
   at::Tensor embedding_;   // (V,C)
   at::Tensor head_;        // (V,C); undefined if tied
   at::Tensor final_norm_;  // (C)

@@ -3,6 +3,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "quest/base/error.h"
+#include "quest/ops/fused_linear.h"
 
 namespace quest::nn {
 
@@ -22,18 +23,31 @@ at::ScalarType master_scalar_type(ComputeType type) {
   return type == ComputeType::kFloat64 ? at::kDouble : at::kFloat;
 }
 
-at::Tensor make_parameter(std::vector<int64_t> shape, ComputeType compute) {
-  return at::zeros(shape, at::TensorOptions(master_scalar_type(compute))).set_requires_grad(true);
+at::Tensor make_parameter(std::vector<int64_t> shape, const Placement& placement) {
+  return at::zeros(
+             shape,
+             at::TensorOptions(master_scalar_type(placement.compute)).device(placement.device))
+      .set_requires_grad(true);
 }
 
 QuantLinear::QuantLinear(std::string name, int64_t in_features, int64_t out_features,
-                         const QuantRecipe& recipe, ComputeType compute)
+                         const QuantRecipe& recipe, const Placement& placement)
     : name_(std::move(name)),
-      weight_(make_parameter({out_features, in_features}, compute)),
-      state_(recipe, scalar_type(compute), name_) {}
+      weight_(make_parameter({out_features, in_features}, placement)),
+      state_(recipe, scalar_type(placement.compute), name_) {}
 
 at::Tensor QuantLinear::forward(const at::Tensor& x) {
   return ops::quant_linear(x, weight_, state_);
+}
+
+std::pair<at::Tensor, at::Tensor> QuantLinear::forward_normed(const at::Tensor& x,
+                                                              const at::Tensor& delta,
+                                                              const at::Tensor& norm, double eps) {
+  return ops::norm_quant_linear(x, delta, norm, eps, weight_, state_);
+}
+
+at::Tensor QuantLinear::forward_swiglu(const at::Tensor& gate_up) {
+  return ops::swiglu_quant_linear(gate_up, weight_, state_);
 }
 
 }  // namespace quest::nn

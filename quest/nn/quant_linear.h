@@ -16,17 +16,30 @@ namespace quest::nn {
 at::ScalarType scalar_type(ComputeType type);         // of activations and products
 at::ScalarType master_scalar_type(ComputeType type);  // of parameters: FP32, or FP64 with kFloat64
 
+// Where and how a model computes.
+struct Placement {
+  ComputeType compute = ComputeType::kBFloat16;
+  at::Device device = at::kCPU;
+};
+
 // A leaf of zeros that requires a gradient.
-at::Tensor make_parameter(std::vector<int64_t> shape, ComputeType compute);
+at::Tensor make_parameter(std::vector<int64_t> shape, const Placement& placement);
 
 class QuantLinear {
  public:
   // weight (out_features, in_features), zero until initialised; a leaf that requires a gradient.
   QuantLinear(std::string name, int64_t in_features, int64_t out_features,
-              const QuantRecipe& recipe, ComputeType compute);
+              const QuantRecipe& recipe, const Placement& placement);
 
   // x (..., in_features) of the compute type -> (..., out_features)
   at::Tensor forward(const at::Tensor& x);
+  // {h, forward(rms_norm(h))} with h = x + delta; delta may be undefined.
+  std::pair<at::Tensor, at::Tensor> forward_normed(const at::Tensor& x, const at::Tensor& delta,
+                                                   const at::Tensor& norm, double eps);
+  // forward(swiglu(gate_up))
+  at::Tensor forward_swiglu(const at::Tensor& gate_up);
+  // Quantizes the weight anew, into the same memory on a GPU, if it changed since the last time.
+  void refresh() { state_.weight_side(weight_, /*want_mask=*/true); }
 
   const std::string& name() const { return name_; }  // "model.layers.0.mlp.down_proj"
   const at::Tensor& weight() const { return weight_; }

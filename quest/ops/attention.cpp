@@ -2,6 +2,8 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_flash_attention_backward.h>
+#include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/cat.h>
@@ -13,8 +15,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "quest/kernels/attention.h"
+#include "quest/kernels/cuda/rope.h"
 #include "quest/kernels/rope.h"
 #include "quest/ops/dispatch.h"
+#include "quest/ops/gpu.h"
 
 namespace quest::ops {
 namespace {
@@ -170,6 +174,63 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
   }
 };
 
+void rotate_on_gpu(const at::Tensor& qkv, const at::Tensor& cos, const at::Tensor& sin,
+                   const AttentionShape& shape, int64_t start) {
+  const int64_t tokens = qkv.size(1);
+  with_kernel_type(qkv.scalar_type(), "rope", [&](auto element) {
+    using T = decltype(element);
+    kernels::cuda::rope<T>(data<T>(qkv), qkv.size(0) * tokens, qkv.size(2),
+                           shape.heads + shape.kv_heads, shape.head_dim, tokens, start,
+                           data<float>(cos), data<float>(sin), +1, current_stream());
+  });
+}
+
+// (B, T, heads, D) view of the heads that start at head `first`.
+at::Tensor rows_view(const at::Tensor& qkv, int64_t first, int64_t heads, int64_t head_dim) {
+  return qkv.view({qkv.size(0), qkv.size(1), -1, head_dim}).narrow(2, first, heads);
+}
+
+// bfloat16 on a GPU: LibTorch's flash attention on views of the fused matrix.
+class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
+                            const at::Tensor& sin, AttentionShape shape) {
+    RECORD_USER_SCOPE("quest::attention");
+    const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim, t = qkv.size(1);
+    rotate_on_gpu(qkv, cos, sin, shape, 0);
+    const auto [out, logsumexp, rng_state, unused, debug] = at::_flash_attention_forward(
+        rows_view(qkv, 0, h, d), rows_view(qkv, h, g, d), rows_view(qkv, h + g, g, d), {}, {}, t, t,
+        /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false);
+    ctx->save_for_backward({qkv.detach(), cos, sin, out, logsumexp, rng_state, unused});
+    ctx->saved_data["shape"] = std::vector<int64_t>{h, g, d};
+    return out.view({qkv.size(0), t, h * d});
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor& qkv = saved[0];
+    const auto sizes = ctx->saved_data["shape"].toIntVector();
+    const int64_t h = sizes[0], g = sizes[1], d = sizes[2], t = qkv.size(1);
+    auto [grad_q, grad_k, grad_v] = at::_flash_attention_backward(
+        grads[0].contiguous().view({qkv.size(0), t, h, d}), rows_view(qkv, 0, h, d),
+        rows_view(qkv, h, g, d), rows_view(qkv, h + g, g, d), saved[3], saved[4], {}, {}, t, t, 0.0,
+        true, saved[5], saved[6]);
+    at::Tensor grad_qkv = at::empty_like(qkv);
+    with_kernel_type(qkv.scalar_type(), "rope", [&](auto element) {
+      using T = decltype(element);
+      const at::Tensor q = grad_q.contiguous(), k = grad_k.contiguous(), v = grad_v.contiguous();
+      kernels::cuda::rope_backward_qkv<T>(data<T>(q), data<T>(k), data<T>(v), qkv.size(0) * t, h, g,
+                                          d, t, data<float>(saved[1]), data<float>(saved[2]),
+                                          data<T>(grad_qkv), current_stream());
+    });
+    return {grad_qkv, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+bool gpu_uses_flash(const at::Tensor& qkv, const AttentionShape& shape) {
+  return qkv.scalar_type() == at::kBFloat16 && shape.head_dim % 8 == 0 && shape.head_dim <= 256;
+}
+
 // x (B, heads, T, D) rotated from position start on, by plain differentiable operations, for
 // double.
 at::Tensor rotate_by_definition(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
@@ -208,7 +269,10 @@ void check_shapes(const at::Tensor& qkv, const at::Tensor& cos, const AttentionS
 at::Tensor causal_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
                                  const at::Tensor& sin, const AttentionShape& shape) {
   check_shapes(qkv, cos, shape, qkv.size(1));
-  if (qkv.scalar_type() == at::kDouble) {
+  if (qkv.is_cuda() && gpu_uses_flash(qkv, shape)) {
+    return GpuAttentionFunction::apply(qkv.contiguous(), cos, sin, shape);
+  }
+  if (qkv.scalar_type() == at::kDouble || qkv.is_cuda()) {
     return attention_by_definition(qkv, cos, sin, shape);
   }
   return AttentionFunction::apply(qkv.contiguous(), cos, sin, shape);
@@ -225,7 +289,9 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
   const at::Tensor rows = qkv.contiguous();
   const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim;
   at::Tensor q = heads_view(rows, 0, h, d), k = heads_view(rows, h, g, d);
-  if (rows.scalar_type() == at::kDouble) {
+  if (rows.is_cuda() && rows.scalar_type() != at::kDouble) {
+    rotate_on_gpu(rows, cos, sin, shape, start);
+  } else if (rows.scalar_type() == at::kDouble) {
     q = rotate_by_definition(q, cos, sin, start);
     k = rotate_by_definition(k, cos, sin, start);
   } else {
@@ -241,7 +307,13 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
   return out.transpose(1, 2).reshape({rows.size(0), t, h * d});
 }
 
-std::string attention_plan(at::ScalarType type, const AttentionShape& shape) {
+std::string attention_plan(at::ScalarType type, const AttentionShape& shape,
+                           at::DeviceType device) {
+  if (device == at::kCUDA) {
+    return type == at::kBFloat16 && shape.head_dim % 8 == 0 && shape.head_dim <= 256
+               ? "LibTorch's flash attention"
+               : "LibTorch's scaled dot product of plain operations";
+  }
   if (type == at::kDouble) return "the definition";
   return uses_tiles(type, shape) ? kernels::attention_version(shape.head_dim)
                                  : "LibTorch's flash attention";

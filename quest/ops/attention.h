@@ -32,6 +32,7 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
 
 // "AMX tiles", "LibTorch's flash attention" or (double) "the definition": what
 // causal_self_attention runs on.
-std::string attention_plan(at::ScalarType type, const AttentionShape& shape);
+std::string attention_plan(at::ScalarType type, const AttentionShape& shape,
+                           at::DeviceType device = at::kCPU);
 
 }  // namespace quest::ops

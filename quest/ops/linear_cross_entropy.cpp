@@ -11,7 +11,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "quest/kernels/cross_entropy.h"
+#include "quest/kernels/cuda/cross_entropy.h"
 #include "quest/ops/dispatch.h"
+#include "quest/ops/gpu.h"
 #include "quest/ops/matmul.h"
 
 namespace quest::ops {
@@ -22,6 +24,7 @@ using torch::autograd::variable_list;
 
 // Bytes of logits held at once; a multiple of rows so large that the products run at full speed.
 constexpr int64_t kChunkBytes = int64_t{64} << 20;
+constexpr int64_t kGpuChunkBytes = int64_t{256} << 20;
 
 int64_t count_targets(const at::Tensor& targets, int64_t vocabulary) {
   const int64_t* values = data<int64_t>(targets);
@@ -50,6 +53,17 @@ void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, int
       kernels::cross_entropy<T>(data<T>(logits) + r0 * v, data<int64_t>(targets) + begin + r0,
                                 r1 - r0, v, grad_scale, data<float>(losses) + begin + r0);
     });
+  });
+}
+
+void gpu_cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, int64_t begin,
+                            const at::Tensor* grad_scale, const at::Tensor& losses) {
+  with_kernel_type(logits.scalar_type(), "cross_entropy", [&](auto element) {
+    using T = decltype(element);
+    kernels::cuda::cross_entropy<T>(data<T>(logits), data<int64_t>(targets) + begin, logits.size(0),
+                                    logits.size(1),
+                                    grad_scale == nullptr ? nullptr : data<float>(*grad_scale),
+                                    data<float>(losses) + begin, current_stream());
   });
 }
 
@@ -105,6 +119,51 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
   }
 };
 
+// The same on a GPU. The number of targets stays on the device, so that the host need not wait;
+// targets out of range give a NaN loss there.
+class GpuLinearCrossEntropyFunction
+    : public torch::autograd::Function<GpuLinearCrossEntropyFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& weight_copy, const at::Tensor& targets,
+                            bool grad_enabled) {
+    RECORD_USER_SCOPE("quest::linear_cross_entropy");
+    const int64_t m = x.size(0), v = weight_copy.size(0);
+    const bool grad_x_wanted = grad_enabled && x.requires_grad();
+    const bool grad_w_wanted = grad_enabled && weight.requires_grad();
+    const at::Tensor scale =
+        targets.ne(kernels::kIgnoreTarget).sum().to(at::kFloat).clamp_min(1).reciprocal();
+    at::Tensor losses = at::empty({m}, x.options().dtype(at::kFloat).requires_grad(false));
+    at::Tensor grad_x, grad_w;
+    if (grad_x_wanted) grad_x = at::empty_like(x);
+    if (grad_w_wanted) grad_w = at::empty(weight.sizes(), weight.options().requires_grad(false));
+    const int64_t rows = std::min(m, logits_chunk_rows(v, x.element_size(), at::kCUDA));
+    for (int64_t begin = 0; begin < m; begin += rows) {
+      const int64_t n = std::min(rows, m - begin);
+      const at::Tensor part = x.narrow(0, begin, n);
+      const at::Tensor logits = at::mm(part, weight_copy.t());
+      gpu_cross_entropy_rows(logits, targets, begin,
+                             grad_x_wanted || grad_w_wanted ? &scale : nullptr, losses);
+      if (grad_x_wanted) {
+        at::Tensor out = grad_x.narrow(0, begin, n);
+        at::mm_out(out, logits, weight_copy);
+      }
+      if (grad_w_wanted) matmul_into(logits.t(), part, /*add=*/begin > 0, grad_w);
+    }
+    ctx->save_for_backward({grad_x, grad_w});
+    return losses.sum() * scale;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    variable_list result(5);
+    for (size_t i = 0; i < 2; ++i) {
+      if (saved[i].defined()) result[i] = saved[i].detach().mul_(grads[0]);
+    }
+    return result;
+  }
+};
+
 void check_shapes(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& targets) {
   QUEST_CHECK(
       x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1) &&
@@ -119,8 +178,9 @@ void check_shapes(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 
 }  // namespace
 
-int64_t logits_chunk_rows(int64_t vocabulary, int64_t element_size) {
-  return std::max<int64_t>(64, kChunkBytes / (vocabulary * element_size) / 64 * 64);
+int64_t logits_chunk_rows(int64_t vocabulary, int64_t element_size, at::DeviceType device) {
+  const int64_t bytes = device == at::kCUDA ? kGpuChunkBytes : kChunkBytes;
+  return std::max<int64_t>(64, bytes / (vocabulary * element_size) / 64 * 64);
 }
 
 at::Tensor linear_cross_entropy(const at::Tensor& x, const at::Tensor& weight,
@@ -132,6 +192,10 @@ at::Tensor linear_cross_entropy(const at::Tensor& x, const at::Tensor& weight,
         at::cross_entropy_loss(at::mm(x, weight.t()), targets, {}, at::Reduction::Sum);
     return sum / static_cast<double>(std::max<int64_t>(1, count));
   }
+  if (x.is_cuda()) {
+    return GpuLinearCrossEntropyFunction::apply(x.contiguous(), weight, weight_copy, targets,
+                                                at::GradMode::is_enabled());
+  }
   return LinearCrossEntropyFunction::apply(x.contiguous(), weight, weight_copy, targets,
                                            at::GradMode::is_enabled());
 }
@@ -140,17 +204,21 @@ at::Tensor linear_token_losses(const at::Tensor& x, const at::Tensor& weight_cop
                                const at::Tensor& targets) {
   check_shapes(x, weight_copy, targets);
   const at::NoGradGuard no_grad;
-  count_targets(targets, weight_copy.size(0));
+  if (x.is_cpu()) count_targets(targets, weight_copy.size(0));
   if (x.scalar_type() == at::kDouble) {
     return at::cross_entropy_loss(at::mm(x, weight_copy.t()), targets, {}, at::Reduction::None)
         .to(at::kFloat);
   }
   at::Tensor losses = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
-  const int64_t rows = logits_chunk_rows(weight_copy.size(0), x.element_size());
+  const int64_t rows = logits_chunk_rows(weight_copy.size(0), x.element_size(), x.device().type());
   for (int64_t begin = 0; begin < x.size(0); begin += rows) {
     const at::Tensor logits = matmul(x.narrow(0, begin, std::min(rows, x.size(0) - begin)),
                                      weight_copy.t(), x.scalar_type());
-    cross_entropy_rows(logits, targets, begin, 0.0f, losses);
+    if (x.is_cuda()) {
+      gpu_cross_entropy_rows(logits, targets, begin, nullptr, losses);
+    } else {
+      cross_entropy_rows(logits, targets, begin, 0.0f, losses);
+    }
   }
   return losses;
 }

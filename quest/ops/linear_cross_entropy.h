@@ -12,7 +12,8 @@ namespace quest::ops {
 // x (M,C) of the compute type; weight (V,C) master; weight_copy (V,C): the weight in the compute
 // type (the weight itself if they are the same type). targets (M) int64 in [0,V) or -100 (ignored).
 // Mean over the targets that count, a scalar of the master type; 0 if none counts.
-// Throws kData naming the first target out of range.
+// Throws kData naming the first target out of range; on a GPU, where the host does not wait, the
+// loss is NaN then.
 at::Tensor linear_cross_entropy(const at::Tensor& x, const at::Tensor& weight,
                                 const at::Tensor& weight_copy, const at::Tensor& targets);
 
@@ -21,6 +22,7 @@ at::Tensor linear_token_losses(const at::Tensor& x, const at::Tensor& weight_cop
                                const at::Tensor& targets);
 
 // Rows of logits that are held at once, of V values of element_size bytes.
-int64_t logits_chunk_rows(int64_t vocabulary, int64_t element_size);
+int64_t logits_chunk_rows(int64_t vocabulary, int64_t element_size,
+                          at::DeviceType device = at::kCPU);
 
 }  // namespace quest::ops

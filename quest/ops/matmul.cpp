@@ -21,7 +21,8 @@ bool fits_tiles(int64_t m, int64_t n, int64_t k) {
 }
 
 bool uses_tiles(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == at::kBFloat16 && fits_tiles(a.size(0), b.size(1), a.size(1));
+  return a.is_cpu() && a.scalar_type() == at::kBFloat16 &&
+         fits_tiles(a.size(0), b.size(1), a.size(1));
 }
 
 // A copy only if neither stride is 1.
@@ -77,6 +78,9 @@ at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, at::ScalarType out_t
   QUEST_ASSERT(
       a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0) && a.scalar_type() == b.scalar_type(),
       "matmul of ({}, {}) and ({}, {})", a.size(0), a.size(-1), b.size(0), b.size(-1));
+  if (a.is_cuda() && a.scalar_type() == at::kBFloat16 && out_type == at::kFloat) {
+    return at::mm(a, b, out_type);  // FP32 sums are written as they are
+  }
   if (!uses_tiles(a, b)) {
     return at::mm(a, b).to(out_type);
   }
@@ -98,6 +102,10 @@ void matmul_into(const at::Tensor& a, const at::Tensor& b, bool add, at::Tensor&
   }
   if (a.scalar_type() == at::kFloat) {
     add ? at::addmm_out(out, out, a, b) : at::mm_out(out, a, b);
+    return;
+  }
+  if (a.is_cuda()) {
+    add ? at::addmm_out(out, out, a, b, at::kFloat) : at::mm_out(out, a, b, at::kFloat);
     return;
   }
   // LibTorch's add_ of another type would first make a copy of it.

@@ -5,18 +5,16 @@
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/ops/dispatch.h"
-#include "quest/ops/matmul.h"
+#include "quest/ops/gpu.h"
+#include "quest/ops/quant_product.h"
 
 namespace quest::ops {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-bool has_integer_codes(const QuantSpec& spec) {
-  return spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8 && code_format(spec).is_integer;
-}
 
 std::shared_ptr<const kernels::PackedCodes> pack_weight(const CodeFormat& format,
                                                         const at::Tensor& codes) {
@@ -29,62 +27,6 @@ std::shared_ptr<const kernels::PackedCodes> pack_weight(const CodeFormat& format
   return packed;
 }
 
-// Exact product of codes, dealt out to threads by rows, or by columns when rows are few.
-at::Tensor integer_product(const QuantSpec& activation, const QuantizedTensor& x,
-                           const QuantizedWeight& weight, at::ScalarType compute) {
-  RECORD_USER_SCOPE("quest::integer_product");
-  const kernels::PackedCodes& packed = *weight.packed;
-  const int64_t m = x.codes.size(0), n = packed.n;
-  at::Tensor y = at::empty({m, n}, x.codes.options().dtype(compute));
-  const CodeFormat format = code_format(activation);
-  const int64_t tile = kernels::gemm_lowbit_column_tile(packed.level);
-  with_kernel_type(compute, "quant_linear", [&](auto element) {
-    using T = decltype(element);
-    const auto run = [&](int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
-      kernels::gemm_lowbit<T>(format, data<int8_t>(x.codes), data<float>(x.units), m0, m1, packed,
-                              data<float>(weight.quantized.units), n0, n1, data<T>(y), n);
-    };
-    constexpr int64_t kRows = 48;  // of one task: its codes stay in the L1/L2 cache
-    if (m >= kRows * at::get_num_threads()) {
-      at::parallel_for(0, (m + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
-        run(begin * kRows, std::min(m, end * kRows), 0, n);
-      });
-    } else {
-      at::parallel_for(0, (n + tile - 1) / tile, 1, [&](int64_t begin, int64_t end) {
-        run(0, m, begin * tile, std::min(n, end * tile));
-      });
-    }
-  });
-  return y;
-}
-
-// What the backward pass needs of its layer, which may be gone or have moved on by then.
-class SavedLayer : public torch::CustomClassHolder {
- public:
-  SavedLayer(const QuantLinearState& state, std::shared_ptr<const QuantizedWeight> side)
-      : weight(std::move(side)), recipe_(state.recipe()), compute_(state.compute()) {}
-  const QuantRecipe& recipe() const { return recipe_; }
-  at::ScalarType compute() const { return compute_; }
-
-  std::shared_ptr<const QuantizedWeight> weight;
-
- private:
-  QuantRecipe recipe_;
-  at::ScalarType compute_;
-};
-
-// grad_y, or grad_y^T, times the quantized matrix's values -> out_type.
-at::Tensor product_with_values(const at::Tensor& grad_y, bool transposed, const QuantSpec& spec,
-                               const QuantizedTensor& quantized, at::ScalarType compute,
-                               at::ScalarType out_type) {
-  if (compute == at::kFloat && has_integer_codes(spec) &&
-      supports_matmul_codes(grad_y.size(transposed ? 1 : 0), quantized.codes.size(1),
-                            quantized.codes.size(0))) {
-    return matmul_codes(grad_y, transposed, quantized.units, code_numbers(spec, quantized));
-  }
-  return matmul(transposed ? grad_y.t() : grad_y, dequantize(spec, quantized, compute), out_type);
-}
-
 class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
@@ -94,62 +36,26 @@ class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction
     const bool want_mask = grad_enabled && x.requires_grad();
     QuantizedTensor qx =
         quantize(recipe.activation, x, state->compute(), want_mask, state->name() + " input");
-    at::Tensor y;
-    if (weight_side->packed) {
-      y = integer_product(recipe.activation, qx, *weight_side, state->compute());
-    } else {
-      const at::Tensor w = dequantize(recipe.weight, weight_side->quantized, state->compute());
-      y = matmul(dequantize(recipe.activation, qx, state->compute()), w.t(), state->compute());
-    }
     ctx->save_for_backward({qx.codes, qx.units, qx.mask, qx.values});
-    ctx->saved_data["layer"] =
-        c10::IValue::make_capsule(c10::make_intrusive<SavedLayer>(*state, weight_side));
-    return y;
+    save_layer(ctx, *state, weight_side);
+    return forward_product(recipe, qx, *weight_side, state->compute());
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto holder = ctx->saved_data["layer"].toCapsule();
-    const auto* state = static_cast<SavedLayer*>(holder.get());
-    const QuantizedWeight& weight = *state->weight;
-    const QuantRecipe& recipe = state->recipe();
+    const SavedLayer layer = saved_layer(ctx);
     const variable_list saved = ctx->get_saved_variables();
     const QuantizedTensor qx{saved[0], saved[1], saved[2], saved[3]};
     const at::Tensor grad_y = grads[0].contiguous();
     at::Tensor grad_x, grad_weight;
     if (ctx->needs_input_grad(0)) {
-      const at::Tensor grad_values =
-          product_with_values(grad_y, /*transposed=*/false, recipe.weight, weight.quantized,
-                              state->compute(), state->compute());
-      grad_x = quantize_backward(recipe.activation, qx.mask, grad_values);
+      grad_x = quantize_backward(layer.recipe().activation, qx.mask, layer.grad_values(grad_y));
     }
-    if (ctx->needs_input_grad(1)) {
-      const auto master = state->compute() == at::kDouble ? at::kDouble : at::kFloat;
-      const at::Tensor grad_values = product_with_values(
-          grad_y, /*transposed=*/true, recipe.activation, qx, state->compute(), master);
-      grad_weight = quantize_backward(recipe.weight, weight.quantized.mask, grad_values);
-    }
+    if (ctx->needs_input_grad(1)) grad_weight = layer.grad_weight(grad_y, qx);
     return {grad_x, grad_weight, at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
-
-ProductPlan choose_product_plan(const QuantRecipe& recipe, int64_t k, at::ScalarType compute) {
-  if (compute == at::kDouble || !has_integer_codes(recipe.weight) ||
-      !has_integer_codes(recipe.activation)) {
-    return ProductPlan::kValues;
-  }
-  const int64_t largest =
-      int64_t{code_format(recipe.weight).max_number} * code_format(recipe.activation).max_number;
-  return k * largest < (int64_t{1} << 31) ? ProductPlan::kIntegerCodes : ProductPlan::kValues;
-}
-
-std::string product_plan_text(const QuantRecipe& recipe, int64_t k, at::ScalarType compute) {
-  if (choose_product_plan(recipe, k, compute) == ProductPlan::kIntegerCodes) {
-    return fmt::format("integer codes ({})", kernels::gemm_lowbit_plan());
-  }
-  return fmt::format("{} values ({})", at::toString(compute), matmul_plan(compute));
-}
 
 std::shared_ptr<const QuantizedWeight> QuantLinearState::weight_side(const at::Tensor& weight,
                                                                      bool want_mask) {
@@ -158,21 +64,63 @@ std::shared_ptr<const QuantizedWeight> QuantLinearState::weight_side(const at::T
     return cached_;
   }
   RECORD_USER_SCOPE("quest::weight_side");
-  cached_.reset();  // frees its memory before the new one is made
-  auto made = std::make_shared<QuantizedWeight>();
-  made->quantized =
-      quantize(recipe_.weight, weight.detach(), compute_, want_mask, name_ + ".weight");
-  if (choose_product_plan(recipe_, weight.size(1), compute_) == ProductPlan::kIntegerCodes) {
-    made->packed = pack_weight(code_format(recipe_.weight), made->quantized.codes);
+  if (weight.is_cuda()) {
+    if (!cached_ || cached_data_ != weight.data_ptr())
+      cached_ = std::make_shared<QuantizedWeight>();
+    make_on_gpu(weight.detach(), want_mask, *cached_);
+  } else {
+    cached_.reset();  // frees its memory before the new one is made
+    cached_ = make_on_cpu(weight.detach(), want_mask);
   }
-  cached_ = made;
   cached_data_ = weight.data_ptr();
   cached_version_ = weight._version();
   cached_mask_ = want_mask;
   return cached_;
 }
 
-at::Tensor quant_linear(const at::Tensor& x, const at::Tensor& weight, QuantLinearState& state) {
+std::shared_ptr<QuantizedWeight> QuantLinearState::make_on_cpu(const at::Tensor& weight,
+                                                               bool want_mask) const {
+  auto made = std::make_shared<QuantizedWeight>();
+  made->plan = choose_product_plan(recipe_, weight.size(0), weight.size(1), compute_);
+  made->quantized = quantize(recipe_.weight, weight, compute_, want_mask, name_ + ".weight");
+  if (made->plan == ProductPlan::kIntegerCodes) {
+    made->packed = pack_weight(code_format(recipe_.weight), made->quantized.codes);
+  }
+  return made;
+}
+
+void QuantLinearState::make_on_gpu(const at::Tensor& weight, bool want_mask,
+                                   QuantizedWeight& made) const {
+  const int64_t n = weight.size(0), k = weight.size(1);
+  const QuantSpec& spec = recipe_.weight;
+  QuantizedTensor& q = made.quantized;
+  made.plan = choose_product_plan(recipe_, n, k, compute_, at::kCUDA);
+  const auto make = [&](at::Tensor& tensor, std::vector<int64_t> shape, at::ScalarType type) {
+    if (!tensor.defined()) tensor = at::empty(shape, weight.options().dtype(type));
+  };
+  make(made.values, {n, k}, compute_);
+  if (!has_code_grid(spec)) q.values = made.values;
+  if (spec.grid == Grid::kNone && !spec.hadamard) {
+    made.values.copy_(weight);
+    return;
+  }
+  kernels::cuda::QuantizedRows rows;
+  rows.values = made.values.data_ptr();
+  rows.values_are_bfloat16 = compute_ == at::kBFloat16;
+  if (has_code_grid(spec)) {
+    make(q.codes, {n, k}, at::kChar);
+    make(q.units, {n}, at::kFloat);
+    rows.codes = data<int8_t>(q.codes);
+    rows.units = data<float>(q.units);
+  }
+  if (want_mask && has_gradient_mask(spec)) {
+    make(q.mask, {n, (k + 7) / 8}, at::kByte);
+    rows.mask = data<uint8_t>(q.mask);
+  }
+  kernels::cuda::hadamard_quantize<float>(spec, data<float>(weight), n, k, rows, current_stream());
+}
+
+void check_linear(const at::Tensor& x, const at::Tensor& weight, const QuantLinearState& state) {
   QUEST_CHECK(weight.dim() == 2 && x.dim() >= 1 && x.size(-1) == weight.size(1), ErrorKind::kUsage,
               "[quant_linear] {}: x has K={}, weight expects K={}", state.name(), x.size(-1),
               weight.size(1));
@@ -184,6 +132,13 @@ at::Tensor quant_linear(const at::Tensor& x, const at::Tensor& weight, QuantLine
               "[quant_linear] {}: weight is {}, a layer that computes in {} needs a contiguous {}",
               state.name(), at::toString(weight.scalar_type()), at::toString(state.compute()),
               at::toString(master));
+  QUEST_CHECK(x.device() == weight.device(), ErrorKind::kUsage,
+              "[quant_linear] {}: x is on {}, the weight on {}", state.name(), x.device().str(),
+              weight.device().str());
+}
+
+at::Tensor quant_linear(const at::Tensor& x, const at::Tensor& weight, QuantLinearState& state) {
+  check_linear(x, weight, state);
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);
   // Inside a Function's forward the grad mode is always off: it is read here.

@@ -19,16 +19,22 @@ namespace quest::ops {
 
 // How a quantized product is computed, chosen once from the two specs and the compute type.
 enum class ProductPlan {
-  kIntegerCodes,  // kernels::gemm_lowbit
+  kIntegerCodes,  // kernels::gemm_lowbit, on a GPU kernels::cuda::gemm_lowbit
   kValues,        // LibTorch's product of dequantized values
 };
-ProductPlan choose_product_plan(const QuantRecipe& recipe, int64_t k, at::ScalarType compute);
-std::string product_plan_text(const QuantRecipe& recipe, int64_t k, at::ScalarType compute);
+// Shape (N,K) of the weight. On a GPU codes need a Hopper chip, N a multiple of 8 and K of 16, and
+// at most 7 bits.
+ProductPlan choose_product_plan(const QuantRecipe& recipe, int64_t n, int64_t k,
+                                at::ScalarType compute, at::DeviceType device = at::kCPU);
+std::string product_plan_text(const QuantRecipe& recipe, int64_t n, int64_t k,
+                              at::ScalarType compute, at::DeviceType device = at::kCPU);
 
 // The weight side, quantized once per version of the weight.
 struct QuantizedWeight {
+  ProductPlan plan = ProductPlan::kValues;
   QuantizedTensor quantized;
-  std::shared_ptr<const kernels::PackedCodes> packed;  // for kIntegerCodes
+  std::shared_ptr<const kernels::PackedCodes> packed;  // for kIntegerCodes on a CPU
+  at::Tensor values;  // (N,K) of the compute type, on a GPU: every backward pass reads them
 };
 
 // One linear layer's quantizers and the cached weight side. Not copyable: a layer owns one.
@@ -45,14 +51,18 @@ class QuantLinearState {
   const std::string& name() const { return name_; }
 
   // weight (N,K) master. Remade when the weight's version or storage changed since the last call,
-  // or when the mask is wanted for a gradient and the cached one was made without.
+  // or when the mask is wanted for a gradient and the cached one was made without. On a GPU it is
+  // remade in the same memory, which CUDA graphs rely on.
   std::shared_ptr<const QuantizedWeight> weight_side(const at::Tensor& weight, bool want_mask);
 
  private:
+  std::shared_ptr<QuantizedWeight> make_on_cpu(const at::Tensor& weight, bool want_mask) const;
+  void make_on_gpu(const at::Tensor& weight, bool want_mask, QuantizedWeight& made) const;
+
   QuantRecipe recipe_;
   at::ScalarType compute_;
   std::string name_;
-  std::shared_ptr<const QuantizedWeight> cached_;
+  std::shared_ptr<QuantizedWeight> cached_;
   uint32_t cached_version_ = 0;
   const void* cached_data_ = nullptr;
   bool cached_mask_ = false;

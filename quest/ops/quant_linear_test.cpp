@@ -114,7 +114,7 @@ TEST(QuantLinear, IntegerProductIsExactWithTheStatedEpilogue) {
       for (const auto& [m, k] : {std::pair<int64_t, int64_t>{1, 48}, {37, 256}, {310, 144}}) {
         SCOPED_TRACE(fmt::format("{} {} {} x {}", name, at::toString(type), m, k));
         const testing::ThreadCount threads(3);
-        ASSERT_EQ(choose_product_plan(recipe, k, type), ProductPlan::kIntegerCodes);
+        ASSERT_EQ(choose_product_plan(recipe, 67, k, type), ProductPlan::kIntegerCodes);
         const at::Tensor x = normal({m, k}, 1, type), w = normal({67, k}, 2, at::kFloat, 0.02);
         QuantLinearState state(recipe, type, "layer");
         const at::Tensor y = quant_linear(x, w, state);
@@ -358,18 +358,19 @@ TEST(QuantLinear, SavesCodesAndMaskBitsForTheBackwardPass) {
 
 TEST(QuantLinear, PlansAreChosenAndPrinted) {
   const QuantRecipe w4a4 = recipe_from_name("w4a4");
-  EXPECT_EQ(choose_product_plan(w4a4, 256, at::kFloat), ProductPlan::kIntegerCodes);
-  EXPECT_EQ(choose_product_plan(w4a4, 256, at::kDouble), ProductPlan::kValues);
+  EXPECT_EQ(choose_product_plan(w4a4, 64, 256, at::kFloat), ProductPlan::kIntegerCodes);
+  EXPECT_EQ(choose_product_plan(w4a4, 64, 256, at::kDouble), ProductPlan::kValues);
   for (const char* name : {"w4a16", "bf16", "gauss3"}) {
-    EXPECT_EQ(choose_product_plan(recipe_from_name(name), 256, at::kFloat), ProductPlan::kValues);
+    EXPECT_EQ(choose_product_plan(recipe_from_name(name), 64, 256, at::kFloat),
+              ProductPlan::kValues);
   }
   // 255 * 255 * K must stay below 2^31.
   const QuantRecipe w8a8 = recipe_from_name("w8a8");
   const int64_t most = ((int64_t{1} << 31) - 1) / (255 * 255);
-  EXPECT_EQ(choose_product_plan(w8a8, most, at::kFloat), ProductPlan::kIntegerCodes);
-  EXPECT_EQ(choose_product_plan(w8a8, most + 1, at::kFloat), ProductPlan::kValues);
-  EXPECT_NE(product_plan_text(w4a4, 256, at::kBFloat16).find("integer"), std::string::npos);
-  EXPECT_NE(product_plan_text(w4a4, 256, at::kDouble).find("Double values"), std::string::npos);
+  EXPECT_EQ(choose_product_plan(w8a8, 64, most, at::kFloat), ProductPlan::kIntegerCodes);
+  EXPECT_EQ(choose_product_plan(w8a8, 64, most + 1, at::kFloat), ProductPlan::kValues);
+  EXPECT_NE(product_plan_text(w4a4, 64, 256, at::kBFloat16).find("integer"), std::string::npos);
+  EXPECT_NE(product_plan_text(w4a4, 64, 256, at::kDouble).find("Double values"), std::string::npos);
 }
 
 TEST(QuantLinear, ErrorsNameLayerAndNumbers) {

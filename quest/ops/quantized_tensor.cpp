@@ -7,18 +7,36 @@
 #include <ATen/ops/empty.h>
 #include <ATen/record_function.h>
 
+#include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/ops/dispatch.h"
+#include "quest/ops/gpu.h"
 
 namespace quest::ops {
 namespace {
 
-bool has_code_grid(const QuantSpec& spec) {
-  return spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8;
-}
-
 at::Tensor empty_like_rows(const at::Tensor& x, std::vector<int64_t> shape, at::ScalarType type) {
   return at::empty(shape, x.options().dtype(type).requires_grad(false));
+}
+
+kernels::cuda::QuantizedRows gpu_rows(const QuantizedTensor& out) {
+  kernels::cuda::QuantizedRows rows;
+  if (out.codes.defined()) rows.codes = data<int8_t>(out.codes);
+  if (out.units.defined()) rows.units = data<float>(out.units);
+  if (out.mask.defined()) rows.mask = data<uint8_t>(out.mask);
+  if (out.values.defined()) {
+    rows.values = out.values.data_ptr();
+    rows.values_are_bfloat16 = out.values.scalar_type() == at::kBFloat16;
+  }
+  return rows;
+}
+
+void quantize_on_gpu(const QuantSpec& spec, const at::Tensor& x, const QuantizedTensor& out) {
+  with_kernel_type(x.scalar_type(), "quantize", [&](auto element) {
+    using T = decltype(element);
+    kernels::cuda::hadamard_quantize<T>(spec, data<T>(x), x.size(0), x.size(1), gpu_rows(out),
+                                        current_stream());
+  });
 }
 
 // Remembers the first bad row that any thread finds.
@@ -107,6 +125,11 @@ at::Tensor decode(const QuantSpec& spec, const at::Tensor& codes, const float* u
   at::Tensor values = empty_like_rows(codes, {m, k}, type);
   with_kernel_type(type, "dequantize", [&](auto element) {
     using T = decltype(element);
+    if (codes.is_cuda()) {
+      kernels::cuda::dequantize_rows<T>(spec, data<int8_t>(codes), units, m, k, data<T>(values),
+                                        current_stream());
+      return;
+    }
     parallel_rows(m, k, [&](int64_t begin, int64_t end) {
       kernels::dequantize_rows<T>(spec, data<int8_t>(codes) + begin * k,
                                   units == nullptr ? nullptr : units + begin, end - begin, k,
@@ -118,16 +141,37 @@ at::Tensor decode(const QuantSpec& spec, const at::Tensor& codes, const float* u
 
 }  // namespace
 
+bool has_code_grid(const QuantSpec& spec) {
+  return spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8;
+}
+
+bool has_gradient_mask(const QuantSpec& spec) {
+  return spec.is_quantized() &&
+         (spec.estimator != GradientEstimator::kSte || spec.grid == Grid::kMask4of8);
+}
+
 QuantizedTensor quantize(const QuantSpec& spec, const at::Tensor& x, at::ScalarType value_type,
                          bool want_mask, std::string_view name) {
   RECORD_USER_SCOPE("quest::quantize");
   QUEST_CHECK(x.dim() == 2 && x.is_contiguous(), ErrorKind::kUsage,
               "[quantize] {}: x must be a contiguous matrix, it has {} dimensions", name, x.dim());
   QuantizedTensor out;
-  const bool masked = want_mask && spec.is_quantized() &&
-                      (spec.estimator != GradientEstimator::kSte || spec.grid == Grid::kMask4of8);
-  if (masked) {
+  if (want_mask && has_gradient_mask(spec)) {
     out.mask = empty_like_rows(x, {x.size(0), (x.size(1) + 7) / 8}, at::kByte);
+  }
+  if (x.is_cuda()) {
+    if (spec.grid == Grid::kNone && !spec.hadamard) {
+      out.values = x.to(value_type);
+      return out;
+    }
+    if (has_code_grid(spec)) {
+      out.codes = empty_like_rows(x, {x.size(0), x.size(1)}, at::kChar);
+      out.units = empty_like_rows(x, {x.size(0)}, at::kFloat);
+    } else {
+      out.values = empty_like_rows(x, {x.size(0), x.size(1)}, value_type);
+    }
+    quantize_on_gpu(spec, x, out);
+    return out;
   }
   if (x.scalar_type() == at::kDouble) {
     quantize_by_definition<double>(spec, x, out, name);
@@ -183,6 +227,12 @@ at::Tensor quantize_backward(const QuantSpec& spec, const at::Tensor& mask,
   }
   with_kernel_type(grad_values.scalar_type(), "quantize_backward", [&](auto element) {
     using T = decltype(element);
+    if (grad_values.is_cuda()) {
+      kernels::cuda::mask_hadamard<T>(spec, data<T>(grad_values),
+                                      mask.defined() ? data<uint8_t>(mask) : nullptr, m, k,
+                                      data<T>(grad_values), current_stream());
+      return;
+    }
     parallel_rows(m, k, [&](int64_t begin, int64_t end) {
       T* rows = data<T>(grad_values) + begin * k;
       const uint8_t* bits = mask.defined() ? data<uint8_t>(mask) + begin * mask_bytes : nullptr;

@@ -21,9 +21,15 @@ struct QuantizedTensor {
   bool has_codes() const { return codes.defined(); }
 };
 
-// x (M,K) float, bfloat16 or double. want_mask: gradients will be asked for. `name` is for errors:
-// kNumeric names the tensor and the first row whose RMS is not finite.
-// Values (where made) have type value_type.
+// Grids that have codes: all but kNone and kMask4of8.
+bool has_code_grid(const QuantSpec& spec);
+// Whether gradients of the spec go through a mask: false where all its bits are one.
+bool has_gradient_mask(const QuantSpec& spec);
+
+// x (M,K) float, bfloat16 or (on a CPU) double. want_mask: gradients will be asked for. `name` is
+// for errors: kNumeric names the tensor and the first row whose RMS is not finite; on a GPU such a
+// row gets the unit NaN instead, so that the loss is NaN (kernels/cuda/hadamard_quantize.h). Values
+// (where made) have type value_type.
 QuantizedTensor quantize(const QuantSpec& spec, const at::Tensor& x, at::ScalarType value_type,
                          bool want_mask, std::string_view name);
 

@@ -7,8 +7,10 @@
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "quest/kernels/cuda/swiglu.h"
 #include "quest/kernels/swiglu.h"
 #include "quest/ops/dispatch.h"
+#include "quest/ops/gpu.h"
 
 namespace quest::ops {
 namespace {
@@ -24,6 +26,10 @@ class SwigluFunction : public torch::autograd::Function<SwigluFunction> {
     at::Tensor y = at::empty({m, f}, gate_up.options());
     with_kernel_type(gate_up.scalar_type(), "swiglu", [&](auto element) {
       using T = decltype(element);
+      if (gate_up.is_cuda()) {
+        kernels::cuda::swiglu<T>(data<T>(gate_up), m, f, data<T>(y), current_stream());
+        return;
+      }
       parallel_rows(m, 4 * f, [&](int64_t begin, int64_t end) {
         kernels::swiglu<T>(data<T>(gate_up) + begin * 2 * f, end - begin, f,
                            data<T>(y) + begin * f);
@@ -40,6 +46,11 @@ class SwigluFunction : public torch::autograd::Function<SwigluFunction> {
     at::Tensor grad = at::empty_like(gate_up);
     with_kernel_type(gate_up.scalar_type(), "swiglu", [&](auto element) {
       using T = decltype(element);
+      if (gate_up.is_cuda()) {
+        kernels::cuda::swiglu_backward<T>(nullptr, nullptr, data<T>(grad_y), data<T>(gate_up), m, f,
+                                          data<T>(grad), current_stream());
+        return;
+      }
       parallel_rows(m, 4 * f, [&](int64_t begin, int64_t end) {
         kernels::swiglu_backward<T>(data<T>(grad_y) + begin * f, data<T>(gate_up) + begin * 2 * f,
                                     end - begin, f, data<T>(grad) + begin * 2 * f);

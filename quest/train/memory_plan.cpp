@@ -63,8 +63,8 @@ double weight_copies(const Sizes& s, const LlamaConfig& m, const QuantRecipe& re
     return kept_bytes(spec, s.compute) - own + (tiles ? 1 : 0);
   };
   const auto product = [&](double outputs, int64_t inputs) {
-    const bool tiles =
-        ops::choose_product_plan(recipe, inputs, s.type) == ops::ProductPlan::kIntegerCodes;
+    const bool tiles = ops::choose_product_plan(recipe, static_cast<int64_t>(outputs), inputs,
+                                                s.type) == ops::ProductPlan::kIntegerCodes;
     return outputs * static_cast<double>(inputs) * per_value(recipe.weight, tiles);
   };
   const double block = product(s.q + 2 * s.kv, m.hidden_size) + product(s.width, m.q_size()) +

@@ -1,0 +1,119 @@
+// gemm_lowbit.h by CUTLASS: tensor-copy engine, warp-specialized wgmma on int8, and an epilogue
+// tree
+//   out = D(float(acc) * (row_unit * column_unit))
+#include <cute/tensor.hpp>
+#include <cutlass/cutlass.h>
+#include <cutlass/epilogue/collective/collective_builder.hpp>
+#include <cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp>
+#include <cutlass/gemm/collective/collective_builder.hpp>
+#include <cutlass/gemm/device/gemm_universal_adapter.h>
+#include <cutlass/gemm/kernel/gemm_universal.hpp>
+#include <cutlass/util/packed_stride.hpp>
+
+#include "quest/kernels/cuda/device.cuh"
+#include "quest/kernels/cuda/gemm_lowbit.h"
+
+namespace quest::kernels::cuda {
+namespace {
+
+namespace fusion = cutlass::epilogue::fusion;
+using cute::_1;
+using cute::_128;
+using cute::_2;
+using cute::_256;
+
+template <class D>
+struct Product {
+  using Tile = cute::Shape<_128, _256, _128>;
+  using Cluster = cute::Shape<_2, _1, _1>;
+  static constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
+  using Units = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::multiplies, float, float, kRound>,
+                                fusion::Sm90ColBroadcast<0, Tile, float>,
+                                fusion::Sm90RowBroadcast<0, Tile, float>>;
+  using Scaled = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::multiplies, D, float, kRound>,
+                                 fusion::Sm90AccFetch, Units>;
+  static constexpr int kAlignOut = 16 / sizeof(D);
+  using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
+      cutlass::epilogue::collective::EpilogueTileAuto, int32_t, float, void,
+      cutlass::layout::RowMajor, kAlignOut, D, cutlass::layout::RowMajor, kAlignOut,
+      cutlass::epilogue::TmaWarpSpecializedCooperative, Scaled>::CollectiveOp;
+  using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, int8_t, cutlass::layout::RowMajor, 16,
+      int8_t, cutlass::layout::ColumnMajor, 16, int32_t, Tile, Cluster,
+      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
+          sizeof(typename Epilogue::SharedStorage))>,
+      cutlass::gemm::KernelTmaWarpSpecializedCooperative>::CollectiveOp;
+  using Kernel =
+      cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue>;
+  using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
+};
+
+int multiprocessors() {
+  static const int count = [] {
+    int device = 0, value = 0;
+    check("gemm_lowbit", cudaGetDevice(&device));
+    check("gemm_lowbit", cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
+    return value;
+  }();
+  return count;
+}
+
+bool is_hopper() {
+  static const bool hopper = [] {
+    int device = 0, major = 0, minor = 0;
+    if (cudaGetDevice(&device) != cudaSuccess) return false;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    return major == 9 && minor == 0;
+  }();
+  return hopper;
+}
+
+}  // namespace
+
+bool gemm_lowbit_supports(int64_t n, int64_t k) { return is_hopper() && k % 16 == 0 && n % 8 == 0; }
+
+template <class T>
+void gemm_lowbit(const int8_t* a, const float* a_units, const int8_t* w, const float* w_units,
+                 int64_t m, int64_t n, int64_t k, T* out, Stream stream) {
+  if (m == 0 || n == 0) return;
+  using D = std::conditional_t<std::is_same_v<T, float>, float, cutlass::bfloat16_t>;
+  using P = Product<D>;
+  const auto shape =
+      cute::make_shape(static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), 1);
+  const auto [rows, columns, depth, one] = shape;
+  typename P::Gemm::Arguments arguments{
+      cutlass::gemm::GemmUniversalMode::kGemm,
+      shape,
+      {a,
+       cutlass::make_cute_packed_stride(typename P::Kernel::StrideA{},
+                                        cute::make_shape(rows, depth, 1)),
+       w,
+       cutlass::make_cute_packed_stride(typename P::Kernel::StrideB{},
+                                        cute::make_shape(columns, depth, 1))},
+      {{},
+       nullptr,
+       {},
+       reinterpret_cast<D*>(out),
+       cutlass::make_cute_packed_stride(typename P::Kernel::StrideD{},
+                                        cute::make_shape(rows, columns, 1))}};
+  arguments.epilogue.thread = {{}, {{a_units}, {w_units}, {}}, {}};
+  arguments.hw_info.sm_count = multiprocessors();
+  typename P::Gemm gemm;
+  cutlass::Status status = gemm.can_implement(arguments);
+  if (status == cutlass::Status::kSuccess) status = gemm.initialize(arguments, nullptr, stream);
+  if (status == cutlass::Status::kSuccess) status = gemm.run(stream);
+  if (status != cutlass::Status::kSuccess) {
+    throw_cuda_error("gemm_lowbit", static_cast<int>(status), cutlassGetStatusString(status));
+  }
+}
+
+const char* gemm_lowbit_plan() { return "int8 tensor cores, wgmma 128x256x128"; }
+
+template void gemm_lowbit<float>(const int8_t*, const float*, const int8_t*, const float*, int64_t,
+                                 int64_t, int64_t, float*, Stream);
+template void gemm_lowbit<bfloat16>(const int8_t*, const float*, const int8_t*, const float*,
+                                    int64_t, int64_t, int64_t, bfloat16*, Stream);
+
+}  // namespace quest::kernels::cuda

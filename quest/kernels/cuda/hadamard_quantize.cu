@@ -1,0 +1,149 @@
+// hadamard_quantize.h: one block per row; the backward transform needs no sum over the row and
+// takes 8 values per thread wherever they lie.
+#include "quest/kernels/cuda/hadamard_quantize.h"
+#include "quest/kernels/cuda/quantize_row.cuh"
+#include "quest/kernels/cuda/sources.cuh"
+
+namespace quest::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+unsigned blocks_for(int64_t threads) {
+  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+}
+
+RowsOut rows_out(const QuantizedRows& out) {
+  return {out.codes, out.units, out.mask, out.values, out.values_are_bfloat16};
+}
+
+// Rows of a length that is a multiple of 8 (every row with a transform): 8 values are one byte of
+// the mask, rows need no telling apart.
+template <class D>
+__global__ void mask_hadamard8(const D* values, const uint8_t* mask, int64_t groups, int block,
+                               float norm, D* out) {
+  const int64_t group = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  float v[kLane] = {};
+  if (group < groups) {
+    load8(values + group * kLane, v);
+    const unsigned bits = mask == nullptr ? 0xffu : mask[group];
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) v[i] = (bits >> i & 1u) != 0 ? v[i] : 0.0f;
+  }
+  if (block > 1) butterfly(v, block, norm);
+  if (group < groups) store8(out + group * kLane, v);
+}
+
+// Any row length, no transform.
+template <class D>
+__global__ void mask_values(const D* values, const uint8_t* mask, int64_t m, int64_t k, D* out) {
+  const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  if (at >= m * k) return;
+  const int64_t row = at / k, column = at % k;
+  const bool passes =
+      mask == nullptr || (mask[row * ((k + 7) / 8) + column / 8] >> (column % 8) & 1) != 0;
+  out[at] = passes ? values[at] : from_float<D>(0.0f);
+}
+
+// Plain table of numbers by code: the codes of a table grid are indices, of others themselves.
+template <class D>
+__global__ void dequantize8(const int8_t* codes, const float* units, RowRule rule, int64_t m,
+                            int64_t k, D* values) {
+  __shared__ float numbers[16];
+  if (threadIdx.x < 16) numbers[threadIdx.x] = rule.numbers[threadIdx.x];
+  __syncthreads();
+  const int64_t per_row = (k + kLane - 1) / kLane;
+  const int64_t group = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  if (group >= m * per_row) return;
+  const int64_t row = group / per_row, column = group % per_row * kLane;
+  const int count = static_cast<int>(min(static_cast<int64_t>(kLane), k - column));
+  const bool vector = k % kLane == 0;
+  const float unit = units == nullptr ? 1.0f : units[row];
+  const int64_t at = row * k + column;
+  int8_t code[kLane] = {};
+  if (vector) {
+    *reinterpret_cast<uint2*>(code) = *reinterpret_cast<const uint2*>(codes + at);
+  } else {
+    for (int i = 0; i < count; ++i) code[i] = codes[at + i];
+  }
+  const bool table = rule.code == CodeKind::kTable && !rule.number_is_code;
+  float v[kLane];
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) {
+    const float number = table
+                             ? numbers[code[i] & 15]
+                             : static_cast<float>((code[i] << rule.code_shift) + rule.code_offset);
+    v[i] = number * unit;
+  }
+  store_part(values + at, count, vector, v);
+}
+
+}  // namespace
+
+template <class T>
+void hadamard_quantize(const QuantSpec& spec, const T* x, int64_t m, int64_t k,
+                       const QuantizedRows& out, Stream stream) {
+  launch_quantize_rows("hadamard_quantize", PlainRows<device_t<T>>{dev(x)}, make_row_rule(spec, k),
+                       m, k, rows_out(out), stream);
+}
+
+template <class T>
+void add_rms_norm_hadamard_quantize(const QuantSpec& spec, const T* x, const T* delta,
+                                    const float* weight, float eps, int64_t m, int64_t k, T* h,
+                                    T* y, float* inverse_rms, const QuantizedRows& out,
+                                    Stream stream) {
+  const NormalizedRows<device_t<T>> source{dev(x), dev(delta), weight,     eps,
+                                           dev(h), dev(y),     inverse_rms};
+  launch_quantize_rows("add_rms_norm_hadamard_quantize", source, make_row_rule(spec, k), m, k,
+                       rows_out(out), stream);
+}
+
+template <class T>
+void swiglu_hadamard_quantize(const QuantSpec& spec, const T* gate_up, int64_t m, int64_t f,
+                              const QuantizedRows& out, Stream stream) {
+  launch_quantize_rows("swiglu_hadamard_quantize", SwigluRows<device_t<T>>{dev(gate_up)},
+                       make_row_rule(spec, f), m, f, rows_out(out), stream);
+}
+
+template <class T>
+void mask_hadamard(const QuantSpec& spec, const T* grad_values, const uint8_t* mask, int64_t m,
+                   int64_t k, T* grad_x, Stream stream) {
+  const RowRule rule = make_row_rule(spec, k);
+  if (m == 0) return;
+  if (k % kLane == 0) {
+    const int64_t groups = m * k / kLane;
+    mask_hadamard8<<<blocks_for(groups), kThreads, 0, stream>>>(dev(grad_values), mask, groups,
+                                                                rule.block, rule.norm, dev(grad_x));
+  } else {
+    mask_values<<<blocks_for(m * k), kThreads, 0, stream>>>(dev(grad_values), mask, m, k,
+                                                            dev(grad_x));
+  }
+  check_launch("mask_hadamard");
+}
+
+template <class T>
+void dequantize_rows(const QuantSpec& spec, const int8_t* codes, const float* units, int64_t m,
+                     int64_t k, T* values, Stream stream) {
+  const RowRule rule = make_row_rule(spec, k);
+  if (m == 0) return;
+  dequantize8<<<blocks_for(m * ((k + kLane - 1) / kLane)), kThreads, 0, stream>>>(
+      codes, units, rule, m, k, dev(values));
+  check_launch("dequantize_rows");
+}
+
+#define QUEST_INSTANTIATE(T)                                                                       \
+  template void hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,                 \
+                                     const QuantizedRows&, Stream);                                \
+  template void add_rms_norm_hadamard_quantize<T>(const QuantSpec&, const T*, const T*,            \
+                                                  const float*, float, int64_t, int64_t, T*, T*,   \
+                                                  float*, const QuantizedRows&, Stream);           \
+  template void swiglu_hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,          \
+                                            const QuantizedRows&, Stream);                         \
+  template void mask_hadamard<T>(const QuantSpec&, const T*, const uint8_t*, int64_t, int64_t, T*, \
+                                 Stream);                                                          \
+  template void dequantize_rows<T>(const QuantSpec&, const int8_t*, const float*, int64_t,         \
+                                   int64_t, T*, Stream);
+QUEST_INSTANTIATE(float)
+QUEST_INSTANTIATE(bfloat16)
+
+}  // namespace quest::kernels::cuda

@@ -1,0 +1,224 @@
+// The quantizer of one row, held in registers by the threads of one block: the device's twin of
+// quantize_row (quest/quant/quantizer.h), bit for bit.
+#pragma once
+
+#include <type_traits>
+
+#include "quest/kernels/cuda/device.cuh"
+#include "quest/kernels/cuda/row_rule.h"
+
+namespace quest::kernels::cuda {
+
+inline constexpr int kMaxChunks = static_cast<int>(kMaxRow / 128);
+
+// The fixed tree of quest/quant/sum_of_squares.h: neighbours within chunks of 128 (8 in a thread,
+// then 16 lanes), then chunk sums p[i] += p[i + h]. The same in every thread. chunks: kMaxChunks
+// floats of shared memory.
+template <int kRounds>
+__device__ float tree_sum_of_squares(const float (&v)[kRounds][kLane], int k, float* chunks) {
+#pragma unroll
+  for (int r = 0; r < kRounds; ++r) {
+    float s[kLane];
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) s[i] = v[r][i] * v[r][i];
+    float sum = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+#pragma unroll
+    for (int step = 1; step < 16; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    const int column = (r * blockDim.x + threadIdx.x) * kLane;
+    if (threadIdx.x % 16 == 0 && column < k) chunks[column / 128] = sum;
+  }
+  __syncthreads();
+  const int count = (k + 127) / 128, lane = threadIdx.x & 31;
+  float p[kMaxChunks / 32];
+#pragma unroll
+  for (int j = 0; j < kMaxChunks / 32; ++j) {
+    p[j] = lane + 32 * j < count ? chunks[lane + 32 * j] : 0.0f;
+  }
+  // Halving from the largest power of two on; adding the zeros of the padding changes nothing.
+#pragma unroll
+  for (int half = kMaxChunks / 64; half >= 1; half /= 2) {
+#pragma unroll
+    for (int j = 0; j < half; ++j) p[j] += p[j + half];
+  }
+  float sum = p[0];
+#pragma unroll
+  for (int step = 16; step >= 1; step /= 2) sum += __shfl_down_sync(0xffffffffu, sum, step);
+  return __shfl_sync(0xffffffffu, sum, 0);
+}
+
+struct RowScale {
+  float unit, inverse_step, trust_limit, clip_limit;
+};
+
+// row_constants() of quest/quant/quantizer.cpp, the same operations in the same order.
+template <CodeKind kCode>
+__device__ RowScale row_scale(const RowRule& rule, float rms) {
+  RowScale c;
+  if (kCode == CodeKind::kTable) {
+    const float r = rms + rule.epsilon;
+    c.unit = r * rule.unit_over_r;
+    c.inverse_step = 1.0f / c.unit;
+    c.trust_limit = rule.trust_factor * r;
+    c.clip_limit = rule.clip_factor * r;
+    return c;
+  }
+  if (rule.epsilon_in_rms) rms += rule.epsilon;
+  const float scale = rule.epsilon_in_rms ? rule.alpha * rms : rule.alpha * rms + rule.epsilon;
+  const float step = 2.0f * scale / rule.half_steps;
+  c.unit = rule.whole_steps ? step : step / 2.0f;
+  c.inverse_step = 1.0f / step;
+  c.trust_limit = rule.trust_factor * rms;
+  c.clip_limit = rule.clip_factor * scale;
+  return c;
+}
+
+// The 2 of 4 pairs that a 4:8 grid keeps (kept_pairs of quest/quant/quantizer.h).
+__device__ inline unsigned kept_pairs(const float (&v)[kLane]) {
+  float norm[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) norm[j] = v[2 * j] * v[2 * j] + v[2 * j + 1] * v[2 * j + 1];
+  unsigned kept = 0;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    int ahead = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (norm[i] > norm[j] || (norm[i] == norm[j] && i < j)) ++ahead;
+    }
+    if (ahead < 2) kept |= 1u << j;
+  }
+  return kept;
+}
+
+// Where quantized rows go: device memory, null where not wanted.
+struct RowsOut {
+  int8_t* codes = nullptr;  // (M,K)
+  float* units = nullptr;   // (M); NaN in a row whose rms is not finite
+  uint8_t* mask = nullptr;  // (M, ceil(K/8))
+  void* values = nullptr;   // (M,K)
+  bool values_are_bfloat16 = false;
+};
+
+// Decides 8 values and writes what is wanted of them.
+template <CodeKind kCode>
+__device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLane], int64_t row,
+                        int column, int k, bool vector, const RowsOut& out) {
+  int codes[kLane];
+  float values[kLane];
+  unsigned bits = 0;
+  unsigned kept = 0xf;
+  if (kCode == CodeKind::kSparse) kept = kept_pairs(xh);
+  const int count = min(kLane, k - column);
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) {
+    const bool keeps = kCode != CodeKind::kSparse || (kept >> (i / 2) & 1u) != 0;
+    if (kCode == CodeKind::kValues || (kCode == CodeKind::kSparse && !rule.rounds)) {
+      values[i] = keeps ? xh[i] : 0.0f;
+      codes[i] = 0;
+      bits |= (keeps ? 1u : 0u) << i;
+      continue;
+    }
+    const float z = xh[i] * c.inverse_step;
+    float number = 0.0f;
+    int code = 0;
+    if (kCode == CodeKind::kTable) {
+      int index = 0;
+      for (int level = 0; level < rule.levels - 1; ++level) {
+        index += rule.midpoints[level] < z ? 1 : 0;
+      }
+      number = rule.numbers[index];
+      code = rule.number_is_code ? static_cast<int>(number) : index;
+    } else if (keeps) {
+      const float clamped = fminf(fmaxf(z, -rule.half_levels), rule.half_levels);
+      const int whole = rule.slope * __float2int_rn(clamped + rule.shift) - rule.intercept;
+      number = static_cast<float>(whole);
+      code = (whole - rule.code_offset) >> rule.code_shift;
+    }
+    codes[i] = code;
+    values[i] = number * c.unit;
+    bool trusted = true;
+    if (rule.mask == MaskKind::kTrust) trusted = fabsf(values[i] - xh[i]) <= c.trust_limit;
+    if (rule.mask == MaskKind::kClip) trusted = fabsf(xh[i]) <= c.clip_limit;
+    bits |= (trusted ? 1u : 0u) << i;
+  }
+  const int64_t at = row * k + column;
+  if (out.codes != nullptr) store_part(out.codes + at, count, vector, codes);
+  if (out.mask != nullptr) {
+    out.mask[row * ((k + 7) / 8) + column / 8] =
+        static_cast<uint8_t>(bits & (0xffu >> (8 - count)));
+  }
+  if (out.values != nullptr) {
+    if (out.values_are_bfloat16) {
+      store_part(static_cast<__nv_bfloat16*>(out.values) + at, count, vector, values);
+    } else {
+      store_part(static_cast<float*>(out.values) + at, count, vector, values);
+    }
+  }
+}
+
+// One block, one row: what the source loads, rotated, measured, decided. Source::load fills v with
+// the row's values as floats; its threads beyond the row hold zeros.
+template <class Source, CodeKind kCode, int kRounds>
+__global__ void quantize_rows(Source source, RowRule rule, int k, RowsOut out) {
+  __shared__ float chunks[kMaxChunks];
+  __shared__ float scratch[32];
+  const int64_t row = blockIdx.x;
+  const bool vector = k % kLane == 0;
+  float v[kRounds][kLane];
+  source.load(row, k, vector, v, scratch);
+  if (rule.block > 1) {
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) butterfly(v[r], rule.block, rule.norm);
+  }
+  RowScale c = {1.0f, 1.0f, 0.0f, 0.0f};
+  if (kCode != CodeKind::kValues) {
+    const float rms = sqrtf(tree_sum_of_squares(v, k, chunks) / static_cast<float>(k));
+    if (rule.rounds) c = row_scale<kCode>(rule, rms);
+    if (!isfinite(rms)) c.unit = __int_as_float(0x7fffffff);
+  }
+  if (threadIdx.x == 0 && out.units != nullptr) out.units[row] = c.unit;
+#pragma unroll
+  for (int r = 0; r < kRounds; ++r) {
+    const int column = (r * blockDim.x + threadIdx.x) * kLane;
+    if (column < k) decide8<kCode>(rule, c, v[r], row, column, k, vector, out);
+  }
+}
+
+// m rows of k values.
+template <class Source>
+void launch_quantize_rows(const char* operation, const Source& source, const RowRule& rule,
+                          int64_t m, int64_t k, const RowsOut& out, cudaStream_t stream) {
+  if (m == 0) return;
+  const int rounds = row_rounds(k), threads = row_threads(k, rounds);
+  const auto run = [&](auto code, auto count) {
+    quantize_rows<Source, decltype(code)::value, decltype(count)::value>
+        <<<static_cast<unsigned>(m), threads, 0, stream>>>(source, rule, static_cast<int>(k), out);
+  };
+  const auto with_rounds = [&](auto code) {
+    switch (rounds) {
+      case 1:
+        return run(code, std::integral_constant<int, 1>{});
+      case 2:
+        return run(code, std::integral_constant<int, 2>{});
+      default:
+        return run(code, std::integral_constant<int, 4>{});
+    }
+  };
+  switch (rule.code) {
+    case CodeKind::kLinear:
+      with_rounds(std::integral_constant<CodeKind, CodeKind::kLinear>{});
+      break;
+    case CodeKind::kTable:
+      with_rounds(std::integral_constant<CodeKind, CodeKind::kTable>{});
+      break;
+    case CodeKind::kSparse:
+      with_rounds(std::integral_constant<CodeKind, CodeKind::kSparse>{});
+      break;
+    case CodeKind::kValues:
+      with_rounds(std::integral_constant<CodeKind, CodeKind::kValues>{});
+      break;
+  }
+  check_launch(operation);
+}
+
+}  // namespace quest::kernels::cuda

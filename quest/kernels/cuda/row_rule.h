@@ -1,0 +1,55 @@
+// What a GPU kernel must know of a QuantSpec to decide the values of one row: plain data, passed to
+// kernels by value. The device's twin of row_constants() and RowDecision (quest/quant).
+#pragma once
+
+#include <cstdint>
+
+#include "quest/quant/quant_spec.h"
+
+namespace quest::kernels::cuda {
+
+// How values are decided; a template argument of kernels.
+enum class CodeKind {
+  kLinear,  // uniform grids and ternary: codes by arithmetic
+  kTable,   // FP4 and Gaussian levels
+  kSparse,  // the 4:8 grids
+  kValues,  // no codes: values alone (kNone)
+};
+enum class MaskKind { kOnes, kTrust, kClip };
+
+struct RowRule {
+  CodeKind code = CodeKind::kValues;
+  MaskKind mask = MaskKind::kOnes;
+  int block = 1;   // of the Hadamard transform, 1 for none
+  float norm = 1;  // hadamard_norm(block)
+
+  // scale = alpha * (rms + epsilon) or alpha * rms + epsilon; tables: r = rms + epsilon
+  float alpha = 0;
+  float half_steps = 0;
+  float epsilon = 0;
+  bool epsilon_in_rms = false;
+  bool whole_steps = false;  // ternary: a number is a whole step
+  float unit_over_r = 0;     // tables
+  float trust_factor = 0;    // trust limit = trust_factor * rms (tables: * r)
+  float clip_factor = 0;     // clip limit = clip_factor * scale (tables: * r)
+
+  // Linear grids: n = rint(clamp(z, +-half_levels) + shift), number = slope * n - intercept,
+  // code = (number - code_offset) >> code_shift.
+  float half_levels = 0, shift = 0;
+  int slope = 1, intercept = 0;
+  int code_shift = 0, code_offset = 0;
+
+  bool rounds = true;           // sparse: false for kMask4of8, which keeps values as they are
+  bool number_is_code = false;  // tables: FP4 stores numbers, Gaussian grids indices
+  int levels = 0;               // of the table
+  float numbers[16] = {};       // ascending
+  float midpoints[16] = {};     // levels - 1 of them
+};
+
+// Throws kUsage for a K that the spec refuses and for rows longer than the kernels take.
+RowRule make_row_rule(const QuantSpec& spec, int64_t k);
+
+// The longest row of the row-wise kernels.
+inline constexpr int64_t kMaxRow = 32768;
+
+}  // namespace quest::kernels::cuda

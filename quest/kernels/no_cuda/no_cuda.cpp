@@ -1,0 +1,123 @@
+// The twin of kernels/cuda for builds without nvcc: every operation says that it is not there.
+#include "quest/base/error.h"
+#include "quest/kernels/cuda/cross_entropy.h"
+#include "quest/kernels/cuda/gemm_lowbit.h"
+#include "quest/kernels/cuda/hadamard_quantize.h"
+#include "quest/kernels/cuda/rms_norm.h"
+#include "quest/kernels/cuda/rope.h"
+#include "quest/kernels/cuda/stream.h"
+#include "quest/kernels/cuda/swiglu.h"
+
+namespace quest::kernels::cuda {
+namespace {
+
+[[noreturn]] void missing(const char* operation) {
+  QUEST_THROW(ErrorKind::kEnvironment,
+              "[{}] this program was built without GPU kernels: run `make build PRESET=cuda` "
+              "(needs nvcc) or use the CPU (--device cpu)",
+              operation);
+}
+
+}  // namespace
+
+bool compiled_with_cuda() { return false; }
+const char* compiled_architectures() { return ""; }
+
+bool gemm_lowbit_supports(int64_t, int64_t) { return false; }
+const char* gemm_lowbit_plan() { return "none"; }
+int64_t rms_norm_backward_workspace(int64_t, int64_t) { missing("rms_norm_backward"); }
+
+template <class T>
+void hadamard_quantize(const QuantSpec&, const T*, int64_t, int64_t, const QuantizedRows&, Stream) {
+  missing("hadamard_quantize");
+}
+template <class T>
+void add_rms_norm_hadamard_quantize(const QuantSpec&, const T*, const T*, const float*, float,
+                                    int64_t, int64_t, T*, T*, float*, const QuantizedRows&,
+                                    Stream) {
+  missing("add_rms_norm_hadamard_quantize");
+}
+template <class T>
+void swiglu_hadamard_quantize(const QuantSpec&, const T*, int64_t, int64_t, const QuantizedRows&,
+                              Stream) {
+  missing("swiglu_hadamard_quantize");
+}
+template <class T>
+void mask_hadamard(const QuantSpec&, const T*, const uint8_t*, int64_t, int64_t, T*, Stream) {
+  missing("mask_hadamard");
+}
+template <class T>
+void dequantize_rows(const QuantSpec&, const int8_t*, const float*, int64_t, int64_t, T*, Stream) {
+  missing("dequantize_rows");
+}
+template <class T>
+void add_rms_norm(const T*, const T*, const float*, float, int64_t, int64_t, T*, T*, float*,
+                  Stream) {
+  missing("add_rms_norm");
+}
+template <class T>
+void rms_norm_backward(const QuantSpec*, const uint8_t*, const T*, const T*, const float*,
+                       const float*, const T*, int64_t, int64_t, T*, float*, float*, Stream) {
+  missing("rms_norm_backward");
+}
+template <class T>
+void swiglu(const T*, int64_t, int64_t, T*, Stream) {
+  missing("swiglu");
+}
+template <class T>
+void swiglu_backward(const QuantSpec*, const uint8_t*, const T*, const T*, int64_t, int64_t, T*,
+                     Stream) {
+  missing("swiglu_backward");
+}
+template <class T>
+void rope(T*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const float*, const float*, int,
+          Stream) {
+  missing("rope");
+}
+template <class T>
+void rope_backward_qkv(const T*, const T*, const T*, int64_t, int64_t, int64_t, int64_t, int64_t,
+                       const float*, const float*, T*, Stream) {
+  missing("rope_backward_qkv");
+}
+template <class T>
+void cross_entropy(T*, const int64_t*, int64_t, int64_t, const float*, float*, Stream) {
+  missing("cross_entropy");
+}
+template <class T>
+void gemm_lowbit(const int8_t*, const float*, const int8_t*, const float*, int64_t, int64_t,
+                 int64_t, T*, Stream) {
+  missing("gemm_lowbit");
+}
+
+#define QUEST_INSTANTIATE(T)                                                                       \
+  template void hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,                 \
+                                     const QuantizedRows&, Stream);                                \
+  template void add_rms_norm_hadamard_quantize<T>(const QuantSpec&, const T*, const T*,            \
+                                                  const float*, float, int64_t, int64_t, T*, T*,   \
+                                                  float*, const QuantizedRows&, Stream);           \
+  template void swiglu_hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,          \
+                                            const QuantizedRows&, Stream);                         \
+  template void mask_hadamard<T>(const QuantSpec&, const T*, const uint8_t*, int64_t, int64_t, T*, \
+                                 Stream);                                                          \
+  template void dequantize_rows<T>(const QuantSpec&, const int8_t*, const float*, int64_t,         \
+                                   int64_t, T*, Stream);                                           \
+  template void add_rms_norm<T>(const T*, const T*, const float*, float, int64_t, int64_t, T*, T*, \
+                                float*, Stream);                                                   \
+  template void rms_norm_backward<T>(const QuantSpec*, const uint8_t*, const T*, const T*,         \
+                                     const float*, const float*, const T*, int64_t, int64_t, T*,   \
+                                     float*, float*, Stream);                                      \
+  template void swiglu<T>(const T*, int64_t, int64_t, T*, Stream);                                 \
+  template void swiglu_backward<T>(const QuantSpec*, const uint8_t*, const T*, const T*, int64_t,  \
+                                   int64_t, T*, Stream);                                           \
+  template void rope<T>(T*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,    \
+                        const float*, int, Stream);                                                \
+  template void rope_backward_qkv<T>(const T*, const T*, const T*, int64_t, int64_t, int64_t,      \
+                                     int64_t, int64_t, const float*, const float*, T*, Stream);    \
+  template void cross_entropy<T>(T*, const int64_t*, int64_t, int64_t, const float*, float*,       \
+                                 Stream);                                                          \
+  template void gemm_lowbit<T>(const int8_t*, const float*, const int8_t*, const float*, int64_t,  \
+                               int64_t, int64_t, T*, Stream);
+QUEST_INSTANTIATE(float)
+QUEST_INSTANTIATE(bfloat16)
+
+}  // namespace quest::kernels::cuda

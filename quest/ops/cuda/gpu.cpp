@@ -1,0 +1,45 @@
+#include "quest/ops/gpu.h"
+
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
+#include <fmt/format.h>
+
+namespace quest::ops {
+namespace {
+
+cudaDeviceProp properties() {
+  cudaDeviceProp p = {};
+  int device = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&p, device));
+  return p;
+}
+
+}  // namespace
+
+kernels::cuda::Stream current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
+
+std::string gpu_unusable_reason() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return fmt::format("no GPU can be used: {} (is the NVIDIA driver for CUDA 13 installed?)",
+                       cudaGetErrorString(error));
+  }
+  if (count == 0) return "no GPU is visible (CUDA_VISIBLE_DEVICES?)";
+  return {};
+}
+
+std::string gpu_description() {
+  const cudaDeviceProp p = properties();
+  return fmt::format("{}, {:.1f} GiB, compute capability {}.{}", p.name,
+                     static_cast<double>(p.totalGlobalMem) / (1 << 30), p.major, p.minor);
+}
+
+bool gpu_is_hopper() {
+  const cudaDeviceProp p = properties();
+  return p.major == 9 && p.minor == 0;
+}
+
+}  // namespace quest::ops

@@ -1,0 +1,467 @@
+// The GPU kernels (quest/kernels/cuda) against the scalar definitions. Skipped where no GPU can be
+// used.
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/zeros.h>
+
+#include "quest/kernels/cross_entropy.h"
+#include "quest/kernels/cuda/cross_entropy.h"
+#include "quest/kernels/cuda/gemm_lowbit.h"
+#include "quest/kernels/cuda/hadamard_quantize.h"
+#include "quest/kernels/cuda/rms_norm.h"
+#include "quest/kernels/cuda/rope.h"
+#include "quest/kernels/cuda/swiglu.h"
+#include "quest/kernels/hadamard_quantize.h"
+#include "quest/kernels/rms_norm.h"
+#include "quest/kernels/rope.h"
+#include "quest/kernels/swiglu.h"
+#include "quest/ops/dispatch.h"
+#include "quest/ops/gpu.h"
+#include "quest/ops/quantized_tensor.h"
+#include "quest/ops/testing_tensors.h"
+
+namespace quest::ops {
+namespace {
+
+using testing::expect_within;
+using testing::normal;
+namespace gpu = kernels::cuda;
+
+class CudaKernels : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string reason = gpu_unusable_reason();
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+
+// Memory that a kernel must write: every byte is 0xa5 before.
+at::Tensor poisoned(std::vector<int64_t> shape, at::ScalarType type) {
+  at::Tensor t = at::empty(shape, at::TensorOptions(type).device(at::kCUDA));
+  if (t.numel() > 0) t.view(at::kByte).fill_(0xa5);
+  return t;
+}
+
+void expect_same_bits(const at::Tensor& actual, const at::Tensor& expected,
+                      const std::string& what) {
+  const at::Tensor a = actual.cpu().contiguous(), b = expected.cpu().contiguous();
+  ASSERT_EQ(a.sizes(), b.sizes()) << what;
+  ASSERT_EQ(a.scalar_type(), b.scalar_type()) << what;
+  const auto* x = static_cast<const uint8_t*>(a.const_data_ptr());
+  const auto* y = static_cast<const uint8_t*>(b.const_data_ptr());
+  const auto size = static_cast<int64_t>(a.nbytes()), element = a.element_size();
+  int64_t different = 0, first = -1;
+  for (int64_t i = 0; i < size; i += element) {
+    if (std::memcmp(x + i, y + i, static_cast<size_t>(element)) != 0) {
+      if (first < 0) first = i / element;
+      ++different;
+    }
+  }
+  EXPECT_EQ(different, 0) << what << ": of " << a.numel() << " values, first " << first;
+}
+
+// Rows of different kinds: normal, zeros, one spike, tiny, constant.
+at::Tensor rows_of_kinds(int64_t k, at::ScalarType type) {
+  const at::Tensor x = normal({9, k}, 7);
+  x[1].zero_();
+  x[2].zero_()[k / 2] = 3.0;
+  x[3] *= 1e-20;
+  x[4].fill_(0.37);
+  x[5] *= 1e6;
+  x[6] = x[6].abs();
+  return x.to(type);
+}
+
+std::vector<QuantSpec> all_specs() {
+  std::vector<QuantSpec> out;
+  for (const char* name :
+       {"int1.hadamard.clip1.3", "int2.hadamard.trust", "int3.hadamard.trust_s0.5",
+        "int4.hadamard.trust", "int5.trust", "int6.hadamard.ste", "int7.clip",
+        "int8.hadamard.trust", "int1.clip1.25", "ternary.clip", "ternary.hadamard.trust",
+        "gauss3.ste", "gauss4.hadamard.trust", "gauss3_converged.trust",
+        "fp4.hadamard.trust_halfgap", "fp4.trust", "int4_4of8.trust", "int4_4of8.hadamard.trust"}) {
+    out.push_back(spec_from_string(name));
+  }
+  return out;
+}
+
+bool fits(const QuantSpec& spec, int64_t k) {
+  try {
+    check_row_size(spec, k);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+const std::vector<int64_t> kRowSizes = {1,   8,   16,  31,   33,   48,   64,   96,    255,  256,
+                                        257, 640, 704, 1024, 2048, 5632, 8320, 11008, 16512};
+
+TEST_F(CudaKernels, QuantizersHaveTheBitsOfTheScalarDefinition) {
+  for (const QuantSpec& spec : all_specs()) {
+    for (const int64_t k : kRowSizes) {
+      if (!fits(spec, k)) continue;
+      for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        const std::string what = fmt::format("{} K={} {}", to_string(spec), k, at::toString(type));
+        const at::Tensor x = rows_of_kinds(k, type), device_x = x.cuda();
+        const int64_t m = x.size(0), bytes = (k + 7) / 8;
+        const at::Tensor codes = at::empty({m, k}, at::kChar), units = at::empty({m}, at::kFloat);
+        const at::Tensor mask = at::empty({m, bytes}, at::kByte), values = at::empty({m, k}, type);
+        const at::Tensor got_codes = poisoned({m, k}, at::kChar),
+                         got_units = poisoned({m}, at::kFloat);
+        const at::Tensor got_mask = poisoned({m, bytes}, at::kByte);
+        const at::Tensor got_values = poisoned({m, k}, type), decoded = poisoned({m, k}, type);
+        with_kernel_type(type, "test", [&](auto element) {
+          using T = decltype(element);
+          kernels::hadamard_quantize<T>(spec, data<T>(x), m, k, data<int8_t>(codes),
+                                        data<float>(units), data<uint8_t>(mask), IsaLevel::kScalar);
+          kernels::dequantize_rows<T>(spec, data<int8_t>(codes), data<float>(units), m, k,
+                                      data<T>(values), IsaLevel::kScalar);
+          gpu::hadamard_quantize<T>(
+              spec, data<T>(device_x), m, k,
+              {data<int8_t>(got_codes), data<float>(got_units), data<uint8_t>(got_mask),
+               got_values.data_ptr(), type == at::kBFloat16},
+              current_stream());
+          gpu::dequantize_rows<T>(spec, data<int8_t>(got_codes), data<float>(got_units), m, k,
+                                  data<T>(decoded), current_stream());
+        });
+        expect_same_bits(got_codes, codes, what + " codes");
+        expect_same_bits(got_units, units, what + " units");
+        expect_same_bits(got_mask, mask, what + " mask");
+        expect_same_bits(got_values, values, what + " values");
+        expect_same_bits(decoded, values, what + " decoded");
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, RowsThatAreNotFiniteGetTheUnitNan) {
+  const QuantSpec spec = spec_from_string("int4.hadamard.trust");
+  at::Tensor x = normal({4, 256}, 1, at::kFloat);
+  x[1][3] = std::numeric_limits<float>::quiet_NaN();
+  x[2][200] = std::numeric_limits<float>::infinity();
+  const QuantizedTensor q = quantize(spec, x.cuda(), at::kFloat, true, "x");
+  const at::Tensor units = q.units.cpu();
+  for (int64_t row = 0; row < 4; ++row) {
+    EXPECT_EQ(std::isnan(units[row].item<float>()), row == 1 || row == 2) << row;
+  }
+}
+
+TEST_F(CudaKernels, GridsWithoutCodesGiveTheValuesOfTheDefinition) {
+  for (const char* name : {"none.hadamard", "masked_4of8", "masked_4of8.hadamard"}) {
+    const QuantSpec spec = spec_from_string(name);
+    for (const int64_t k : {16, 48, 640, 2048}) {
+      const at::Tensor x = rows_of_kinds(k, at::kFloat);
+      const QuantizedTensor expected = quantize(spec, x, at::kFloat, true, "x");
+      const QuantizedTensor got = quantize(spec, x.cuda(), at::kFloat, true, "x");
+      expect_same_bits(got.values, expected.values, name);
+      if (expected.mask.defined()) expect_same_bits(got.mask, expected.mask, name);
+    }
+  }
+}
+
+TEST_F(CudaKernels, BackwardOfQuantizersHasTheBitsOfTheScalarDefinition) {
+  for (const char* name : {"int4.hadamard.trust", "int4.trust", "none.hadamard"}) {
+    const QuantSpec spec = spec_from_string(name);
+    for (const int64_t k : kRowSizes) {
+      if (!fits(spec, k)) continue;
+      for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        for (const bool masked : {true, false}) {
+          const int64_t m = 5;
+          const at::Tensor grad = normal({m, k}, 3, type);
+          const at::Tensor mask =
+              at::randint(0, 256, {m, (k + 7) / 8}, at::TensorOptions(at::kByte));
+          const at::Tensor expected = grad.clone(), got = grad.cuda(), bits = mask.cuda();
+          with_kernel_type(type, "test", [&](auto element) {
+            using T = decltype(element);
+            kernels::mask_hadamard<T>(spec, data<T>(expected),
+                                      masked ? data<uint8_t>(mask) : nullptr, m, k,
+                                      data<T>(expected), IsaLevel::kScalar);
+            gpu::mask_hadamard<T>(spec, data<T>(got), masked ? data<uint8_t>(bits) : nullptr, m, k,
+                                  data<T>(got), current_stream());
+          });
+          expect_same_bits(got, expected, fmt::format("{} K={} {}", name, k, at::toString(type)));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, ProductOfCodesIsExact) {
+  const std::vector<std::array<int64_t, 3>> shapes = {
+      {1, 8, 16}, {3, 16, 128}, {127, 136, 160}, {129, 256, 256}, {300, 640, 2048}, {64, 24, 5632}};
+  for (const auto& [m, n, k] : shapes) {
+    if (!gpu::gemm_lowbit_supports(n, k)) GTEST_SKIP() << "no int8 product on this GPU";
+    for (const int largest : {1, 3, 15, 127}) {
+      for (const bool extreme : {false, true}) {
+        const auto codes = [&](int64_t rows) {
+          const at::Tensor c = at::randint(-largest, largest + 1, {rows, k}, at::kChar);
+          return extreme ? at::full({rows, k}, largest, at::kChar) : c;
+        };
+        const at::Tensor a = codes(m), w = codes(n);
+        const at::Tensor au = normal({m}, 1, at::kFloat).abs(),
+                         wu = normal({n}, 2, at::kFloat).abs();
+        const at::Tensor sums = at::mm(a.to(at::kDouble), w.to(at::kDouble).t());
+        // float(acc) * (unit * unit), each one rounding.
+        const at::Tensor expected = sums.to(at::kFloat) * (au.unsqueeze(1) * wu.unsqueeze(0));
+        for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+          const at::Tensor out = poisoned({m, n}, type);
+          const at::Tensor da = a.cuda(), dw = w.cuda(), dau = au.cuda(), dwu = wu.cuda();
+          with_kernel_type(type, "test", [&](auto element) {
+            using T = decltype(element);
+            gpu::gemm_lowbit<T>(data<int8_t>(da), data<float>(dau), data<int8_t>(dw),
+                                data<float>(dwu), m, n, k, data<T>(out), current_stream());
+          });
+          expect_same_bits(out, expected.to(type),
+                           fmt::format("{} x {} x {} up to {}", m, n, k, largest));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, RmsNormIsWithinRoundingOfTheDefinition) {
+  for (const int64_t c : {1, 31, 33, 48, 256, 257, 640, 2048, 8320, 16512}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      const int64_t m = 7;
+      const float eps = 1e-5f;
+      const at::Tensor x = normal({m, c}, 1, type), w = normal({c}, 2, at::kFloat);
+      const at::Tensor grad = normal({m, c}, 3, type), residual = normal({m, c}, 4, type);
+      const at::Tensor y = at::empty_like(x), inverse = at::empty({m}, at::kFloat);
+      const at::Tensor grad_x = at::empty_like(x), grad_w = at::zeros({c}, at::kFloat);
+      const at::Tensor dx = x.cuda(), dw = w.cuda(), dgrad = grad.cuda(), dres = residual.cuda();
+      const at::Tensor got_y = poisoned({m, c}, type), got_inverse = poisoned({m}, at::kFloat);
+      const at::Tensor got_x = poisoned({m, c}, type), got_w = poisoned({c}, at::kFloat);
+      const at::Tensor space = poisoned({gpu::rms_norm_backward_workspace(m, c)}, at::kFloat);
+      with_kernel_type(type, "test", [&](auto element) {
+        using T = decltype(element);
+        kernels::rms_norm<T>(data<T>(x), data<float>(w), m, c, eps, data<T>(y),
+                             data<float>(inverse), IsaLevel::kScalar);
+        kernels::rms_norm_backward<T>(data<T>(grad), data<T>(x), data<float>(w),
+                                      data<float>(inverse), data<T>(residual), m, c,
+                                      data<T>(grad_x), data<float>(grad_w), IsaLevel::kScalar);
+        gpu::add_rms_norm<T>(data<T>(dx), nullptr, data<float>(dw), eps, m, c, nullptr,
+                             data<T>(got_y), data<float>(got_inverse), current_stream());
+        gpu::rms_norm_backward<T>(nullptr, nullptr, data<T>(dgrad), data<T>(dx), data<float>(dw),
+                                  data<float>(got_inverse), data<T>(dres), m, c, data<T>(got_x),
+                                  data<float>(got_w), data<float>(space), current_stream());
+      });
+      const std::string what = fmt::format("C={} {}", c, at::toString(type));
+      // Sums of C terms in float against double, then one rounding to the type.
+      const double sums = 8 * std::sqrt(static_cast<double>(c)) * 0x1p-24 + 8 * 0x1p-24;
+      const double one = testing::rounding_error(type) * 2 + sums;
+      expect_within(got_inverse.cpu(), inverse, inverse.abs() * sums, what + " inverse");
+      expect_within(got_y.cpu(), y, y.abs().to(at::kDouble) * one, what + " y");
+      const at::Tensor scale = (grad.to(at::kDouble).abs() * w.abs() + 1) *
+                               inverse.to(at::kDouble).unsqueeze(1) * (1 + x.to(at::kDouble).abs());
+      expect_within(got_x.cpu(), grad_x, grad_x.to(at::kDouble).abs() * one + scale * sums * 4,
+                    what + " grad_x");
+      expect_within(got_w.cpu(), grad_w, 1e-4, what + " grad_w");
+    }
+  }
+}
+
+TEST_F(CudaKernels, FusedInputsHaveTheBitsOfTheSingleOperations) {
+  for (const char* name :
+       {"int4.hadamard.trust", "int1.hadamard.clip1.3", "gauss3.ste", "int4_4of8.hadamard.trust"}) {
+    const QuantSpec spec = spec_from_string(name);
+    for (const int64_t k : {16, 48, 640, 2048, 5632, 11008}) {
+      for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        const std::string what = fmt::format("{} K={} {}", name, k, at::toString(type));
+        const int64_t m = 33, bytes = (k + 7) / 8;
+        if (!fits(spec, k)) continue;
+        const at::Tensor x = normal({m, k}, 1, type).cuda(), delta = normal({m, k}, 2, type).cuda();
+        const at::Tensor w = normal({k}, 3, at::kFloat).cuda();
+        const at::Tensor gate_up = normal({m, 2 * k}, 4, type).cuda();
+        const at::Tensor grad = normal({m, k}, 5, type).cuda(),
+                         res = normal({m, k}, 6, type).cuda();
+        struct Out {
+          at::Tensor codes, units, mask;
+          gpu::QuantizedRows rows() const {
+            return {data<int8_t>(codes), data<float>(units), data<uint8_t>(mask), nullptr, false};
+          }
+        };
+        const auto out = [&] {
+          return Out{poisoned({m, k}, at::kChar), poisoned({m}, at::kFloat),
+                     poisoned({m, bytes}, at::kByte)};
+        };
+        const auto expect_same = [&](const Out& a, const Out& b, const char* part) {
+          expect_same_bits(a.codes, b.codes, what + part);
+          expect_same_bits(a.units, b.units, what + part);
+          expect_same_bits(a.mask, b.mask, what + part);
+        };
+        with_kernel_type(type, "test", [&](auto element) {
+          using T = decltype(element);
+          const kernels::cuda::Stream s = current_stream();
+          const at::Tensor h = poisoned({m, k}, type), y = poisoned({m, k}, type);
+          const at::Tensor h2 = poisoned({m, k}, type), inverse = poisoned({m}, at::kFloat);
+          const at::Tensor inverse2 = poisoned({m}, at::kFloat);
+          const Out single = out(), fused = out();
+          gpu::add_rms_norm<T>(data<T>(x), data<T>(delta), data<float>(w), 1e-5f, m, k, data<T>(h),
+                               data<T>(y), data<float>(inverse), s);
+          gpu::hadamard_quantize<T>(spec, data<T>(y), m, k, single.rows(), s);
+          gpu::add_rms_norm_hadamard_quantize<T>(spec, data<T>(x), data<T>(delta), data<float>(w),
+                                                 1e-5f, m, k, data<T>(h2), nullptr,
+                                                 data<float>(inverse2), fused.rows(), s);
+          expect_same(fused, single, " norm");
+          expect_same_bits(h, x + delta, what + " sum");
+          expect_same_bits(h2, h, what + " sum");
+          expect_same_bits(inverse2, inverse, what + " inverse");
+
+          const Out swiglu_single = out(), swiglu_fused = out();
+          const at::Tensor a = poisoned({m, k}, type);
+          gpu::swiglu<T>(data<T>(gate_up), m, k, data<T>(a), s);
+          gpu::hadamard_quantize<T>(spec, data<T>(a), m, k, swiglu_single.rows(), s);
+          gpu::swiglu_hadamard_quantize<T>(spec, data<T>(gate_up), m, k, swiglu_fused.rows(), s);
+          expect_same(swiglu_fused, swiglu_single, " swiglu");
+
+          // Backward: mask and transform first, then the gradient of the norm or of SwiGLU.
+          const at::Tensor turned = grad.clone(),
+                           space = poisoned({gpu::rms_norm_backward_workspace(m, k)}, at::kFloat);
+          gpu::mask_hadamard<T>(spec, data<T>(turned), data<uint8_t>(fused.mask), m, k,
+                                data<T>(turned), s);
+          const at::Tensor gx = poisoned({m, k}, type), gx2 = poisoned({m, k}, type);
+          const at::Tensor gw = poisoned({k}, at::kFloat), gw2 = poisoned({k}, at::kFloat);
+          gpu::rms_norm_backward<T>(nullptr, nullptr, data<T>(turned), data<T>(h), data<float>(w),
+                                    data<float>(inverse), data<T>(res), m, k, data<T>(gx),
+                                    data<float>(gw), data<float>(space), s);
+          gpu::rms_norm_backward<T>(&spec, data<uint8_t>(fused.mask), data<T>(grad), data<T>(h),
+                                    data<float>(w), data<float>(inverse), data<T>(res), m, k,
+                                    data<T>(gx2), data<float>(gw2), data<float>(space), s);
+          expect_same_bits(gx2, gx, what + " norm backward");
+          expect_same_bits(gw2, gw, what + " norm weight");
+          const at::Tensor gg = poisoned({m, 2 * k}, type), gg2 = poisoned({m, 2 * k}, type);
+          gpu::swiglu_backward<T>(nullptr, nullptr, data<T>(turned), data<T>(gate_up), m, k,
+                                  data<T>(gg), s);
+          gpu::swiglu_backward<T>(&spec, data<uint8_t>(fused.mask), data<T>(grad), data<T>(gate_up),
+                                  m, k, data<T>(gg2), s);
+          expect_same_bits(gg2, gg, what + " swiglu backward");
+        });
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, SwigluIsWithinRoundingOfTheDefinition) {
+  for (const int64_t f : {1, 31, 33, 257, 640, 5632}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      const int64_t m = 5;
+      const at::Tensor gate_up = (normal({m, 2 * f}, 1) * 4).to(type),
+                       grad = normal({m, f}, 2, type);
+      gate_up[0].fill_(-200);  // exp overflows
+      gate_up[1].fill_(200);
+      const at::Tensor y = at::empty({m, f}, type), grad_in = at::empty_like(gate_up);
+      const at::Tensor dg = gate_up.cuda(), dgrad = grad.cuda();
+      const at::Tensor got = poisoned({m, f}, type), got_in = poisoned({m, 2 * f}, type);
+      with_kernel_type(type, "test", [&](auto element) {
+        using T = decltype(element);
+        kernels::swiglu<T>(data<T>(gate_up), m, f, data<T>(y), IsaLevel::kScalar);
+        kernels::swiglu_backward<T>(data<T>(grad), data<T>(gate_up), m, f, data<T>(grad_in),
+                                    IsaLevel::kScalar);
+        gpu::swiglu<T>(data<T>(dg), m, f, data<T>(got), current_stream());
+        gpu::swiglu_backward<T>(nullptr, nullptr, data<T>(dgrad), data<T>(dg), m, f,
+                                data<T>(got_in), current_stream());
+      });
+      const std::string what = fmt::format("F={} {}", f, at::toString(type));
+      const double one = 2 * testing::rounding_error(type) + 64 * 0x1p-24;
+      expect_within(got.cpu(), y, y.to(at::kDouble).abs() * one + 1e-30, what);
+      const at::Tensor g = gate_up.to(at::kDouble).abs() + 1;
+      const at::Tensor size = at::cat({g.narrow(1, f, f), g.narrow(1, 0, f)}, 1) *
+                              at::cat({grad, grad}, 1).to(at::kDouble).abs();
+      expect_within(got_in.cpu(), grad_in,
+                    grad_in.to(at::kDouble).abs() * one + size * (64 * 0x1p-24),
+                    what + " gradient");
+    }
+  }
+}
+
+TEST_F(CudaKernels, RopeHasTheBitsOfTheDefinition) {
+  for (const auto& [heads, kv, d] :
+       {std::array<int64_t, 3>{4, 4, 64}, {6, 2, 32}, {3, 1, 16}, {2, 2, 6}, {5, 5, 128}}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      const int64_t tokens = 11, rows = 22, start = 3, width = (heads + 2 * kv) * d;
+      const at::Tensor x = normal({rows, width}, 1, type), cos = normal({16, d / 2}, 2, at::kFloat);
+      const at::Tensor sin = normal({16, d / 2}, 3, at::kFloat);
+      std::vector<int32_t> late, early;
+      for (int64_t r = 0; r < rows; ++r) {
+        early.push_back(static_cast<int32_t>(r % tokens));
+        late.push_back(static_cast<int32_t>(start + r % tokens));
+      }
+      const at::Tensor forward = x.clone(), back = x.clone(), got = x.cuda();
+      const at::Tensor dc = cos.cuda(), ds = sin.cuda();
+      const at::Tensor q = x.narrow(1, 0, heads * d).contiguous().cuda();
+      const at::Tensor k = x.narrow(1, heads * d, kv * d).contiguous().cuda();
+      const at::Tensor v = x.narrow(1, (heads + kv) * d, kv * d).contiguous().cuda();
+      const at::Tensor gathered = poisoned({rows, width}, type);
+      with_kernel_type(type, "test", [&](auto element) {
+        using T = decltype(element);
+        kernels::rope<T>(data<T>(forward), rows, width, heads + kv, d, data<float>(cos),
+                         data<float>(sin), late.data(), +1, IsaLevel::kScalar);
+        kernels::rope<T>(data<T>(back), rows, width, heads + kv, d, data<float>(cos),
+                         data<float>(sin), early.data(), -1, IsaLevel::kScalar);
+        gpu::rope<T>(data<T>(got), rows, width, heads + kv, d, tokens, start, data<float>(dc),
+                     data<float>(ds), +1, current_stream());
+        gpu::rope_backward_qkv<T>(data<T>(q), data<T>(k), data<T>(v), rows, heads, kv, d, tokens,
+                                  data<float>(dc), data<float>(ds), data<T>(gathered),
+                                  current_stream());
+      });
+      const std::string what =
+          fmt::format("{} + {} heads of {} {}", heads, kv, d, at::toString(type));
+      expect_same_bits(got, forward, what);
+      expect_same_bits(gathered, back, what + " backward");
+    }
+  }
+}
+
+TEST_F(CudaKernels, CrossEntropyIsWithinRoundingOfTheDefinition) {
+  for (const int64_t v : {1, 31, 257, 4096, 32000}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      const int64_t m = 6;
+      const at::Tensor logits = (normal({m, v}, 1) * 5).to(type);
+      if (v > 1) logits[1][v - 1] = -std::numeric_limits<float>::infinity();
+      const at::Tensor targets = at::arange(m, at::kLong).remainder(v);
+      targets[2] = -100;
+      targets[3] = v - 1;
+      const at::Tensor grads = logits.clone(), losses = at::empty({m}, at::kFloat);
+      const at::Tensor dl = logits.cuda(), dt = targets.cuda(), got = poisoned({m}, at::kFloat);
+      const at::Tensor plain = logits.cuda(), got_plain = poisoned({m}, at::kFloat);
+      const at::Tensor scale = at::full({}, 0.25f, at::TensorOptions(at::kFloat)).cuda();
+      with_kernel_type(type, "test", [&](auto element) {
+        using T = decltype(element);
+        kernels::cross_entropy<T>(data<T>(grads), data<int64_t>(targets), m, v, 0.25f,
+                                  data<float>(losses), IsaLevel::kScalar);
+        gpu::cross_entropy<T>(data<T>(dl), data<int64_t>(dt), m, v, data<float>(scale),
+                              data<float>(got), current_stream());
+        gpu::cross_entropy<T>(data<T>(plain), data<int64_t>(dt), m, v, nullptr,
+                              data<float>(got_plain), current_stream());
+      });
+      const std::string what = fmt::format("V={} {}", v, at::toString(type));
+      expect_within(got.cpu(), losses, losses.abs() * 1e-5 + 1e-5, what);
+      expect_same_bits(got_plain, got, what + " without gradient");
+      expect_same_bits(plain, logits, what + " logits stay");
+      expect_within(dl.cpu(), grads,
+                    grads.to(at::kDouble).abs() * (2 * testing::rounding_error(type) + 1e-5) + 1e-9,
+                    what + " gradient");
+    }
+  }
+  const at::Tensor logits = normal({2, 8}, 1, at::kFloat).cuda();
+  const at::Tensor targets = at::full({2}, 8, at::TensorOptions(at::kLong).device(at::kCUDA));
+  const at::Tensor losses = poisoned({2}, at::kFloat);
+  gpu::cross_entropy<float>(data<float>(logits), data<int64_t>(targets), 2, 8, nullptr,
+                            data<float>(losses), current_stream());
+  EXPECT_TRUE(std::isnan(losses[0].item<float>())) << "a target outside the vocabulary";
+}
+
+}  // namespace
+}  // namespace quest::ops

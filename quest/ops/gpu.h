@@ -1,0 +1,26 @@
+// What the operations need to know of the GPU. The only place of this room that calls CUDA's
+// runtime; builds without nvcc link the twin in no_cuda/.
+#pragma once
+
+#include <string>
+
+#include "quest/kernels/cuda/stream.h"
+
+namespace quest::ops {
+
+// The stream that LibTorch computes in on this thread's current device. kEnvironment without CUDA.
+kernels::cuda::Stream current_stream();
+
+// Why `--device cuda` cannot work here ("this build has no GPU kernels: ...", "no GPU is visible:
+// ..."), or empty if it can.
+std::string gpu_unusable_reason();
+
+// "NVIDIA H100 80GB HBM3, 79.1 GiB, compute capability 9.0"; only where gpu_unusable_reason() is
+// empty.
+std::string gpu_description();
+
+// True where the fast products of this GPU are compiled in (compute capability 9.0); others take
+// LibTorch's products of dequantized values, with the same quantizer kernels.
+bool gpu_is_hopper();
+
+}  // namespace quest::ops

@@ -1,0 +1,16 @@
+#include "quest/ops/gpu.h"
+
+#include "quest/base/error.h"
+
+namespace quest::ops {
+
+std::string gpu_unusable_reason() {
+  return "this build has no GPU kernels: run `make build PRESET=cuda` (needs nvcc), or use the CPU";
+}
+kernels::cuda::Stream current_stream() {
+  QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason());
+}
+std::string gpu_description() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
+bool gpu_is_hopper() { return false; }
+
+}  // namespace quest::ops

@@ -1,0 +1,148 @@
+#include "quest/ops/quant_product.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/record_function.h>
+
+#include "quest/kernels/cuda/gemm_lowbit.h"
+#include "quest/ops/dispatch.h"
+#include "quest/ops/gpu.h"
+#include "quest/ops/matmul.h"
+
+namespace quest::ops {
+namespace {
+
+bool has_integer_codes(const QuantSpec& spec) {
+  return has_code_grid(spec) && code_format(spec).is_integer;
+}
+
+// Codes that are their own numbers: what the GPU's int8 product multiplies.
+bool codes_are_numbers(const QuantSpec& spec) {
+  const CodeFormat format = code_format(spec);
+  return format.multiplier == 1 && format.offset == 0;
+}
+
+// Exact product of codes on a CPU, dealt out to threads by rows, or by columns when rows are few.
+at::Tensor integer_product_on_cpu(const QuantSpec& activation, const QuantizedTensor& x,
+                                  const QuantizedWeight& weight, at::ScalarType compute) {
+  RECORD_USER_SCOPE("quest::integer_product");
+  const kernels::PackedCodes& packed = *weight.packed;
+  const int64_t m = x.codes.size(0), n = packed.n;
+  at::Tensor y = at::empty({m, n}, x.codes.options().dtype(compute));
+  const CodeFormat format = code_format(activation);
+  const int64_t tile = kernels::gemm_lowbit_column_tile(packed.level);
+  with_kernel_type(compute, "quant_linear", [&](auto element) {
+    using T = decltype(element);
+    const auto run = [&](int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+      kernels::gemm_lowbit<T>(format, data<int8_t>(x.codes), data<float>(x.units), m0, m1, packed,
+                              data<float>(weight.quantized.units), n0, n1, data<T>(y), n);
+    };
+    constexpr int64_t kRows = 48;  // of one task: its codes stay in the L1/L2 cache
+    if (m >= kRows * at::get_num_threads()) {
+      at::parallel_for(0, (m + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
+        run(begin * kRows, std::min(m, end * kRows), 0, n);
+      });
+    } else {
+      at::parallel_for(0, (n + tile - 1) / tile, 1, [&](int64_t begin, int64_t end) {
+        run(0, m, begin * tile, std::min(n, end * tile));
+      });
+    }
+  });
+  return y;
+}
+
+at::Tensor integer_product_on_gpu(const QuantizedTensor& x, const QuantizedWeight& weight,
+                                  at::ScalarType compute) {
+  const int64_t m = x.codes.size(0), k = x.codes.size(1), n = weight.quantized.codes.size(0);
+  at::Tensor y = at::empty({m, n}, x.codes.options().dtype(compute));
+  with_kernel_type(compute, "quant_linear", [&](auto element) {
+    using T = decltype(element);
+    kernels::cuda::gemm_lowbit<T>(
+        data<int8_t>(x.codes), data<float>(x.units), data<int8_t>(weight.quantized.codes),
+        data<float>(weight.quantized.units), m, n, k, data<T>(y), current_stream());
+  });
+  return y;
+}
+
+const at::Tensor& values_of(const QuantSpec& spec, const QuantizedWeight& weight,
+                            at::ScalarType compute, at::Tensor& made) {
+  if (weight.values.defined()) return weight.values;
+  made = dequantize(spec, weight.quantized, compute);
+  return made;
+}
+
+// grad_y, or grad_y^T, times the quantized matrix's values -> out_type, on a CPU.
+at::Tensor product_with_values(const at::Tensor& grad_y, bool transposed, const QuantSpec& spec,
+                               const QuantizedTensor& quantized, at::ScalarType compute,
+                               at::ScalarType out_type) {
+  if (compute == at::kFloat && grad_y.is_cpu() && has_integer_codes(spec) &&
+      supports_matmul_codes(grad_y.size(transposed ? 1 : 0), quantized.codes.size(1),
+                            quantized.codes.size(0))) {
+    return matmul_codes(grad_y, transposed, quantized.units, code_numbers(spec, quantized));
+  }
+  return matmul(transposed ? grad_y.t() : grad_y, dequantize(spec, quantized, compute), out_type);
+}
+
+}  // namespace
+
+at::Tensor forward_product(const QuantRecipe& recipe, const QuantizedTensor& x,
+                           const QuantizedWeight& weight, at::ScalarType compute) {
+  if (weight.plan == ProductPlan::kIntegerCodes) {
+    return x.codes.is_cuda() ? integer_product_on_gpu(x, weight, compute)
+                             : integer_product_on_cpu(recipe.activation, x, weight, compute);
+  }
+  at::Tensor made;
+  const at::Tensor& w = values_of(recipe.weight, weight, compute, made);
+  return matmul(dequantize(recipe.activation, x, compute), w.t(), compute);
+}
+
+at::Tensor SavedLayer::grad_values(const at::Tensor& grad_y) const {
+  if (weight_->values.defined()) return matmul(grad_y, weight_->values, compute_);
+  return product_with_values(grad_y, /*transposed=*/false, recipe_.weight, weight_->quantized,
+                             compute_, compute_);
+}
+
+at::Tensor SavedLayer::grad_weight(const at::Tensor& grad_y, const QuantizedTensor& x) const {
+  const auto master = compute_ == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor grad =
+      product_with_values(grad_y, /*transposed=*/true, recipe_.activation, x, compute_, master);
+  return quantize_backward(recipe_.weight, weight_->quantized.mask, grad);
+}
+
+void save_layer(torch::autograd::AutogradContext* ctx, const QuantLinearState& state,
+                std::shared_ptr<const QuantizedWeight> weight) {
+  ctx->saved_data["layer"] =
+      c10::IValue::make_capsule(c10::make_intrusive<SavedLayer>(state, std::move(weight)));
+}
+
+SavedLayer saved_layer(torch::autograd::AutogradContext* ctx) {
+  const auto holder = ctx->saved_data["layer"].toCapsule();
+  return *static_cast<SavedLayer*>(holder.get());
+}
+
+ProductPlan choose_product_plan(const QuantRecipe& recipe, int64_t n, int64_t k,
+                                at::ScalarType compute, at::DeviceType device) {
+  if (compute == at::kDouble || !has_integer_codes(recipe.weight) ||
+      !has_integer_codes(recipe.activation)) {
+    return ProductPlan::kValues;
+  }
+  if (device == at::kCUDA &&
+      (!codes_are_numbers(recipe.weight) || !codes_are_numbers(recipe.activation) ||
+       !kernels::cuda::gemm_lowbit_supports(n, k))) {
+    return ProductPlan::kValues;
+  }
+  const int64_t largest =
+      int64_t{code_format(recipe.weight).max_number} * code_format(recipe.activation).max_number;
+  return k * largest < (int64_t{1} << 31) ? ProductPlan::kIntegerCodes : ProductPlan::kValues;
+}
+
+std::string product_plan_text(const QuantRecipe& recipe, int64_t n, int64_t k,
+                              at::ScalarType compute, at::DeviceType device) {
+  if (choose_product_plan(recipe, n, k, compute, device) == ProductPlan::kIntegerCodes) {
+    return fmt::format("integer codes ({})", device == at::kCUDA ? kernels::cuda::gemm_lowbit_plan()
+                                                                 : kernels::gemm_lowbit_plan());
+  }
+  return fmt::format("{} values ({})", at::toString(compute),
+                     device == at::kCUDA ? "cuBLAS" : matmul_plan(compute));
+}
+
+}  // namespace quest::ops

@@ -1,0 +1,44 @@
+// The products of a quantized linear layer, shared by quant_linear and its fused forms
+// (norm_quant_linear, swiglu_quant_linear). Internal to this room.
+#pragma once
+
+#include <memory>
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "quest/ops/quant_linear.h"
+
+namespace quest::ops {
+
+// Throws kUsage with names and values if x (..., K) and weight (N,K) do not fit each other and the
+// layer.
+void check_linear(const at::Tensor& x, const at::Tensor& weight, const QuantLinearState& state);
+
+// x (M,K) times weight (N,K)^T -> (M,N) of the compute type.
+at::Tensor forward_product(const QuantRecipe& recipe, const QuantizedTensor& x,
+                           const QuantizedWeight& weight, at::ScalarType compute);
+
+// What the backward pass needs of its layer, which may be gone or have moved on by then.
+class SavedLayer : public torch::CustomClassHolder {
+ public:
+  SavedLayer(const QuantLinearState& state, std::shared_ptr<const QuantizedWeight> side)
+      : weight_(std::move(side)), recipe_(state.recipe()), compute_(state.compute()) {}
+  const QuantRecipe& recipe() const { return recipe_; }
+  at::ScalarType compute() const { return compute_; }
+
+  // grad_y (M,N) -> gradient (M,K) of the input's quantized values, before mask and transform.
+  at::Tensor grad_values(const at::Tensor& grad_y) const;
+  // grad_y (M,N), x (M,K) -> gradient (N,K) of the weight, of its type.
+  at::Tensor grad_weight(const at::Tensor& grad_y, const QuantizedTensor& x) const;
+
+ private:
+  std::shared_ptr<const QuantizedWeight> weight_;
+  QuantRecipe recipe_;
+  at::ScalarType compute_;
+};
+
+void save_layer(torch::autograd::AutogradContext* ctx, const QuantLinearState& state,
+                std::shared_ptr<const QuantizedWeight> weight);
+SavedLayer saved_layer(torch::autograd::AutogradContext* ctx);
+
+}  // namespace quest::ops
