@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include <ATen/Parallel.h>
@@ -43,5 +44,9 @@ void parallel_rows(int64_t rows, int64_t work_per_row, F&& f) {
 
 // Contiguous 2-D view (M, last dimension).
 inline at::Tensor as_matrix(const at::Tensor& x) { return x.contiguous().view({-1, x.size(-1)}); }
+// The same of a tensor that may be undefined, which autograd functions take as an absent one.
+inline std::optional<at::Tensor> optional_matrix(const at::Tensor& x) {
+  return x.defined() ? std::optional<at::Tensor>(as_matrix(x)) : std::nullopt;
+}
 
 }  // namespace quest::ops

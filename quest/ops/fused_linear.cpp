@@ -81,10 +81,14 @@ void norm_quantize_rows(const QuantSpec& spec, const NormRows& n, const Quantize
 
 class NormQuantLinearFunction : public torch::autograd::Function<NormQuantLinearFunction> {
  public:
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& delta,
-                               const at::Tensor& norm, double eps, const at::Tensor& weight,
+  // delta: none where there is nothing to add. The weight comes first: needs_input_grad counts the
+  // tensors that are given.
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& weight,
+                               const at::Tensor& norm, const at::Tensor& x,
+                               const std::optional<at::Tensor>& added, double eps,
                                QuantLinearState* state, bool grad_enabled) {
     RECORD_USER_SCOPE("quest::norm_quant_linear");
+    const at::Tensor delta = added.value_or(at::Tensor());
     const QuantRecipe& recipe = state->recipe();
     const QuantSpec& spec = recipe.activation;
     const auto side = state->weight_side(weight, grad_enabled && weight.requires_grad());
@@ -102,6 +106,7 @@ class NormQuantLinearFunction : public torch::autograd::Function<NormQuantLinear
     const at::Tensor y = forward_product(recipe, q, *side, state->compute());
     ctx->save_for_backward({h, rows.inverse_rms, norm, q.codes, q.units, q.mask});
     ctx->saved_data["eps"] = eps;
+    ctx->saved_data["adds"] = delta.defined();
     save_layer(ctx, *state, side);
     return {h, y};
   }
@@ -115,7 +120,7 @@ class NormQuantLinearFunction : public torch::autograd::Function<NormQuantLinear
     const at::Tensor grad_h = grads[0].defined() ? grads[0].contiguous() : at::Tensor();
     const at::Tensor grad_y = grads[1].contiguous();
     at::Tensor grad_weight;
-    if (ctx->needs_input_grad(4)) {
+    if (ctx->needs_input_grad(0)) {
       if (!q.has_codes())
         norm_rows({h, {}, norm, ctx->saved_data["eps"].toDouble(), {}, {}}, q.values);
       grad_weight = layer.grad_weight(grad_y, q);
@@ -134,7 +139,8 @@ class NormQuantLinearFunction : public torch::autograd::Function<NormQuantLinear
           data<float>(norm), data<float>(inverse_rms), pointer_or_null<T>(grad_h), m, k,
           data<T>(grad_x), data<float>(grad_norm), data<float>(workspace), current_stream());
     });
-    return {grad_x, grad_x, grad_norm, at::Tensor(), grad_weight, at::Tensor(), at::Tensor()};
+    const at::Tensor grad_delta = ctx->saved_data["adds"].toBool() ? grad_x : at::Tensor();
+    return {grad_weight, grad_norm, grad_x, grad_delta, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -216,9 +222,8 @@ std::pair<at::Tensor, at::Tensor> norm_quant_linear(const at::Tensor& x, const a
   }
   check_linear(x, weight, state);
   check_norm(x, norm);
-  const at::Tensor d = delta.defined() ? as_matrix(delta) : delta;
-  const variable_list out = NormQuantLinearFunction::apply(as_matrix(x), d, norm, eps, weight,
-                                                           &state, at::GradMode::is_enabled());
+  const variable_list out = NormQuantLinearFunction::apply(
+      weight, norm, as_matrix(x), optional_matrix(delta), eps, &state, at::GradMode::is_enabled());
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);
   return {out[0].view(x.sizes()), out[1].view(shape)};

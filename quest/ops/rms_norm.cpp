@@ -67,9 +67,11 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
 // The same on a GPU, of x + delta (delta undefined: of x).
 class AddRmsNormFunction : public torch::autograd::Function<AddRmsNormFunction> {
  public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& delta,
-                            const at::Tensor& weight, double eps) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
+                            const std::optional<at::Tensor>& added, const at::Tensor& weight,
+                            double eps) {
     RECORD_USER_SCOPE("quest::rms_norm");
+    const at::Tensor delta = added.value_or(at::Tensor());
     const int64_t m = x.size(0), c = x.size(1);
     at::Tensor y = at::empty_like(x);
     at::Tensor inverse_rms = at::empty({m}, x.options().dtype(at::kFloat));
@@ -81,6 +83,7 @@ class AddRmsNormFunction : public torch::autograd::Function<AddRmsNormFunction> 
                                      data<T>(y), data<float>(inverse_rms), current_stream());
     });
     ctx->save_for_backward({h, weight, inverse_rms});
+    ctx->saved_data["adds"] = delta.defined();
     return y;
   }
 
@@ -99,7 +102,8 @@ class AddRmsNormFunction : public torch::autograd::Function<AddRmsNormFunction> 
                                           c, data<T>(grad_h), data<float>(grad_weight),
                                           data<float>(workspace), current_stream());
     });
-    return {grad_h, grad_h, grad_weight, at::Tensor()};
+    return {grad_h, ctx->saved_data["adds"].toBool() ? grad_h : at::Tensor(), grad_weight,
+            at::Tensor()};
   }
 };
 
@@ -123,8 +127,7 @@ at::Tensor add_rms_norm(const at::Tensor& x, const at::Tensor& delta, const at::
                         double eps) {
   check_norm(x, weight);
   if (x.is_cuda()) {
-    return AddRmsNormFunction::apply(as_matrix(x), delta.defined() ? as_matrix(delta) : delta,
-                                     weight, eps)
+    return AddRmsNormFunction::apply(as_matrix(x), optional_matrix(delta), weight, eps)
         .view(x.sizes());
   }
   if (delta.defined()) return rms_norm(x + delta, weight, eps);

@@ -82,7 +82,10 @@ void write_training_files(const fs::path& folder, const CheckpointParts& parts, 
   writer.set_metadata("steps", fmt::format("{}", parts.optimizer.steps()));
   writer.set_metadata("scalars", Json(parts.optimizer.scalars()).dump());
   writer.set_metadata("averages", Json(parts.averages.counts()).dump());
-  for (const StateTensor& t : tensors) add_tensor(writer, t.name, t.tensor);
+  for (StateTensor& t : tensors) {  // copies from a GPU live until finish()
+    t.tensor = t.tensor.cpu();
+    add_tensor(writer, t.name, t.tensor);
+  }
   writer.finish();
   write_model_files(folder, parts, dtype);
 }

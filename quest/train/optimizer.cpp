@@ -13,6 +13,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "quest/base/error.h"
+#include "quest/ops/gpu_optimizer.h"
 
 namespace quest::train {
 namespace {
@@ -70,7 +71,8 @@ class AdamW : public Optimizer {
         g.push_back(grads[k]);
         first.push_back(first_[k]);
         second.push_back(second_[k]);
-        count.push_back(at::scalar_tensor(static_cast<double>(steps_), at::kFloat));
+        count.push_back(at::scalar_tensor(static_cast<double>(steps_),
+                                          at::TensorOptions(at::kFloat).device(p.back().device())));
       }
       if (p.empty()) continue;
       at::_fused_adamw_(p, g, first, second, {}, count, lr, settings_.beta1, settings_.beta2,
@@ -78,6 +80,17 @@ class AdamW : public Optimizer {
                         /*maximize=*/false);
     }
     raise_versions(parameters_);
+  }
+
+  bool can_enqueue() const override { return true; }
+  void enqueue(const at::Tensor& control) override {
+    const std::vector<at::Tensor> grads = gradients(parameters_);
+    for (size_t k = 0; k < parameters_.size(); ++k) {
+      ops::adamw_step(parameters_[k].tensor, grads[k], first_[k], second_[k],
+                      {settings_.beta1, settings_.beta2, settings_.eps,
+                       parameters_[k].weight_decay ? settings_.weight_decay : 0.0},
+                      control);
+    }
   }
 
   std::vector<StateTensor> state() override {
@@ -264,6 +277,8 @@ double sum_squares(const at::Tensor& tensor) {
 
 }  // namespace
 
+void Optimizer::enqueue(const at::Tensor&) { QUEST_ASSERT(false, "{} has no enqueue", name()); }
+
 void Optimizer::set_scalars(const std::vector<double>& values) {
   QUEST_CHECK(values.empty(), ErrorKind::kData, "{} has no numbers of state, the checkpoint {}",
               name(), values.size());
@@ -279,6 +294,11 @@ std::unique_ptr<Optimizer> make_optimizer(const TrainConfig::Optimizer& settings
 }
 
 double gradient_norm(const std::vector<nn::NamedParameter>& parameters) {
+  if (!parameters.empty() && parameters.front().tensor.is_cuda()) {
+    const at::Tensor control = ops::make_step_control();
+    ops::begin_step(gradients(parameters), 0, 0, 0, control);
+    return control.select(0, ops::StepControl::kGradientNorm).item<double>();
+  }
   double sum = 0;
   for (const at::Tensor& grad : gradients(parameters)) sum += sum_squares(grad);
   return std::sqrt(sum);

@@ -35,6 +35,12 @@ class Optimizer {
   virtual void step(double lr) = 0;
   virtual std::string name() const = 0;
 
+  // On a GPU: the same update without the host waiting, steered by a control tensor
+  // (ops/gpu_optimizer.h) whose begin_step is enqueued. The caller counts steps and raises
+  // versions.
+  virtual bool can_enqueue() const { return false; }
+  virtual void enqueue(const at::Tensor& control);
+
   // Schedule-free rules train at one point (y) and are judged at another (x). Other rules: nothing
   // happens. While at the evaluation point no step may be taken. Going there and back changes no
   // bit of the training point.
@@ -61,7 +67,7 @@ std::unique_ptr<Optimizer> make_optimizer(const TrainConfig::Optimizer& settings
                                           std::vector<nn::NamedParameter> parameters);
 
 // Global 2-norm of all gradients: squares summed in double, tensor by tensor in order, each in
-// fixed chunks: the same for any number of threads.
+// fixed chunks: the same for any number of threads. On a GPU in fixed parts too; waits for it.
 double gradient_norm(const std::vector<nn::NamedParameter>& parameters);
 // Scales all gradients by max_norm / norm if norm > max_norm > 0 (PyTorch's clip_grad_norm_, whose
 // quotient is max_norm / (norm + 1e-6)). norm: what gradient_norm gave.

@@ -293,6 +293,13 @@ void declare_data(Declaration& d, TrainConfig& c) {
   d.text("train.compute_type", c.train.compute_type, {"fp32", "bf16", "fp64"},
          "type of activations and products; master weights are FP32 (fp64: all in FP64, for tests)",
          {"--compute"});
+  d.text("train.device", c.train.device, {"cpu", "cuda"}, "where to compute", {"--device"});
+  d.boolean("train.cuda_graphs", c.train.cuda_graphs,
+            "GPU: record a step once as CUDA graphs and replay them; false: start every operation "
+            "from the host",
+            Facts{"", false});
+  d.boolean("train.deterministic", c.train.deterministic,
+            "GPU: the same bits for the same seed, also when resumed (slower attention backward)");
 }
 
 void declare_optimizer(Declaration& d, TrainConfig& c) {

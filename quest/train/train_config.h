@@ -81,6 +81,9 @@ struct TrainConfig {
     int64_t micro_batch_size = 0;  // sequences per forward pass and rank; 0: batch_size / ranks
     int64_t sequence_length = 512;
     std::string compute_type = "bf16";
+    std::string device = "cpu";
+    bool cuda_graphs = true;
+    bool deterministic = false;
   } train;
 
   struct Optimizer {

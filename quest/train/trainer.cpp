@@ -49,7 +49,7 @@ int64_t peak_resident_bytes() {
 std::string weights_checksum(const nn::LlamaModel& model) {
   std::string digests;
   for (const nn::NamedParameter& p : model.parameters()) {
-    const at::Tensor w = p.tensor.detach().contiguous();
+    const at::Tensor w = p.tensor.detach().cpu().contiguous();
     digests += checksum128_hex(
         {static_cast<const std::byte*>(w.const_data_ptr()), static_cast<size_t>(w.nbytes())});
   }
@@ -90,16 +90,22 @@ TrainOutcome Trainer::run(bool must_resume) {
                      total - first, "steps", config_.log.seconds);
   }
   std::string last_status;
+  const auto report = [&](const std::vector<StepResult>& results) {
+    for (const StepResult& result : results) {
+      write_training_line(result);
+      last_status = status(result);
+    }
+  };
+  last_result_ = start;
   while (state_.step < total) {
-    const StepResult result = step();
-    write_training_line(result);
-    last_status = status(result);
+    report(advance());
     if (progress) progress->update(state_.step - first, last_status);
     state_.validation_loss.reset();
-    if (state_.step == total) {
-      evaluate_now(config_.eval.full_at_end);
-    } else if (config_.eval.every > 0 && state_.step % config_.eval.every == 0) {
-      evaluate_now(false);
+    const bool evaluates = config_.eval.every > 0 && state_.step % config_.eval.every == 0;
+    if (evaluates || state_.step == total) {
+      report(drain());
+      evaluate_now(state_.step == total && config_.eval.full_at_end);
+      last_result_ = Clock::now();
     }
     // The heap keeps what a step has freed (allocator.h): between steps is where its peak is seen.
     peak_bytes_ = std::max(peak_bytes_, anonymous_bytes());
@@ -107,7 +113,11 @@ TrainOutcome Trainer::run(bool must_resume) {
     const bool stop = group_.all_reduce_max(shutdown_signal()) != 0;
     // Ranks agree, whatever their clocks say.
     const bool due = group_.all_reduce_max(checkpoint_due() ? 1 : 0) != 0;
-    if (stop || due) save(folder.path());
+    if (stop || due) {
+      report(drain());
+      save(folder.path());
+      last_result_ = Clock::now();
+    }
     if (stop && state_.step < total) {
       if (progress) {
         progress->finish(last_status);
@@ -123,6 +133,26 @@ TrainOutcome Trainer::run(bool must_resume) {
   return finish(folder.path());
 }
 
+std::vector<Trainer::StepResult> Trainer::advance() {
+  if (!gpu_step_) return {step()};
+  begin_gpu_step();
+  std::vector<StepResult> results;
+  while (under_way_.size() > 1) results.push_back(take_gpu_result());
+  return results;
+}
+
+std::vector<Trainer::StepResult> Trainer::drain() {
+  std::vector<StepResult> results;
+  while (!under_way_.empty()) results.push_back(take_gpu_result());
+  return results;
+}
+
+void Trainer::count_seconds(double seconds) {
+  state_.train_seconds += seconds;
+  interval_seconds_ += seconds;
+  ++interval_steps_;
+}
+
 Trainer::StepResult Trainer::step() {
   const Clock::time_point start = Clock::now();
   StepResult result;
@@ -135,30 +165,70 @@ Trainer::StepResult Trainer::step() {
   } else {
     result.gradient_norm = std::numeric_limits<double>::quiet_NaN();
   }
-  ++state_.step;
-  state_.tokens += config_.train.batch_size * config_.train.sequence_length;
+  result.step = ++state_.step;
+  result.tokens = state_.tokens += config_.train.batch_size * config_.train.sequence_length;
   result.verdict = guards_->check(state_.step, result.loss, result.gradient_norm);
   if (result.verdict != Verdict::kSkip) {
     clip_gradients(model_->parameters(), result.gradient_norm, config_.optimizer.clip_norm);
     optimizer_->step(result.lr);
     averages_->update(state_.step);
   }
-  const double seconds = seconds_since(start);
-  state_.train_seconds += seconds;
-  interval_seconds_ += seconds;
-  ++interval_steps_;
+  count_seconds(seconds_since(start));
   return result;
 }
 
-// The gradient of the mean over all targets of the step, and that mean. Micro-batches and ranks are
-// weighted by their targets, so that neither accumulation nor the number of ranks changes the mean.
-double Trainer::forward_and_backward() {
-  std::vector<Batch> batches;
+// Whether a finite step's loss may keep it from being applied: then it must be known first.
+bool Trainer::judges_before_update() const {
+  return config_.guards.spike == "skip" || config_.guards.spike == "stop";
+}
+
+void Trainer::begin_gpu_step() {
+  StepResult result;
+  result.lr = schedule_->at(state_.step);
+  const MicroBatches micro = next_batches();
+  for (size_t k = 0; k < micro.batches.size(); ++k) {
+    gpu_step_->micro_batch(micro.batches[k], micro.weights[k]);
+  }
+  gpu_step_->finish(result.lr);
+  result.step = ++state_.step;
+  result.tokens = state_.tokens += config_.train.batch_size * config_.train.sequence_length;
+  if (judges_before_update()) {
+    const GpuStep::Result taken = gpu_step_->take();
+    result.loss = taken.loss;
+    result.gradient_norm = taken.gradient_norm;
+    result.verdict = guards_->check(result.step, result.loss, result.gradient_norm);
+    if (result.verdict != Verdict::kSkip) gpu_step_->apply();
+  } else {
+    gpu_step_->apply();
+  }
+  averages_->update(state_.step);
+  under_way_.push_back(result);
+}
+
+Trainer::StepResult Trainer::take_gpu_result() {
+  StepResult result = under_way_.front();
+  under_way_.pop_front();
+  if (!judges_before_update()) {
+    const GpuStep::Result taken = gpu_step_->take();
+    result.loss = taken.loss;
+    result.gradient_norm = taken.gradient_norm;
+    result.verdict = guards_->check(result.step, result.loss, result.gradient_norm);
+  }
+  const Clock::time_point now = Clock::now();
+  count_seconds(std::chrono::duration<double>(now - last_result_).count());
+  last_result_ = now;
+  return result;
+}
+
+// Micro-batches and ranks are weighted by their targets, so that neither accumulation nor the
+// number of ranks changes the mean over all targets of the step.
+Trainer::MicroBatches Trainer::next_batches() {
+  MicroBatches micro;
   std::vector<int64_t> targets;
   int64_t mine = 0;
   for (int64_t k = 0; k < accumulation_; ++k) {
-    batches.push_back(loader_->next());
-    targets.push_back(count_targets(batches.back()));
+    micro.batches.push_back(loader_->next());
+    targets.push_back(count_targets(micro.batches.back()));
     mine += targets.back();
   }
   const double all = group_.all_reduce_sum(static_cast<double>(mine));
@@ -166,13 +236,21 @@ double Trainer::forward_and_backward() {
               "step {}: no token of the batch is a target (data.mask_document_starts leaves out "
               "every document's first)",
               state_.step + 1);
+  for (const int64_t count : targets) micro.weights.push_back(static_cast<double>(count) / all);
+  return micro;
+}
+
+// The gradient of the mean over all targets of the step, and that mean.
+double Trainer::forward_and_backward() {
+  const MicroBatches micro = next_batches();
   double sum = 0;
   try {
-    for (size_t k = 0; k < batches.size(); ++k) {
-      if (targets[k] == 0) continue;
-      const double weight = static_cast<double>(targets[k]) / all;
-      const at::Tensor loss = model_->loss(to_tensor(batches[k].inputs, batches[k]),
-                                           to_tensor(batches[k].targets, batches[k]));
+    for (size_t k = 0; k < micro.batches.size(); ++k) {
+      const double weight = micro.weights[k];
+      if (weight == 0) continue;
+      const Batch& batch = micro.batches[k];
+      const at::Tensor loss =
+          model_->loss(to_tensor(batch.inputs, batch), to_tensor(batch.targets, batch));
       (loss * weight).backward();
       sum += loss.item<double>() * weight;
     }
@@ -194,7 +272,7 @@ void Trainer::all_reduce_gradients() {
 }
 
 void Trainer::write_training_line(const StepResult& result) {
-  if (state_.step % config_.log.every != 0 && state_.step != schedule_->total_steps()) return;
+  if (result.step % config_.log.every != 0 && result.step != schedule_->total_steps()) return;
   const double tokens = static_cast<double>(interval_steps_ * config_.train.batch_size *
                                             config_.train.sequence_length);
   tokens_per_second_ = interval_seconds_ > 0 ? tokens / interval_seconds_ : 0;
@@ -203,8 +281,8 @@ void Trainer::write_training_line(const StepResult& result) {
   if (!metrics_) return;
   const double flops = model_->config().training_flops_per_token(config_.train.sequence_length);
   nlohmann::ordered_json line = {
-      {"step", state_.step},
-      {"tokens", state_.tokens},
+      {"step", result.step},
+      {"tokens", result.tokens},
       {"loss", result.loss},
       {"lr", result.lr},
       {"grad_norm", result.gradient_norm},
@@ -220,7 +298,7 @@ void Trainer::write_training_line(const StepResult& result) {
 std::string Trainer::status(const StepResult& result) const {
   const double flops = model_->config().training_flops_per_token(config_.train.sequence_length);
   return fmt::format("step {}  loss {:.4f}  lr {:.3g}  grad norm {:.3g}  {}  MFU {:.1f} %",
-                     state_.step, result.loss, result.lr, result.gradient_norm,
+                     result.step, result.loss, result.lr, result.gradient_norm,
                      format_quantity(tokens_per_second_, "tokens/s"),
                      peak_flops_ > 0 ? 100 * tokens_per_second_ * flops / peak_flops_ : 0.0);
 }
@@ -334,6 +412,7 @@ nlohmann::ordered_json Trainer::make_summary(const fs::path& run) {
   // Own memory; and with the pages of mapped files (token files), which the system can take back.
   peak_bytes_ = std::max(peak_bytes_, anonymous_bytes());
   if (peak_bytes_ > 0) out["peak_memory_bytes"] = peak_bytes_;
+  if (gpu_step_) out["peak_gpu_memory_bytes"] = take_gpu_peak_bytes();
   out["peak_resident_bytes"] = peak_resident_bytes();
   out["weights_xxh3_128"] = weights_checksum(model);
   return out;

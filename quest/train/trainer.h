@@ -16,6 +16,7 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -29,6 +30,7 @@
 #include "quest/text/tokenizer.h"
 #include "quest/train/averaging.h"
 #include "quest/train/checkpoint.h"
+#include "quest/train/gpu_step.h"
 #include "quest/train/guards.h"
 #include "quest/train/lr_schedule.h"
 #include "quest/train/metrics.h"
@@ -62,6 +64,8 @@ class Trainer {
 
  private:
   struct StepResult {
+    int64_t step = 0;    // steps done with this one
+    int64_t tokens = 0;  // and their tokens
     double loss = 0;
     double gradient_norm = 0;
     double lr = 0;
@@ -77,10 +81,21 @@ class Trainer {
   void resume(const std::filesystem::path& checkpoint);
   void begin_from_parent();
 
-  // One step.
+  // One step. On a GPU steps are set going one ahead of their results, which come in order.
+  std::vector<StepResult> advance();
   StepResult step();
+  void begin_gpu_step();
+  StepResult take_gpu_result();
+  std::vector<StepResult> drain();  // results of all steps that are under way
+  struct MicroBatches {
+    std::vector<Batch> batches;
+    std::vector<double> weights;  // shares of the step's mean loss; 0: no targets
+  };
+  MicroBatches next_batches();
   double forward_and_backward();
   void all_reduce_gradients();
+  bool judges_before_update() const;
+  void count_seconds(double seconds);
 
   // Between steps.
   void write_training_line(const StepResult& result);
@@ -100,6 +115,9 @@ class Trainer {
   std::string data_fingerprint_;
   std::unique_ptr<nn::LlamaModel> model_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<GpuStep> gpu_step_;  // with train.device cuda
+  std::deque<StepResult> under_way_;   // on the GPU, without their results yet
+  std::chrono::steady_clock::time_point last_result_;
   std::unique_ptr<WeightAverages> averages_;
   std::optional<LrSchedule> schedule_;
   std::optional<Guards> guards_;

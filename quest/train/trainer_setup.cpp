@@ -30,6 +30,7 @@ int64_t total_steps(const TrainConfig::Train& train, int64_t windows_per_epoch) 
 double peak_flops_of(const TrainConfig& config) {
   if (config.log.peak_tflops > 0) return config.log.peak_tflops * 1e12;
   const bool bf16 = config.train.compute_type == "bf16";
+  if (config.train.device == "cuda") return measure_gpu_flops(bf16);
   return measure_cpu_flops(at::get_num_threads())
       .flops(bf16 ? ComputeType::kBf16 : ComputeType::kFp32);
 }
@@ -93,11 +94,18 @@ void Trainer::open_data() {
 
 void Trainer::make_model() {
   adopt_source_model(config_);
+  const bool on_gpu = config_.train.device == "cuda";
+  if (on_gpu) {
+    prepare_gpu(config_.train.deterministic);
+    QUEST_CHECK(group_.size() == 1, ErrorKind::kUsage,
+                "train.device cuda with {} ranks: this version trains on one GPU", group_.size());
+  }
   LlamaConfig shape = resolve_model(config_, tokenizer_->vocab_size());
   shape.bos_token_id = tokenizer_->bos_id().value_or(-1);
   shape.eos_token_id = tokenizer_->eos_id().value_or(-1);
   model_ = std::make_unique<nn::LlamaModel>(shape, config_.quant,
-                                            nn::compute_type_from_name(config_.train.compute_type));
+                                            nn::compute_type_from_name(config_.train.compute_type),
+                                            on_gpu ? at::kCUDA : at::kCPU);
   optimizer_ = make_optimizer(config_.optimizer, model_->parameters());
   QUEST_CHECK(config_.optimizer.name != "schedule_free_adamw" ||
                   (config_.averaging.ema_decay == 0 && config_.averaging.horizon == 0),
@@ -106,6 +114,9 @@ void Trainer::make_model() {
               "averaging.ema_decay and averaging.horizon to 0");
   averages_ = std::make_unique<WeightAverages>(config_.averaging, model_->parameters());
   guards_.emplace(config_.guards);
+  if (on_gpu) {
+    gpu_step_ = std::make_unique<GpuStep>(*model_, *optimizer_, config_, accumulation_);
+  }
 }
 
 RunPlan Trainer::plan() const {

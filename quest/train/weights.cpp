@@ -30,7 +30,8 @@ void copy_tensor(const TensorView& from, const at::Tensor& to, const std::string
 }
 
 void add_tensor(SafetensorsWriter& writer, const std::string& name, const at::Tensor& tensor) {
-  QUEST_ASSERT(tensor.is_contiguous(), "a tensor to be written must be contiguous");
+  QUEST_ASSERT(tensor.is_cpu() && tensor.is_contiguous(),
+               "a tensor to be written must be contiguous");
   writer.add(name, ops::dtype_of(tensor.scalar_type()), tensor.sizes().vec(),
              {static_cast<const std::byte*>(tensor.const_data_ptr()),
               static_cast<size_t>(tensor.nbytes())});
@@ -50,8 +51,9 @@ void save_weights(const nn::LlamaModel& model, const fs::path& file, DType dtype
   writer.set_metadata("format", "pt");  // Hugging Face's loaders want to see it
   std::vector<at::Tensor> rounded;      // live until finish()
   for (const nn::HfTensor& t : model.hf_tensors()) {
-    rounded.push_back(dtype == DType::kBF16 ? t.view.detach().to(at::kBFloat16)
-                                            : t.view.detach().contiguous());
+    rounded.push_back(
+        (dtype == DType::kBF16 ? t.view.detach().to(at::kBFloat16) : t.view.detach().contiguous())
+            .cpu());
     add_tensor(writer, t.name, rounded.back());
   }
   writer.finish();

@@ -159,7 +159,8 @@ __device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLan
 // One block, one row: what the source loads, rotated, measured, decided. Source::load fills v with
 // the row's values as floats; its threads beyond the row hold zeros.
 template <class Source, CodeKind kCode, int kRounds>
-__global__ void quantize_rows(Source source, RowRule rule, int k, RowsOut out) {
+__global__ void __launch_bounds__(1024)
+    quantize_rows(Source source, RowRule rule, int k, RowsOut out) {
   __shared__ float chunks[kMaxChunks];
   __shared__ float scratch[32];
   const int64_t row = blockIdx.x;

@@ -16,9 +16,10 @@ constexpr int64_t kBackwardBlocks = 1024;
 int64_t backward_blocks(int64_t m) { return std::min(m, kBackwardBlocks); }
 
 template <class D, int kRounds>
-__global__ void backward_rows(const uint8_t* mask, int block, float norm, const D* grad_y,
-                              const D* h, const float* weight, const float* inverse_rms,
-                              const D* residual_grad, int64_t m, int c, D* grad_h, float* partial) {
+__global__ void __launch_bounds__(1024)
+    backward_rows(const uint8_t* mask, int block, float norm, const D* grad_y, const D* h,
+                  const float* weight, const float* inverse_rms, const D* residual_grad, int64_t m,
+                  int c, D* grad_h, float* partial) {
   __shared__ float scratch[2][32];
   const bool vector = c % kLane == 0;
   const int64_t mask_stride = (c + 7) / 8;
@@ -89,7 +90,7 @@ __global__ void backward_rows(const uint8_t* mask, int block, float norm, const 
   }
 }
 
-// One warp per 32 columns... 8 rows of threads share the blocks' sums, then add up in order.
+// 32 rows of threads share the blocks' sums of 32 columns, then add up in order.
 __global__ void sum_partials(const float* partial, int64_t blocks, int c, float* grad_weight) {
   __shared__ float sums[32][33];
   const int column = blockIdx.x * 32 + threadIdx.x;
@@ -108,7 +109,7 @@ __global__ void sum_partials(const float* partial, int64_t blocks, int c, float*
 
 // What the plain forward kernel does with rows: nothing more than the source does.
 template <class Source, int kRounds>
-__global__ void load_rows(Source source, int k) {
+__global__ void __launch_bounds__(1024) load_rows(Source source, int k) {
   __shared__ float scratch[32];
   float v[kRounds][kLane];
   source.load(blockIdx.x, k, k % kLane == 0, v, scratch);

@@ -1,5 +1,6 @@
 // The twin of kernels/cuda for builds without nvcc: every operation says that it is not there.
 #include "quest/base/error.h"
+#include "quest/kernels/cuda/adamw.h"
 #include "quest/kernels/cuda/cross_entropy.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
@@ -26,6 +27,15 @@ const char* compiled_architectures() { return ""; }
 bool gemm_lowbit_supports(int64_t, int64_t) { return false; }
 const char* gemm_lowbit_plan() { return "none"; }
 int64_t rms_norm_backward_workspace(int64_t, int64_t) { missing("rms_norm_backward"); }
+
+void gradient_squares(const float*, int64_t, double*, Stream) { missing("gradient_squares"); }
+void begin_step(const double*, int64_t, double, double, double, float*, Stream) {
+  missing("begin_step");
+}
+void adamw(float*, const float*, float*, float*, int64_t, const AdamWSettings&, const float*,
+           Stream) {
+  missing("adamw");
+}
 
 template <class T>
 void hadamard_quantize(const QuantSpec&, const T*, int64_t, int64_t, const QuantizedRows&, Stream) {

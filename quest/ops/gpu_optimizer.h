@@ -1,0 +1,31 @@
+// The optimizer step on GPU tensors without the host waiting (kernels/cuda/adamw.h).
+#pragma once
+
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace quest::ops {
+
+// Slots of the control tensor; the same as kernels::cuda::StepControl.
+struct StepControl {
+  static constexpr int64_t kLearningRate = 0, kLoss = 1, kGradientNorm = 2, kSkipped = 3,
+                           kUpdates = 5, kSize = 8;
+};
+
+// (StepControl::kSize) f32 zeros on the GPU.
+at::Tensor make_step_control();
+
+// From the gradients (any shapes, FP32, on the GPU): norm, whether to skip, clipping factor and
+// AdamW's step size into control, whose learning rate, loss and number of updates are set.
+void begin_step(const std::vector<at::Tensor>& gradients, double clip_norm, double beta1,
+                double beta2, const at::Tensor& control);
+
+struct AdamWStep {
+  double beta1, beta2, eps, weight_decay;
+};
+// After begin_step: weight, first and second moment in place, unless the step is skipped.
+void adamw_step(const at::Tensor& weight, const at::Tensor& gradient, const at::Tensor& first,
+                const at::Tensor& second, const AdamWStep& settings, const at::Tensor& control);
+
+}  // namespace quest::ops
