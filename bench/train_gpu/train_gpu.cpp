@@ -170,7 +170,6 @@ void run(const Options& o) {
     enqueue();
     take();
   }
-  train::take_gpu_peak_bytes();
   // One step ahead of the results, as the trainer is; a step's time is that between two results.
   std::vector<double> ms;
   Clock::time_point last = Clock::now();
@@ -182,7 +181,7 @@ void run(const Options& o) {
     ms.push_back(1e3 * std::chrono::duration<double>(now - last).count());
     last = now;
   }
-  const int64_t peak = train::take_gpu_peak_bytes();
+  const int64_t peak = train::gpu_peak_bytes();
   if (!o.profile.empty()) {
     profile_steps(o.profile, [&] {
       enqueue();

@@ -1,9 +1,12 @@
 #include "quest/ops/attention.h"
 
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention_backward.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/cat.h>
@@ -190,20 +193,33 @@ at::Tensor rows_view(const at::Tensor& qkv, int64_t first, int64_t heads, int64_
   return qkv.view({qkv.size(0), qkv.size(1), -1, head_dim}).narrow(2, first, heads);
 }
 
-// bfloat16 on a GPU: LibTorch's flash attention on views of the fused matrix.
+// bfloat16 on a GPU, on views of the fused matrix: cuDNN's attention, or where the same bits are
+// wanted every time, which its backward pass does not promise, LibTorch's flash attention.
+bool gpu_wants_same_bits() { return at::globalContext().deterministicAlgorithms(); }
+
 class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
-                            const at::Tensor& sin, AttentionShape shape) {
+                            const at::Tensor& sin, AttentionShape shape, bool grad_enabled) {
     RECORD_USER_SCOPE("quest::attention");
     const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim, t = qkv.size(1);
     rotate_on_gpu(qkv, cos, sin, shape, 0);
-    const auto [out, logsumexp, rng_state, unused, debug] = at::_flash_attention_forward(
-        rows_view(qkv, 0, h, d), rows_view(qkv, h, g, d), rows_view(qkv, h + g, g, d), {}, {}, t, t,
-        /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false);
-    ctx->save_for_backward({qkv.detach(), cos, sin, out, logsumexp, rng_state, unused});
     ctx->saved_data["shape"] = std::vector<int64_t>{h, g, d};
-    return out.view({qkv.size(0), t, h * d});
+    if (gpu_wants_same_bits() || h != g) {
+      const auto [out, logsumexp, rng_state, unused, debug] = at::_flash_attention_forward(
+          rows_view(qkv, 0, h, d), rows_view(qkv, h, g, d), rows_view(qkv, h + g, g, d), {}, {}, t,
+          t, /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false);
+      ctx->saved_data["flash"] = true;
+      ctx->save_for_backward({qkv.detach(), cos, sin, out, logsumexp, rng_state, unused});
+      return out.view({qkv.size(0), t, h * d});
+    }
+    const auto [out, logsumexp, cum_q, cum_k, max_q, max_k, seed, offset, debug] =
+        at::_scaled_dot_product_cudnn_attention(
+            heads_view(qkv, 0, h, d), heads_view(qkv, h, g, d), heads_view(qkv, h + g, g, d), {},
+            /*compute_log_sumexp=*/grad_enabled, /*dropout_p=*/0.0, /*is_causal=*/true);
+    ctx->saved_data["flash"] = false;
+    ctx->save_for_backward({qkv.detach(), cos, sin, out, logsumexp, seed, offset});
+    return out.transpose(1, 2).reshape({qkv.size(0), t, h * d});
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -211,10 +227,19 @@ class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFuncti
     const at::Tensor& qkv = saved[0];
     const auto sizes = ctx->saved_data["shape"].toIntVector();
     const int64_t h = sizes[0], g = sizes[1], d = sizes[2], t = qkv.size(1);
-    auto [grad_q, grad_k, grad_v] = at::_flash_attention_backward(
-        grads[0].contiguous().view({qkv.size(0), t, h, d}), rows_view(qkv, 0, h, d),
-        rows_view(qkv, h, g, d), rows_view(qkv, h + g, g, d), saved[3], saved[4], {}, {}, t, t, 0.0,
-        true, saved[5], saved[6]);
+    const at::Tensor grad = grads[0].contiguous().view({qkv.size(0), t, h, d});
+    at::Tensor grad_q, grad_k, grad_v;  // (B, T, heads, D)
+    if (ctx->saved_data["flash"].toBool()) {
+      std::tie(grad_q, grad_k, grad_v) = at::_flash_attention_backward(
+          grad, rows_view(qkv, 0, h, d), rows_view(qkv, h, g, d), rows_view(qkv, h + g, g, d),
+          saved[3], saved[4], {}, {}, t, t, 0.0, true, saved[5], saved[6]);
+    } else {
+      std::tie(grad_q, grad_k, grad_v) = at::_scaled_dot_product_cudnn_attention_backward(
+          grad.transpose(1, 2), heads_view(qkv, 0, h, d), heads_view(qkv, h, g, d),
+          heads_view(qkv, h + g, g, d), saved[3], saved[4], saved[5], saved[6], {}, {}, {}, t, t,
+          0.0, true);
+      for (at::Tensor* x : {&grad_q, &grad_k, &grad_v}) *x = x->transpose(1, 2);
+    }
     at::Tensor grad_qkv = at::empty_like(qkv);
     with_kernel_type(qkv.scalar_type(), "rope", [&](auto element) {
       using T = decltype(element);
@@ -223,12 +248,12 @@ class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFuncti
                                           d, t, data<float>(saved[1]), data<float>(saved[2]),
                                           data<T>(grad_qkv), current_stream());
     });
-    return {grad_qkv, at::Tensor(), at::Tensor(), at::Tensor()};
+    return {grad_qkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
-bool gpu_uses_flash(const at::Tensor& qkv, const AttentionShape& shape) {
-  return qkv.scalar_type() == at::kBFloat16 && shape.head_dim % 8 == 0 && shape.head_dim <= 256;
+bool gpu_fuses_attention(at::ScalarType type, const AttentionShape& shape) {
+  return type == at::kBFloat16 && shape.head_dim % 8 == 0 && shape.head_dim <= 128;
 }
 
 // x (B, heads, T, D) rotated from position start on, by plain differentiable operations, for
@@ -269,8 +294,9 @@ void check_shapes(const at::Tensor& qkv, const at::Tensor& cos, const AttentionS
 at::Tensor causal_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
                                  const at::Tensor& sin, const AttentionShape& shape) {
   check_shapes(qkv, cos, shape, qkv.size(1));
-  if (qkv.is_cuda() && gpu_uses_flash(qkv, shape)) {
-    return GpuAttentionFunction::apply(qkv.contiguous(), cos, sin, shape);
+  if (qkv.is_cuda() && gpu_fuses_attention(qkv.scalar_type(), shape)) {
+    return GpuAttentionFunction::apply(qkv.contiguous(), cos, sin, shape,
+                                       at::GradMode::is_enabled());
   }
   if (qkv.scalar_type() == at::kDouble || qkv.is_cuda()) {
     return attention_by_definition(qkv, cos, sin, shape);
@@ -310,9 +336,9 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
 std::string attention_plan(at::ScalarType type, const AttentionShape& shape,
                            at::DeviceType device) {
   if (device == at::kCUDA) {
-    return type == at::kBFloat16 && shape.head_dim % 8 == 0 && shape.head_dim <= 256
-               ? "LibTorch's flash attention"
-               : "LibTorch's scaled dot product of plain operations";
+    if (!gpu_fuses_attention(type, shape)) return "LibTorch's attention of plain operations";
+    return gpu_wants_same_bits() || shape.heads != shape.kv_heads ? "LibTorch's flash attention"
+                                                                  : "cuDNN's attention";
   }
   if (type == at::kDouble) return "the definition";
   return uses_tiles(type, shape) ? kernels::attention_version(shape.head_dim)

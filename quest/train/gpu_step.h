@@ -51,8 +51,9 @@ class GpuStep {
 // recorded on the default stream), and what `deterministic` asks of LibTorch.
 void prepare_gpu(bool deterministic);
 
-// The most memory that tensors held since the last call, in bytes.
-int64_t take_gpu_peak_bytes();
+// The most memory that tensors ever held at once, in bytes. What replayed graphs use was counted
+// when they were recorded.
+int64_t gpu_peak_bytes();
 
 // BF16 or FP32 FLOP/s of a large matrix product, measured (20 ms).
 double measure_gpu_flops(bool bf16);

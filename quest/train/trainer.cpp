@@ -412,7 +412,7 @@ nlohmann::ordered_json Trainer::make_summary(const fs::path& run) {
   // Own memory; and with the pages of mapped files (token files), which the system can take back.
   peak_bytes_ = std::max(peak_bytes_, anonymous_bytes());
   if (peak_bytes_ > 0) out["peak_memory_bytes"] = peak_bytes_;
-  if (gpu_step_) out["peak_gpu_memory_bytes"] = take_gpu_peak_bytes();
+  if (gpu_step_) out["peak_gpu_memory_bytes"] = gpu_peak_bytes();
   out["peak_resident_bytes"] = peak_resident_bytes();
   out["weights_xxh3_128"] = weights_checksum(model);
   return out;

@@ -52,8 +52,8 @@ __global__ void dequantize8(const int8_t* codes, const float* units, RowRule rul
   __shared__ float numbers[16];
   if (threadIdx.x < 16) numbers[threadIdx.x] = rule.numbers[threadIdx.x];
   __syncthreads();
-  const int64_t per_row = (k + kLane - 1) / kLane;
-  const int64_t group = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const uint32_t per_row = static_cast<uint32_t>((k + kLane - 1) / kLane);
+  const uint32_t group = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
   if (group >= m * per_row) return;
   const int64_t row = group / per_row, column = group % per_row * kLane;
   const int count = static_cast<int>(min(static_cast<int64_t>(kLane), k - column));

@@ -2,8 +2,6 @@
 // quantize_row (quest/quant/quantizer.h), bit for bit.
 #pragma once
 
-#include <type_traits>
-
 #include "quest/kernels/cuda/device.cuh"
 #include "quest/kernels/cuda/row_rule.h"
 
@@ -159,7 +157,7 @@ __device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLan
 // One block, one row: what the source loads, rotated, measured, decided. Source::load fills v with
 // the row's values as floats; its threads beyond the row hold zeros.
 template <class Source, CodeKind kCode, int kRounds>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(kRowThreads)
     quantize_rows(Source source, RowRule rule, int k, RowsOut out) {
   __shared__ float chunks[kMaxChunks];
   __shared__ float scratch[32];
@@ -191,32 +189,25 @@ void launch_quantize_rows(const char* operation, const Source& source, const Row
                           int64_t m, int64_t k, const RowsOut& out, cudaStream_t stream) {
   if (m == 0) return;
   const int rounds = row_rounds(k), threads = row_threads(k, rounds);
-  const auto run = [&](auto code, auto count) {
-    quantize_rows<Source, decltype(code)::value, decltype(count)::value>
-        <<<static_cast<unsigned>(m), threads, 0, stream>>>(source, rule, static_cast<int>(k), out);
-  };
-  const auto with_rounds = [&](auto code) {
-    switch (rounds) {
-      case 1:
-        return run(code, std::integral_constant<int, 1>{});
-      case 2:
-        return run(code, std::integral_constant<int, 2>{});
-      default:
-        return run(code, std::integral_constant<int, 4>{});
-    }
+  const auto run = [&](auto code) {
+    with_rounds(rounds, [&](auto count) {
+      quantize_rows<Source, decltype(code)::value, decltype(count)::value>
+          <<<static_cast<unsigned>(m), threads, 0, stream>>>(source, rule, static_cast<int>(k),
+                                                             out);
+    });
   };
   switch (rule.code) {
     case CodeKind::kLinear:
-      with_rounds(std::integral_constant<CodeKind, CodeKind::kLinear>{});
+      run(std::integral_constant<CodeKind, CodeKind::kLinear>{});
       break;
     case CodeKind::kTable:
-      with_rounds(std::integral_constant<CodeKind, CodeKind::kTable>{});
+      run(std::integral_constant<CodeKind, CodeKind::kTable>{});
       break;
     case CodeKind::kSparse:
-      with_rounds(std::integral_constant<CodeKind, CodeKind::kSparse>{});
+      run(std::integral_constant<CodeKind, CodeKind::kSparse>{});
       break;
     case CodeKind::kValues:
-      with_rounds(std::integral_constant<CodeKind, CodeKind::kValues>{});
+      run(std::integral_constant<CodeKind, CodeKind::kValues>{});
       break;
   }
   check_launch(operation);

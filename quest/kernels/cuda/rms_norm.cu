@@ -16,7 +16,7 @@ constexpr int64_t kBackwardBlocks = 1024;
 int64_t backward_blocks(int64_t m) { return std::min(m, kBackwardBlocks); }
 
 template <class D, int kRounds>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(kRowThreads)
     backward_rows(const uint8_t* mask, int block, float norm, const D* grad_y, const D* h,
                   const float* weight, const float* inverse_rms, const D* residual_grad, int64_t m,
                   int c, D* grad_h, float* partial) {
@@ -109,7 +109,7 @@ __global__ void sum_partials(const float* partial, int64_t blocks, int c, float*
 
 // What the plain forward kernel does with rows: nothing more than the source does.
 template <class Source, int kRounds>
-__global__ void __launch_bounds__(1024) load_rows(Source source, int k) {
+__global__ void __launch_bounds__(kRowThreads) load_rows(Source source, int k) {
   __shared__ float scratch[32];
   float v[kRounds][kLane];
   source.load(blockIdx.x, k, k % kLane == 0, v, scratch);
@@ -125,17 +125,10 @@ void add_rms_norm(const T* x, const T* delta, const float* weight, float eps, in
   const NormalizedRows<device_t<T>> source{dev(x), dev(delta), weight,     eps,
                                            dev(h), dev(y),     inverse_rms};
   const int rounds = row_rounds(c), threads = row_threads(c, rounds);
-  const auto run = [&](auto count) {
+  with_rounds(rounds, [&](auto count) {
     load_rows<NormalizedRows<device_t<T>>, decltype(count)::value>
         <<<static_cast<unsigned>(m), threads, 0, stream>>>(source, static_cast<int>(c));
-  };
-  if (rounds == 1) {
-    run(std::integral_constant<int, 1>{});
-  } else if (rounds == 2) {
-    run(std::integral_constant<int, 2>{});
-  } else {
-    run(std::integral_constant<int, 4>{});
-  }
+  });
   check_launch("add_rms_norm");
 }
 
@@ -150,19 +143,12 @@ void rms_norm_backward(const QuantSpec* spec, const uint8_t* mask, const T* grad
   const int64_t blocks = backward_blocks(m);
   const int rounds = row_rounds(c), threads = row_threads(c, rounds);
   if (m > 0) {
-    const auto run = [&](auto count) {
+    with_rounds(rounds, [&](auto count) {
       backward_rows<device_t<T>, decltype(count)::value>
           <<<static_cast<unsigned>(blocks), threads, 0, stream>>>(
               mask, rule.block, rule.norm, dev(grad_y), dev(h), weight, inverse_rms,
               dev(residual_grad), m, static_cast<int>(c), dev(grad_h), workspace);
-    };
-    if (rounds == 1) {
-      run(std::integral_constant<int, 1>{});
-    } else if (rounds == 2) {
-      run(std::integral_constant<int, 2>{});
-    } else {
-      run(std::integral_constant<int, 4>{});
-    }
+    });
     check_launch("rms_norm_backward");
   }
   sum_partials<<<static_cast<unsigned>((c + 31) / 32), dim3(32, 32), 0, stream>>>(

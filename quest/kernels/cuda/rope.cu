@@ -51,13 +51,14 @@ template <int kWide, class D>
 __global__ void rotate_rows(D* x, int64_t rows, int64_t row_stride, int64_t heads, int64_t half,
                             int64_t tokens, int64_t start, const float* cos, const float* sin,
                             float sign) {
-  const int64_t per_head = half / kWide;
-  int64_t index = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const uint32_t per_head = static_cast<uint32_t>(half / kWide);
+  uint32_t index = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
   if (index >= rows * heads * per_head) return;
   const int64_t i = index % per_head * kWide;
   index /= per_head;
-  const int64_t head = index % heads, row = index / heads;
-  const int64_t position = start + row % tokens;
+  const uint32_t head = index % static_cast<uint32_t>(heads);
+  const int64_t row = index / static_cast<uint32_t>(heads);
+  const int64_t position = start + static_cast<uint32_t>(row) % static_cast<uint32_t>(tokens);
   D* p = x + row * row_stride + head * 2 * half + i;
   rotate<kWide>(p, p, cos + position * half + i, sin + position * half + i, half, sign);
 }
@@ -66,8 +67,9 @@ template <int kWide, class D>
 __global__ void gather_rotated_back(const D* grad_q, const D* grad_k, const D* grad_v, int64_t rows,
                                     int64_t heads, int64_t kv_heads, int64_t half, int64_t tokens,
                                     const float* cos, const float* sin, D* grad_qkv) {
-  const int64_t per_head = half / kWide, all = heads + 2 * kv_heads;
-  int64_t index = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const uint32_t per_head = static_cast<uint32_t>(half / kWide);
+  const uint32_t all = static_cast<uint32_t>(heads + 2 * kv_heads);
+  uint32_t index = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
   if (index >= rows * all * per_head) return;
   const int64_t i = index % per_head * kWide;
   index /= per_head;
@@ -82,7 +84,7 @@ __global__ void gather_rotated_back(const D* grad_q, const D* grad_k, const D* g
   }
   D* to = grad_qkv + (row * all + head) * 2 * half + i;
   if (head < heads + kv_heads) {
-    const int64_t at = row % tokens * half + i;
+    const int64_t at = static_cast<uint32_t>(row) % static_cast<uint32_t>(tokens) * half + i;
     rotate<kWide>(from, to, cos + at, sin + at, half, -1.0f);
     return;
   }

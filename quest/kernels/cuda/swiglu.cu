@@ -15,8 +15,8 @@ struct Place {
   int count;  // values that exist, 0 to 8
 };
 __device__ Place place(int64_t m, int64_t f) {
-  const int64_t per_row = (f + kLane - 1) / kLane;
-  const int64_t group = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const uint32_t per_row = static_cast<uint32_t>((f + kLane - 1) / kLane);
+  const uint32_t group = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
   const int64_t row = group / per_row, column = group % per_row * kLane;
   const int64_t left = row < m ? f - column : 0;
   return {row, column, static_cast<int>(left < kLane ? left : kLane)};

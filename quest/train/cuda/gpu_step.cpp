@@ -269,10 +269,8 @@ void prepare_gpu(bool deterministic) {
   }
 }
 
-int64_t take_gpu_peak_bytes() {
-  const auto device = c10::cuda::current_device();
-  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device);
-  c10::cuda::CUDACachingAllocator::resetPeakStats(device);
+int64_t gpu_peak_bytes() {
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(c10::cuda::current_device());
   return stats.allocated_bytes[0].peak;
 }
 

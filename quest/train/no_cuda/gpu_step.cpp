@@ -21,7 +21,7 @@ void GpuStep::apply() { missing(); }
 GpuStep::Result GpuStep::take() { missing(); }
 int64_t GpuStep::untaken() const { missing(); }
 void prepare_gpu(bool) { missing(); }
-int64_t take_gpu_peak_bytes() { missing(); }
+int64_t gpu_peak_bytes() { missing(); }
 double measure_gpu_flops(bool) { missing(); }
 
 }  // namespace quest::train
