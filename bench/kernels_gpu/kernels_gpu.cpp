@@ -13,6 +13,7 @@
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
@@ -21,6 +22,7 @@
 #include "quest/base/error.h"
 #include "quest/kernels/cuda/adamw.h"
 #include "quest/kernels/cuda/cross_entropy.h"
+#include "quest/kernels/cuda/fp8_gradient.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/cuda/rms_norm.h"
@@ -165,6 +167,21 @@ void run(const std::string& preset, int64_t batch, int64_t sequence) {
         spec, data<float>(master), 2 * f, c,
         {data<int8_t>(wc), data<float>(wu), data<uint8_t>(wm), wv.data_ptr(), true},
         current_stream());
+  });
+  const at::Tensor bytes = at::empty({m, 2 * f}, on_gpu(at::kByte)), big = normal({m, 2 * f});
+  const at::Tensor cs = at::empty({2 * f}, on_gpu(at::kFloat)), rs = at::ones({m}, cs.options());
+  const at::Tensor work = at::empty({2 * f}, on_gpu(at::kInt));
+  table.bytes("FP8 rows and column scales of a gradient", size(big) + size(bytes), [&] {
+    gpu::fp8_gradient_rows(data<bfloat16>(big), data<float>(wu), data<float>(rs), m, 2 * f,
+                           data<uint8_t>(bytes), data<float>(rs), data<float>(cs),
+                           data<uint32_t>(work), current_stream());
+  });
+  table.bytes("FP8 columns of a gradient", size(big) + size(bytes), [&] {
+    gpu::fp8_gradient_columns(data<bfloat16>(big), data<float>(rs), data<float>(cs), m, 2 * f,
+                              data<uint8_t>(bytes), current_stream());
+  });
+  table.bytes("codes turned to FP8", 2 * size(qf[0]), [&] {
+    gpu::fp8_turn_codes(data<int8_t>(qf[0]), m, f, data<uint8_t>(bytes), current_stream());
   });
   const at::Tensor qkv = normal({m, 3 * heads * d});
   const at::Tensor cos = at::randn({sequence, d / 2}, on_gpu(at::kFloat)), sin = cos.clone();

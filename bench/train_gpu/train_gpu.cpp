@@ -155,6 +155,7 @@ void run(const Options& o) {
   const LlamaConfig shape = train::resolve_model(config, o.vocabulary);
   nn::LlamaModel model(shape, config.quant, nn::ComputeType::kBFloat16, at::kCUDA);
   model.init_weights(o.seed);
+  if (o.backward == "fp8") model.use_fp8_backward();
   const auto optimizer = train::make_optimizer(config.optimizer, model.parameters());
   const int64_t micro = o.micro_batch > 0 ? o.micro_batch : o.batch;
   const std::vector<Batch> batches = random_batches(o, micro);

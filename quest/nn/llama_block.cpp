@@ -61,11 +61,4 @@ Residual LlamaBlock::forward(const Residual& in, const Rope& rope, BlockKv* kv, 
   return mlp.forward(mixed, post_attention_norm, eps_);
 }
 
-void LlamaBlock::refresh() {
-  for (QuantLinear* layer :
-       {&attention.qkv_proj, &attention.o_proj, &mlp.gate_up_proj, &mlp.down_proj}) {
-    layer->refresh();
-  }
-}
-
 }  // namespace quest::nn

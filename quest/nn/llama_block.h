@@ -3,6 +3,7 @@
 // Legend: B batch, T tokens, C model width, H heads, G key-value heads, D head size, F MLP width.
 #pragma once
 
+#include <array>
 #include <string>
 
 #include <ATen/core/Tensor.h>
@@ -66,7 +67,10 @@ class LlamaBlock {
              const Placement& placement);
 
   Residual forward(const Residual& in, const Rope& rope, BlockKv* kv, int64_t start);
-  void refresh();  // of its four layers: QuantLinear::refresh
+  // Its four products.
+  std::array<QuantLinear*, 4> layers() {
+    return {&attention.qkv_proj, &attention.o_proj, &mlp.gate_up_proj, &mlp.down_proj};
+  }
 
   at::Tensor input_norm;           // (C)
   at::Tensor post_attention_norm;  // (C)

@@ -232,8 +232,17 @@ std::vector<HfTensor> LlamaModel::hf_tensors() const {
 
 at::Tensor LlamaModel::on_device(const at::Tensor& tensor) const { return tensor.to(device_); }
 
+void LlamaModel::use_fp8_backward() {
+  QUEST_CHECK(device_.is_cuda(), ErrorKind::kUsage, "FP8 backward products run on a GPU only");
+  for (const auto& block : blocks_) {
+    for (QuantLinear* layer : block->layers()) layer->use_fp8_backward();
+  }
+}
+
 void LlamaModel::refresh() {
-  for (const auto& block : blocks_) block->refresh();
+  for (const auto& block : blocks_) {
+    for (QuantLinear* layer : block->layers()) layer->refresh();
+  }
   head_copy(/*grad_enabled=*/true);
 }
 

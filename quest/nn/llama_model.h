@@ -79,6 +79,8 @@ class LlamaModel {
   std::vector<NamedParameter> parameters() const;
   std::vector<HfTensor> hf_tensors() const;
   void zero_grad();
+  // Backward products of the blocks in FP8 (GPU): ops::QuantLinearState::use_fp8_backward.
+  void use_fp8_backward();
   // Quantizes all weights whose version changed, in place on a GPU: otherwise the first forward
   // pass does it.
   void refresh();

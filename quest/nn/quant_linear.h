@@ -38,6 +38,8 @@ class QuantLinear {
                                                    const at::Tensor& norm, double eps);
   // forward(swiglu(gate_up))
   at::Tensor forward_swiglu(const at::Tensor& gate_up);
+  // ops::QuantLinearState::use_fp8_backward
+  void use_fp8_backward() { state_.use_fp8_backward(weight_.size(0), weight_.size(1)); }
   // Quantizes the weight anew, into the same memory on a GPU, if it changed since the last time.
   void refresh() { state_.weight_side(weight_, /*want_mask=*/true); }
 

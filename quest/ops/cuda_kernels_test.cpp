@@ -10,11 +10,14 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include "quest/kernels/cross_entropy.h"
 #include "quest/kernels/cuda/cross_entropy.h"
+#include "quest/kernels/cuda/fp8_gradient.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/cuda/rms_norm.h"
@@ -227,6 +230,49 @@ TEST_F(CudaKernels, ProductOfCodesIsExact) {
         }
       }
     }
+  }
+}
+
+TEST_F(CudaKernels, Fp8OperandsAreRoundedWithOneScalePerRowOrColumn) {
+  for (const auto& [m, n] : std::vector<std::array<int64_t, 2>>{
+           {16, 16}, {48, 80}, {144, 640}, {272, 2048}, {32, 11264}, {4112, 128}}) {
+    const at::Tensor dy = (normal({m, n}, 1) * 1e-4).to(at::kBFloat16);
+    dy[3].zero_();
+    dy.select(1, 5).zero_();
+    const at::Tensor sw = normal({n}, 2, at::kFloat).abs(), sx = normal({m}, 3, at::kFloat).abs();
+    const auto as_fp8 = [](const at::Tensor& v, const at::Tensor& scales) {
+      // As the kernels: times the rounded inverse.
+      return (v * scales.reciprocal()).to(at::kFloat8_e4m3fn).view(at::kByte);
+    };
+    const auto scales_of = [](const at::Tensor& largest) {
+      return at::where(largest > 0, largest * (1.0f / 448.0f), at::ones_like(largest));
+    };
+    const at::Tensor by_row = dy.to(at::kFloat) * sw.unsqueeze(0);
+    const at::Tensor row_scales = scales_of(by_row.abs().amax(1));
+    const at::Tensor by_column = dy.to(at::kFloat) * sx.unsqueeze(1);
+    const at::Tensor column_scales = scales_of(by_column.abs().amax(0));
+    const at::Tensor d = dy.cuda(), dsw = sw.cuda(), dsx = sx.cuda();
+    const at::Tensor rows = poisoned({m, n}, at::kByte), turned = poisoned({n, m}, at::kByte);
+    const at::Tensor got_rows = poisoned({m}, at::kFloat), got_columns = poisoned({n}, at::kFloat);
+    const at::Tensor space = poisoned({n}, at::kInt);
+    gpu::fp8_gradient_rows(data<bfloat16>(d), data<float>(dsw), data<float>(dsx), m, n,
+                           data<uint8_t>(rows), data<float>(got_rows), data<float>(got_columns),
+                           data<uint32_t>(space), current_stream());
+    gpu::fp8_gradient_columns(data<bfloat16>(d), data<float>(dsx), data<float>(got_columns), m, n,
+                              data<uint8_t>(turned), current_stream());
+    const std::string what = fmt::format("{} x {}", m, n);
+    expect_same_bits(got_rows, row_scales, what + " row scales");
+    expect_same_bits(got_columns, column_scales, what + " column scales");
+    expect_same_bits(rows, as_fp8(by_row, row_scales.unsqueeze(1)), what + " rows");
+    expect_same_bits(turned, as_fp8(by_column, column_scales.unsqueeze(0)).t().contiguous(),
+                     what + " columns");
+
+    const at::Tensor codes = at::randint(-15, 16, {m, n}, at::kChar), dc = codes.cuda();
+    const at::Tensor turned_codes = poisoned({n, m}, at::kByte);
+    gpu::fp8_turn_codes(data<int8_t>(dc), m, n, data<uint8_t>(turned_codes), current_stream());
+    expect_same_bits(turned_codes,
+                     codes.to(at::kFloat).to(at::kFloat8_e4m3fn).view(at::kByte).t().contiguous(),
+                     what + " codes");
   }
 }
 

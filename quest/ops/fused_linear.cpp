@@ -119,15 +119,13 @@ class NormQuantLinearFunction : public torch::autograd::Function<NormQuantLinear
     QuantizedTensor q{saved[3], saved[4], saved[5], {}};
     const at::Tensor grad_h = grads[0].defined() ? grads[0].contiguous() : at::Tensor();
     const at::Tensor grad_y = grads[1].contiguous();
-    at::Tensor grad_weight;
-    if (ctx->needs_input_grad(0)) {
-      if (!q.has_codes())
-        norm_rows({h, {}, norm, ctx->saved_data["eps"].toDouble(), {}, {}}, q.values);
-      grad_weight = layer.grad_weight(grad_y, q);
-      q.values = at::Tensor();
+    const bool want_weight = ctx->needs_input_grad(0);
+    if (want_weight && !q.has_codes()) {
+      norm_rows({h, {}, norm, ctx->saved_data["eps"].toDouble(), {}, {}}, q.values);
     }
+    const auto [grad_values, grad_weight] = layer.gradients(grad_y, q, true, want_weight);
+    q.values = at::Tensor();
     const int64_t m = h.size(0), k = h.size(1);
-    const at::Tensor grad_values = layer.grad_values(grad_y);
     at::Tensor grad_x = at::empty_like(h);
     at::Tensor grad_norm = at::empty_like(norm);
     const at::Tensor workspace =
@@ -176,14 +174,11 @@ class SwigluQuantLinearFunction : public torch::autograd::Function<SwigluQuantLi
     const at::Tensor& gate_up = saved[0];
     QuantizedTensor q{saved[1], saved[2], saved[3], {}};
     const at::Tensor grad_y = grads[0].contiguous();
-    at::Tensor grad_weight;
-    if (ctx->needs_input_grad(1)) {
-      if (!q.has_codes()) q.values = swiglu_rows(gate_up);
-      grad_weight = layer.grad_weight(grad_y, q);
-      q.values = at::Tensor();
-    }
+    const bool want_weight = ctx->needs_input_grad(1);
+    if (want_weight && !q.has_codes()) q.values = swiglu_rows(gate_up);
+    const auto [grad_values, grad_weight] = layer.gradients(grad_y, q, true, want_weight);
+    q.values = at::Tensor();
     const int64_t m = gate_up.size(0), f = gate_up.size(1) / 2;
-    const at::Tensor grad_values = layer.grad_values(grad_y);
     at::Tensor grad_gate_up = at::empty_like(gate_up);
     with_kernel_type(gate_up.scalar_type(), "swiglu_quant_linear", [&](auto element) {
       using T = decltype(element);

@@ -5,6 +5,7 @@
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "quest/kernels/cuda/fp8_gradient.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
@@ -46,12 +47,13 @@ class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction
     const variable_list saved = ctx->get_saved_variables();
     const QuantizedTensor qx{saved[0], saved[1], saved[2], saved[3]};
     const at::Tensor grad_y = grads[0].contiguous();
-    at::Tensor grad_x, grad_weight;
-    if (ctx->needs_input_grad(0)) {
-      grad_x = quantize_backward(layer.recipe().activation, qx.mask, layer.grad_values(grad_y));
+    const SavedLayer::Gradients gradients =
+        layer.gradients(grad_y, qx, ctx->needs_input_grad(0), ctx->needs_input_grad(1));
+    at::Tensor grad_x;
+    if (gradients.values.defined()) {
+      grad_x = quantize_backward(layer.recipe().activation, qx.mask, gradients.values);
     }
-    if (ctx->needs_input_grad(1)) grad_weight = layer.grad_weight(grad_y, qx);
-    return {grad_x, grad_weight, at::Tensor(), at::Tensor()};
+    return {grad_x, gradients.weight, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -98,14 +100,14 @@ void QuantLinearState::make_on_gpu(const at::Tensor& weight, bool want_mask,
   const auto make = [&](at::Tensor& tensor, std::vector<int64_t> shape, at::ScalarType type) {
     if (!tensor.defined()) tensor = at::empty(shape, weight.options().dtype(type));
   };
-  make(made.values, {n, k}, compute_);
+  if (!fp8_backward_) make(made.values, {n, k}, compute_);
   if (!has_code_grid(spec)) q.values = made.values;
   if (spec.grid == Grid::kNone && !spec.hadamard) {
     made.values.copy_(weight);
     return;
   }
   kernels::cuda::QuantizedRows rows;
-  rows.values = made.values.data_ptr();
+  if (made.values.defined()) rows.values = made.values.data_ptr();
   rows.values_are_bfloat16 = compute_ == at::kBFloat16;
   if (has_code_grid(spec)) {
     make(q.codes, {n, k}, at::kChar);
@@ -118,6 +120,25 @@ void QuantLinearState::make_on_gpu(const at::Tensor& weight, bool want_mask,
     rows.mask = data<uint8_t>(q.mask);
   }
   kernels::cuda::hadamard_quantize<float>(spec, data<float>(weight), n, k, rows, current_stream());
+  if (fp8_backward_) {
+    make(made.turned, {k, n}, at::kFloat8_e4m3fn);
+    kernels::cuda::fp8_turn_codes(data<int8_t>(q.codes), n, k, data<uint8_t>(made.turned),
+                                  current_stream());
+  }
+}
+
+void QuantLinearState::use_fp8_backward(int64_t n, int64_t k) {
+  QUEST_CHECK(supports_fp8_backward(recipe_), ErrorKind::kUsage,
+              "FP8 backward products need integer grids of at most 4 bits on both sides; {} is {} "
+              "and {}",
+              name_, to_string(recipe_.weight), to_string(recipe_.activation));
+  QUEST_CHECK(
+      compute_ == at::kBFloat16 && n % 16 == 0 && k % 16 == 0, ErrorKind::kUsage,
+      "FP8 backward products need BF16 compute and layers of multiples of 16; {} is {} x {} "
+      "and computes in {}",
+      name_, n, k, at::toString(compute_));
+  fp8_backward_ = true;
+  cached_.reset();
 }
 
 void check_linear(const at::Tensor& x, const at::Tensor& weight, const QuantLinearState& state) {

@@ -35,6 +35,7 @@ struct QuantizedWeight {
   QuantizedTensor quantized;
   std::shared_ptr<const kernels::PackedCodes> packed;  // for kIntegerCodes on a CPU
   at::Tensor values;  // (N,K) of the compute type, on a GPU: every backward pass reads them
+  at::Tensor turned;  // (K,N) codes in e4m3, for FP8 backward products (instead of values)
 };
 
 // One linear layer's quantizers and the cached weight side. Not copyable: a layer owns one.
@@ -49,6 +50,11 @@ class QuantLinearState {
   const QuantRecipe& recipe() const { return recipe_; }
   at::ScalarType compute() const { return compute_; }
   const std::string& name() const { return name_; }
+  // Backward products of a GPU in FP8: rows (for dx) and columns (for dw) of the gradient are
+  // rounded to e4m3 with a scale each, codes are exact. kUsage, naming the layer, for recipes whose
+  // codes e4m3 does not hold (supports_fp8_backward) and shapes that are no multiples of 16.
+  void use_fp8_backward(int64_t n, int64_t k);
+  bool fp8_backward() const { return fp8_backward_; }
 
   // weight (N,K) master. Remade when the weight's version or storage changed since the last call,
   // or when the mask is wanted for a gradient and the cached one was made without. On a GPU it is
@@ -62,11 +68,15 @@ class QuantLinearState {
   QuantRecipe recipe_;
   at::ScalarType compute_;
   std::string name_;
+  bool fp8_backward_ = false;
   std::shared_ptr<QuantizedWeight> cached_;
   uint32_t cached_version_ = 0;
   const void* cached_data_ = nullptr;
   bool cached_mask_ = false;
 };
+
+// Whether both sides are integers up to 16: uniform grids of up to 4 bits, ternary, FP4, 4:8.
+bool supports_fp8_backward(const QuantRecipe& recipe);
 
 // x (..., K) of the compute type, weight (N,K) FP32 (FP64 with FP64 compute) -> (..., N) compute
 // type. Throws kUsage with both shapes if they do not fit, kNumeric naming the layer and row. What

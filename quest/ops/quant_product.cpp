@@ -1,9 +1,14 @@
 #include "quest/ops/quant_product.h"
 
+#include <ATen/ops/_scaled_mm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
 #include <ATen/record_function.h>
 
+#include "quest/kernels/cuda/fp8_gradient.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
+#include "quest/kernels/cuda/hadamard_quantize.h"
+#include "quest/kernels/cuda/row_rule.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
 #include "quest/ops/matmul.h"
@@ -95,17 +100,61 @@ at::Tensor forward_product(const QuantRecipe& recipe, const QuantizedTensor& x,
   return matmul(dequantize(recipe.activation, x, compute), w.t(), compute);
 }
 
-at::Tensor SavedLayer::grad_values(const at::Tensor& grad_y) const {
-  if (weight_->values.defined()) return matmul(grad_y, weight_->values, compute_);
-  return product_with_values(grad_y, /*transposed=*/false, recipe_.weight, weight_->quantized,
-                             compute_, compute_);
+SavedLayer::Gradients SavedLayer::gradients(const at::Tensor& grad_y, const QuantizedTensor& x,
+                                            bool want_values, bool want_weight) const {
+  if (weight_->turned.defined()) return fp8_gradients(grad_y, x);
+  Gradients out;
+  if (want_weight) {
+    const auto master = compute_ == at::kDouble ? at::kDouble : at::kFloat;
+    const at::Tensor grad =
+        product_with_values(grad_y, /*transposed=*/true, recipe_.activation, x, compute_, master);
+    out.weight = quantize_backward(recipe_.weight, weight_->quantized.mask, grad);
+  }
+  if (want_values) {
+    out.values = weight_->values.defined()
+                     ? matmul(grad_y, weight_->values, compute_)
+                     : product_with_values(grad_y, /*transposed=*/false, recipe_.weight,
+                                           weight_->quantized, compute_, compute_);
+  }
+  return out;
 }
 
-at::Tensor SavedLayer::grad_weight(const at::Tensor& grad_y, const QuantizedTensor& x) const {
-  const auto master = compute_ == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor grad =
-      product_with_values(grad_y, /*transposed=*/true, recipe_.activation, x, compute_, master);
-  return quantize_backward(recipe_.weight, weight_->quantized.mask, grad);
+SavedLayer::Gradients SavedLayer::fp8_gradients(const at::Tensor& grad_y,
+                                                const QuantizedTensor& x) const {
+  const int64_t m = grad_y.size(0), n = grad_y.size(1), k = x.codes.size(1);
+  QUEST_CHECK(kernels::cuda::fp8_gradient_supports(m, n), ErrorKind::kUsage,
+              "FP8 backward products need tokens in multiples of 16 and at most {} outputs; this "
+              "product has {} tokens and {} outputs",
+              kernels::cuda::kMaxRow, m, n);
+  const auto bytes = grad_y.options().dtype(at::kFloat8_e4m3fn);
+  const auto floats = grad_y.options().dtype(at::kFloat);
+  const at::Tensor rows = at::empty({m, n}, bytes), row_scales = at::empty({m, 1}, floats);
+  const at::Tensor column_scales = at::empty({n, 1}, floats), ones = at::ones({1, k}, floats);
+  const at::Tensor workspace = at::empty({n}, grad_y.options().dtype(at::kInt));
+  const auto stream = current_stream();
+  kernels::cuda::fp8_gradient_rows(data<bfloat16>(grad_y), data<float>(weight_->quantized.units),
+                                   data<float>(x.units), m, n, data<uint8_t>(rows),
+                                   data<float>(row_scales), data<float>(column_scales),
+                                   data<uint32_t>(workspace), stream);
+  const auto product = [&](const at::Tensor& a, const at::Tensor& turned,
+                           const at::Tensor& scales) {
+    return at::_scaled_mm(a, turned.t(), scales, ones, {}, {}, at::kBFloat16,
+                          /*use_fast_accum=*/false);
+  };
+  Gradients out;
+  out.values = product(rows, weight_->turned, row_scales);
+  const at::Tensor columns = at::empty({n, m}, bytes), x_turned = at::empty({k, m}, bytes);
+  kernels::cuda::fp8_gradient_columns(data<bfloat16>(grad_y), data<float>(x.units),
+                                      data<float>(column_scales), m, n, data<uint8_t>(columns),
+                                      stream);
+  kernels::cuda::fp8_turn_codes(data<int8_t>(x.codes), m, k, data<uint8_t>(x_turned), stream);
+  const at::Tensor grad_w = product(columns, x_turned, column_scales);
+  out.weight = at::empty({n, k}, floats);
+  kernels::cuda::mask_hadamard<bfloat16, float>(
+      recipe_.weight, data<bfloat16>(grad_w),
+      weight_->quantized.mask.defined() ? data<uint8_t>(weight_->quantized.mask) : nullptr, n, k,
+      data<float>(out.weight), stream);
+  return out;
 }
 
 void save_layer(torch::autograd::AutogradContext* ctx, const QuantLinearState& state,
@@ -117,6 +166,14 @@ void save_layer(torch::autograd::AutogradContext* ctx, const QuantLinearState& s
 SavedLayer saved_layer(torch::autograd::AutogradContext* ctx) {
   const auto holder = ctx->saved_data["layer"].toCapsule();
   return *static_cast<SavedLayer*>(holder.get());
+}
+
+bool supports_fp8_backward(const QuantRecipe& recipe) {
+  const auto fits = [](const QuantSpec& spec) {
+    return has_integer_codes(spec) && codes_are_numbers(spec) &&
+           code_format(spec).max_number <= kernels::cuda::kMaxFp8Code;
+  };
+  return fits(recipe.weight) && fits(recipe.activation);
 }
 
 ProductPlan choose_product_plan(const QuantRecipe& recipe, int64_t n, int64_t k,

@@ -23,15 +23,20 @@ class SavedLayer : public torch::CustomClassHolder {
  public:
   SavedLayer(const QuantLinearState& state, std::shared_ptr<const QuantizedWeight> side)
       : weight_(std::move(side)), recipe_(state.recipe()), compute_(state.compute()) {}
-  const QuantRecipe& recipe() const { return recipe_; }
-  at::ScalarType compute() const { return compute_; }
 
-  // grad_y (M,N) -> gradient (M,K) of the input's quantized values, before mask and transform.
-  at::Tensor grad_values(const at::Tensor& grad_y) const;
-  // grad_y (M,N), x (M,K) -> gradient (N,K) of the weight, of its type.
-  at::Tensor grad_weight(const at::Tensor& grad_y, const QuantizedTensor& x) const;
+  const QuantRecipe& recipe() const { return recipe_; }
+
+  struct Gradients {
+    at::Tensor values;  // (M,K) of the input's quantized values, before mask and transform
+    at::Tensor weight;  // (N,K) of the weight's type
+  };
+  // grad_y (M,N), x (M,K). Those that are not wanted stay undefined.
+  Gradients gradients(const at::Tensor& grad_y, const QuantizedTensor& x, bool want_values,
+                      bool want_weight) const;
 
  private:
+  Gradients fp8_gradients(const at::Tensor& grad_y, const QuantizedTensor& x) const;
+
   std::shared_ptr<const QuantizedWeight> weight_;
   QuantRecipe recipe_;
   at::ScalarType compute_;

@@ -294,6 +294,11 @@ void declare_data(Declaration& d, TrainConfig& c) {
          "type of activations and products; master weights are FP32 (fp64: all in FP64, for tests)",
          {"--compute"});
   d.text("train.device", c.train.device, {"cpu", "cuda"}, "where to compute", {"--device"});
+  d.text(
+      "train.backward", c.train.backward, {"bf16", "fp8"},
+      "GPU: type of the blocks' backward products; fp8 rounds gradients to e4m3, needs at most 4 "
+      "bits on both sides",
+      {"--backward"});
   d.boolean("train.cuda_graphs", c.train.cuda_graphs,
             "GPU: record a step once as CUDA graphs and replay them; false: start every operation "
             "from the host",

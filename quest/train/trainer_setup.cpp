@@ -114,6 +114,7 @@ void Trainer::make_model() {
               "averaging.ema_decay and averaging.horizon to 0");
   averages_ = std::make_unique<WeightAverages>(config_.averaging, model_->parameters());
   guards_.emplace(config_.guards);
+  if (config_.train.backward == "fp8") model_->use_fp8_backward();
   if (on_gpu) {
     gpu_step_ = std::make_unique<GpuStep>(*model_, *optimizer_, config_, accumulation_);
   }

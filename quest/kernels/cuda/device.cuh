@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <type_traits>
@@ -50,12 +49,6 @@ template <>
 __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
-// To T and back: what a kernel that wrote T and one that read it again would compute with.
-template <class T>
-__device__ float rounded(float x) {
-  return to_float(from_float<T>(x));
-}
-
 // 8 aligned values.
 __device__ inline void load8(const float* p, float (&v)[kLane]) {
   const float4 a = reinterpret_cast<const float4*>(p)[0];
@@ -125,6 +118,29 @@ __device__ inline void store_part(int8_t* p, int count, bool vector, const int (
   }
 }
 
+// 8 values rounded to T and back: what a kernel that wrote T and one that read it would compute
+// with.
+__device__ inline void round8(float (&)[kLane], float) {}
+__device__ inline void round8(float (&v)[kLane], __nv_bfloat16) {
+#pragma unroll
+  for (int i = 0; i < kLane; i += 2) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(v[i], v[i + 1]);
+    const uint32_t word = *reinterpret_cast<const uint32_t*>(&pair);
+    v[i] = __uint_as_float(word << 16);
+    v[i + 1] = __uint_as_float(word & 0xffff0000u);
+  }
+}
+
+// Conversions between small integers (|n| < 2^22) and floats without the conversion unit, which
+// does a sixteenth of what the adders do: beside 1.5 * 2^23 a float's last bits are an integer.
+inline constexpr float kIntegerShift = 12582912.0f;
+inline constexpr int kIntegerShiftBits = 0x4b400000;
+// x rounded half to even, as float + kIntegerShift.
+__device__ inline float shift_to_integer(float x) { return x + kIntegerShift; }
+__device__ inline float float_of(int n) {
+  return __int_as_float(n + kIntegerShiftBits) - kIntegerShift;
+}
+
 // Butterfly of blocks of consecutive values, 8 in each thread, neighbours in neighbouring lanes:
 // strides 1, 2, 4 within the thread, then 8, 16, ... across lanes; last the norm. The order of
 // hadamard_transform (quest/quant/hadamard.h). All lanes of the warp must call it.
@@ -140,15 +156,14 @@ __device__ inline void butterfly(float (&v)[kLane], int block, float norm) {
       }
     }
   }
-  const int lane = threadIdx.x & 31;
 #pragma unroll
   for (int step = 1; step < 16; step *= 2) {
     if (step * kLane >= block) break;
-    const bool upper = (lane & step) != 0;
+    const float sign = (threadIdx.x & step) != 0 ? -1.0f : 1.0f;
 #pragma unroll
     for (int i = 0; i < kLane; ++i) {
-      const float other = __shfl_xor_sync(0xffffffffu, v[i], step);
-      v[i] = upper ? other - v[i] : v[i] + other;
+      // other + v in the lower lane, other - v in the upper: the product is exact.
+      v[i] = __fmaf_rn(v[i], sign, __shfl_xor_sync(0xffffffffu, v[i], step));
     }
   }
 #pragma unroll
@@ -170,15 +185,13 @@ __device__ inline float block_sum(float value, float* shared) {
   return value;
 }
 
-// A block holds one row of k values, `rounds` times 8 of them in each thread: the fewest rounds
-// that need at most kRowThreads threads, measured on an H100 to be the fastest number from 640
-// values on.
+// A block holds one row of k values, `rounds` times 8 of them in each thread: as few rounds as
+// kRowThreads threads allow, but at_least so many in rows of 1024 values and more.
 inline constexpr int kRowThreads = 512;
-inline int row_rounds(int64_t k) {
-  static const int forced = getenv("QUEST_ROW_ROUNDS") ? atoi(getenv("QUEST_ROW_ROUNDS")) : 0;
-  int rounds = 1;
+inline int row_rounds(int64_t k, int at_least) {
+  int rounds = k < 1024 ? 1 : at_least;
   while (k > static_cast<int64_t>(kRowThreads) * kLane * rounds) rounds *= 2;
-  return forced > rounds ? forced : rounds;  // 1, 2, 4 or 8
+  return rounds;  // 1, 2, 4 or 8
 }
 inline int row_threads(int64_t k, int rounds) {
   const int64_t per_round = (k + kLane * rounds - 1) / (kLane * rounds);

@@ -19,9 +19,9 @@ RowsOut rows_out(const QuantizedRows& out) {
 
 // Rows of a length that is a multiple of 8 (every row with a transform): 8 values are one byte of
 // the mask, rows need no telling apart.
-template <class D>
+template <class D, class Out>
 __global__ void mask_hadamard8(const D* values, const uint8_t* mask, int64_t groups, int block,
-                               float norm, D* out) {
+                               float norm, Out* out) {
   const int64_t group = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   float v[kLane] = {};
   if (group < groups) {
@@ -35,14 +35,14 @@ __global__ void mask_hadamard8(const D* values, const uint8_t* mask, int64_t gro
 }
 
 // Any row length, no transform.
-template <class D>
-__global__ void mask_values(const D* values, const uint8_t* mask, int64_t m, int64_t k, D* out) {
+template <class D, class Out>
+__global__ void mask_values(const D* values, const uint8_t* mask, int64_t m, int64_t k, Out* out) {
   const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   if (at >= m * k) return;
   const int64_t row = at / k, column = at % k;
   const bool passes =
       mask == nullptr || (mask[row * ((k + 7) / 8) + column / 8] >> (column % 8) & 1) != 0;
-  out[at] = passes ? values[at] : from_float<D>(0.0f);
+  out[at] = from_float<Out>(passes ? to_float(values[at]) : 0.0f);
 }
 
 // Plain table of numbers by code: the codes of a table grid are indices, of others themselves.
@@ -70,9 +70,8 @@ __global__ void dequantize8(const int8_t* codes, const float* units, RowRule rul
   float v[kLane];
 #pragma unroll
   for (int i = 0; i < kLane; ++i) {
-    const float number = table
-                             ? numbers[code[i] & 15]
-                             : static_cast<float>((code[i] << rule.code_shift) + rule.code_offset);
+    const float number = table ? numbers[code[i] & 15]
+                               : float_of((code[i] << rule.number_shift) + rule.number_offset);
     v[i] = number * unit;
   }
   store_part(values + at, count, vector, v);
@@ -105,9 +104,9 @@ void swiglu_hadamard_quantize(const QuantSpec& spec, const T* gate_up, int64_t m
                        make_row_rule(spec, f), m, f, rows_out(out), stream);
 }
 
-template <class T>
+template <class T, class Out>
 void mask_hadamard(const QuantSpec& spec, const T* grad_values, const uint8_t* mask, int64_t m,
-                   int64_t k, T* grad_x, Stream stream) {
+                   int64_t k, Out* grad_x, Stream stream) {
   const RowRule rule = make_row_rule(spec, k);
   if (m == 0) return;
   if (k % kLane == 0) {
@@ -131,18 +130,20 @@ void dequantize_rows(const QuantSpec& spec, const int8_t* codes, const float* un
   check_launch("dequantize_rows");
 }
 
-#define QUEST_INSTANTIATE(T)                                                                       \
-  template void hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,                 \
-                                     const QuantizedRows&, Stream);                                \
-  template void add_rms_norm_hadamard_quantize<T>(const QuantSpec&, const T*, const T*,            \
-                                                  const float*, float, int64_t, int64_t, T*, T*,   \
-                                                  float*, const QuantizedRows&, Stream);           \
-  template void swiglu_hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,          \
-                                            const QuantizedRows&, Stream);                         \
-  template void mask_hadamard<T>(const QuantSpec&, const T*, const uint8_t*, int64_t, int64_t, T*, \
-                                 Stream);                                                          \
-  template void dequantize_rows<T>(const QuantSpec&, const int8_t*, const float*, int64_t,         \
+#define QUEST_INSTANTIATE(T)                                                                      \
+  template void hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,                \
+                                     const QuantizedRows&, Stream);                               \
+  template void add_rms_norm_hadamard_quantize<T>(const QuantSpec&, const T*, const T*,           \
+                                                  const float*, float, int64_t, int64_t, T*, T*,  \
+                                                  float*, const QuantizedRows&, Stream);          \
+  template void swiglu_hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,         \
+                                            const QuantizedRows&, Stream);                        \
+  template void mask_hadamard<T, T>(const QuantSpec&, const T*, const uint8_t*, int64_t, int64_t, \
+                                    T*, Stream);                                                  \
+  template void dequantize_rows<T>(const QuantSpec&, const int8_t*, const float*, int64_t,        \
                                    int64_t, T*, Stream);
+template void mask_hadamard<bfloat16, float>(const QuantSpec&, const bfloat16*, const uint8_t*,
+                                             int64_t, int64_t, float*, Stream);
 QUEST_INSTANTIATE(float)
 QUEST_INSTANTIATE(bfloat16)
 

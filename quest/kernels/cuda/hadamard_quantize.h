@@ -47,10 +47,10 @@ void swiglu_hadamard_quantize(const QuantSpec& spec, const T* gate_up, int64_t m
                               const QuantizedRows& out, Stream stream);
 
 // grad_x (M,K) = H (mask * grad_values), or mask * grad_values where the spec has no transform.
-// In place allowed. mask null: all ones.
-template <class T>
+// In place allowed where both are of one type. mask null: all ones. Out: T, or float from bfloat16.
+template <class T, class Out = T>
 void mask_hadamard(const QuantSpec& spec, const T* grad_values, const uint8_t* mask, int64_t m,
-                   int64_t k, T* grad_x, Stream stream);
+                   int64_t k, Out* grad_x, Stream stream);
 
 // values (M,K) = units[m] * number(codes), rounded to T; units null: the numbers themselves.
 template <class T>

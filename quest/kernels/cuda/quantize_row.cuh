@@ -9,11 +9,10 @@ namespace quest::kernels::cuda {
 
 inline constexpr int kMaxChunks = static_cast<int>(kMaxRow / 128);
 
-// The fixed tree of quest/quant/sum_of_squares.h: neighbours within chunks of 128 (8 in a thread,
-// then 16 lanes), then chunk sums p[i] += p[i + h]. The same in every thread. chunks: kMaxChunks
-// floats of shared memory.
+// The fixed tree of quest/quant/sum_of_squares.h, first half: neighbours within chunks of 128 (8 in
+// a thread, then 16 lanes) into chunks, kMaxChunks floats of shared memory.
 template <int kRounds>
-__device__ float tree_sum_of_squares(const float (&v)[kRounds][kLane], int k, float* chunks) {
+__device__ void square_chunks(const float (&v)[kRounds][kLane], int k, float* chunks) {
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
     float s[kLane];
@@ -25,14 +24,17 @@ __device__ float tree_sum_of_squares(const float (&v)[kRounds][kLane], int k, fl
     const int column = (r * blockDim.x + threadIdx.x) * kLane;
     if (threadIdx.x % 16 == 0 && column < k) chunks[column / 128] = sum;
   }
-  __syncthreads();
+}
+
+// Second half, by one warp: chunk sums p[i] += p[i + h], h halving. Valid in lane 0.
+__device__ inline float sum_of_chunks(const float* chunks, int k) {
   const int count = (k + 127) / 128, lane = threadIdx.x & 31;
   float p[kMaxChunks / 32];
 #pragma unroll
   for (int j = 0; j < kMaxChunks / 32; ++j) {
     p[j] = lane + 32 * j < count ? chunks[lane + 32 * j] : 0.0f;
   }
-  // Halving from the largest power of two on; adding the zeros of the padding changes nothing.
+  // From the largest power of two on; adding the zeros of the padding changes nothing.
 #pragma unroll
   for (int half = kMaxChunks / 64; half >= 1; half /= 2) {
 #pragma unroll
@@ -41,11 +43,11 @@ __device__ float tree_sum_of_squares(const float (&v)[kRounds][kLane], int k, fl
   float sum = p[0];
 #pragma unroll
   for (int step = 16; step >= 1; step /= 2) sum += __shfl_down_sync(0xffffffffu, sum, step);
-  return __shfl_sync(0xffffffffu, sum, 0);
+  return sum;
 }
 
 struct RowScale {
-  float unit, inverse_step, trust_limit, clip_limit;
+  float unit, inverse_step, limit;
 };
 
 // row_constants() of quest/quant/quantizer.cpp, the same operations in the same order.
@@ -56,8 +58,8 @@ __device__ RowScale row_scale(const RowRule& rule, float rms) {
     const float r = rms + rule.epsilon;
     c.unit = r * rule.unit_over_r;
     c.inverse_step = 1.0f / c.unit;
-    c.trust_limit = rule.trust_factor * r;
-    c.clip_limit = rule.clip_factor * r;
+    // One of the three is not zero.
+    c.limit = rule.trust_factor * r + rule.clip_factor * r + rule.ste_limit;
     return c;
   }
   if (rule.epsilon_in_rms) rms += rule.epsilon;
@@ -65,8 +67,7 @@ __device__ RowScale row_scale(const RowRule& rule, float rms) {
   const float step = 2.0f * scale / rule.half_steps;
   c.unit = rule.whole_steps ? step : step / 2.0f;
   c.inverse_step = 1.0f / step;
-  c.trust_limit = rule.trust_factor * rms;
-  c.clip_limit = rule.clip_factor * scale;
+  c.limit = rule.trust_factor * rms + rule.clip_factor * scale + rule.ste_limit;
   return c;
 }
 
@@ -128,16 +129,15 @@ __device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLan
       code = rule.number_is_code ? static_cast<int>(number) : index;
     } else if (keeps) {
       const float clamped = fminf(fmaxf(z, -rule.half_levels), rule.half_levels);
-      const int whole = rule.slope * __float2int_rn(clamped + rule.shift) - rule.intercept;
-      number = static_cast<float>(whole);
-      code = (whole - rule.code_offset) >> rule.code_shift;
+      const float n = shift_to_integer(clamped + rule.shift);
+      number = __fmaf_rn(n - kIntegerShift, rule.slope, -rule.intercept);  // small integers: exact
+      code = __float_as_int(n) * rule.code_slope + rule.code_offset;       // its low byte
     }
     codes[i] = code;
     values[i] = number * c.unit;
-    bool trusted = true;
-    if (rule.mask == MaskKind::kTrust) trusted = fabsf(values[i] - xh[i]) <= c.trust_limit;
-    if (rule.mask == MaskKind::kClip) trusted = fabsf(xh[i]) <= c.clip_limit;
-    bits |= (trusted ? 1u : 0u) << i;
+    // error_of is 1 or 0: one rounding, that of the subtraction.
+    const float distance = fabsf(__fmaf_rn(values[i], -rule.error_of, xh[i]));
+    bits |= (distance <= c.limit ? 1u : 0u) << i;
   }
   const int64_t at = row * k + column;
   if (out.codes != nullptr) store_part(out.codes + at, count, vector, codes);
@@ -161,6 +161,7 @@ __global__ void __launch_bounds__(kRowThreads)
     quantize_rows(Source source, RowRule rule, int k, RowsOut out) {
   __shared__ float chunks[kMaxChunks];
   __shared__ float scratch[32];
+  __shared__ RowScale shared_scale;
   const int64_t row = blockIdx.x;
   const bool vector = k % kLane == 0;
   float v[kRounds][kLane];
@@ -169,11 +170,19 @@ __global__ void __launch_bounds__(kRowThreads)
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) butterfly(v[r], rule.block, rule.norm);
   }
-  RowScale c = {1.0f, 1.0f, 0.0f, 0.0f};
+  RowScale c = {1.0f, 1.0f, 0.0f};
   if (kCode != CodeKind::kValues) {
-    const float rms = sqrtf(tree_sum_of_squares(v, k, chunks) / static_cast<float>(k));
-    if (rule.rounds) c = row_scale<kCode>(rule, rms);
-    if (!isfinite(rms)) c.unit = __int_as_float(0x7fffffff);
+    square_chunks(v, k, chunks);
+    __syncthreads();
+    // One warp works out what the others then read: the divisions are most of a thread's work.
+    if (threadIdx.x < 32) {
+      const float rms = sqrtf(sum_of_chunks(chunks, k) / static_cast<float>(k));
+      if (rule.rounds) c = row_scale<kCode>(rule, rms);
+      if (!isfinite(rms)) c.unit = __int_as_float(0x7fffffff);
+      if (threadIdx.x == 0) shared_scale = c;
+    }
+    __syncthreads();
+    c = shared_scale;
   }
   if (threadIdx.x == 0 && out.units != nullptr) out.units[row] = c.unit;
 #pragma unroll
@@ -188,7 +197,7 @@ template <class Source>
 void launch_quantize_rows(const char* operation, const Source& source, const RowRule& rule,
                           int64_t m, int64_t k, const RowsOut& out, cudaStream_t stream) {
   if (m == 0) return;
-  const int rounds = row_rounds(k), threads = row_threads(k, rounds);
+  const int rounds = row_rounds(k, Source::kRounds), threads = row_threads(k, rounds);
   const auto run = [&](auto code) {
     with_rounds(rounds, [&](auto count) {
       quantize_rows<Source, decltype(code)::value, decltype(count)::value>

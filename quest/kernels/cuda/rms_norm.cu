@@ -51,8 +51,7 @@ __global__ void __launch_bounds__(kRowThreads)
       }
       if (block > 1) {
         butterfly(grad[r], block, norm);
-#pragma unroll
-        for (int i = 0; i < kLane; ++i) grad[r][i] = rounded<D>(grad[r][i]);
+        round8(grad[r], D{});
       }
 #pragma unroll
       for (int i = 0; i < kLane; ++i) {
@@ -124,7 +123,8 @@ void add_rms_norm(const T* x, const T* delta, const float* weight, float eps, in
   make_row_rule(QuantSpec{}, c);  // the length's limits
   const NormalizedRows<device_t<T>> source{dev(x), dev(delta), weight,     eps,
                                            dev(h), dev(y),     inverse_rms};
-  const int rounds = row_rounds(c), threads = row_threads(c, rounds);
+  const int rounds = row_rounds(c, NormalizedRows<device_t<T>>::kRounds);
+  const int threads = row_threads(c, rounds);
   with_rounds(rounds, [&](auto count) {
     load_rows<NormalizedRows<device_t<T>>, decltype(count)::value>
         <<<static_cast<unsigned>(m), threads, 0, stream>>>(source, static_cast<int>(c));
@@ -141,7 +141,7 @@ void rms_norm_backward(const QuantSpec* spec, const uint8_t* mask, const T* grad
                        Stream stream) {
   const RowRule rule = make_row_rule(spec == nullptr ? QuantSpec{} : *spec, c);
   const int64_t blocks = backward_blocks(m);
-  const int rounds = row_rounds(c), threads = row_threads(c, rounds);
+  const int rounds = row_rounds(c, 1), threads = row_threads(c, rounds);
   if (m > 0) {
     with_rounds(rounds, [&](auto count) {
       backward_rows<device_t<T>, decltype(count)::value>

@@ -1,6 +1,7 @@
 #include "quest/kernels/cuda/row_rule.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "quest/base/error.h"
 #include "quest/quant/hadamard.h"
@@ -9,17 +10,20 @@
 namespace quest::kernels::cuda {
 namespace {
 
+// From the factors of both limits to those of the estimator's.
 void set_mask(RowRule& rule, const QuantSpec& spec) {
   switch (spec.estimator) {
     case GradientEstimator::kTrust:
     case GradientEstimator::kTrustHalfGap:
-      rule.mask = MaskKind::kTrust;
+      rule.error_of = 1;
+      rule.clip_factor = 0;
       break;
     case GradientEstimator::kClip:
-      rule.mask = MaskKind::kClip;
+      rule.trust_factor = 0;
       break;
     case GradientEstimator::kSte:
-      rule.mask = MaskKind::kOnes;
+      rule.trust_factor = rule.clip_factor = 0;
+      rule.ste_limit = std::numeric_limits<float>::infinity();
       break;
   }
 }
@@ -36,11 +40,14 @@ void set_uniform(RowRule& rule, const QuantSpec& spec) {
   rule.clip_factor = spec.clip_scale;
   rule.half_levels = ternary ? 1.0f : rule.half_steps / 2;
   rule.shift = ternary ? 0.0f : 0.5f;
-  rule.slope = ternary ? 1 : 2;
-  rule.intercept = ternary ? 0 : 1;
+  rule.slope = ternary ? 1.0f : 2.0f;
+  rule.intercept = ternary ? 0.0f : 1.0f;
+  // The low byte of 1.5 * 2^23's bits is 0, so that of n + 1.5 * 2^23 is n.
   const CodeFormat format = code_format(spec);
-  rule.code_shift = format.multiplier == 2 ? 1 : 0;
-  rule.code_offset = format.offset;
+  rule.number_shift = format.multiplier == 2 ? 1 : 0;
+  rule.number_offset = format.offset;
+  rule.code_slope = ternary || format.multiplier == 2 ? 1 : 2;  // n, n - 1 or 2n - 1
+  rule.code_offset = ternary ? 0 : -1;
 }
 
 void set_table(RowRule& rule, const QuantSpec& spec) {

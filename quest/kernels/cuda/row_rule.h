@@ -15,11 +15,9 @@ enum class CodeKind {
   kSparse,  // the 4:8 grids
   kValues,  // no codes: values alone (kNone)
 };
-enum class MaskKind { kOnes, kTrust, kClip };
 
 struct RowRule {
   CodeKind code = CodeKind::kValues;
-  MaskKind mask = MaskKind::kOnes;
   int block = 1;   // of the Hadamard transform, 1 for none
   float norm = 1;  // hadamard_norm(block)
 
@@ -30,14 +28,20 @@ struct RowRule {
   bool epsilon_in_rms = false;
   bool whole_steps = false;  // ternary: a number is a whole step
   float unit_over_r = 0;     // tables
-  float trust_factor = 0;    // trust limit = trust_factor * rms (tables: * r)
-  float clip_factor = 0;     // clip limit = clip_factor * scale (tables: * r)
 
-  // Linear grids: n = rint(clamp(z, +-half_levels) + shift), number = slope * n - intercept,
-  // code = (number - code_offset) >> code_shift.
+  // A value passes its gradient where |xh - error_of * value| <= limit. trust: error_of 1, limit
+  // trust_factor * rms; clip: error_of 0, limit clip_factor * scale (tables: both times r); ste:
+  // limit infinite.
+  float error_of = 0;
+  float trust_factor = 0, clip_factor = 0, ste_limit = 0;
+
+  // Linear grids: n = rint(clamp(z, +-half_levels) + shift), number = slope * n - intercept, code =
+  // the low byte of code_slope * (bits of n + 1.5 * 2^23) + code_offset. Back: number =
+  // (code << number_shift) + number_offset.
   float half_levels = 0, shift = 0;
-  int slope = 1, intercept = 0;
-  int code_shift = 0, code_offset = 0;
+  float slope = 1, intercept = 0;
+  int code_slope = 1, code_offset = 0;
+  int number_shift = 0, number_offset = 0;
 
   bool rounds = true;           // sparse: false for kMask4of8, which keeps values as they are
   bool number_is_code = false;  // tables: FP4 stores numbers, Gaussian grids indices

@@ -8,12 +8,14 @@ namespace quest::kernels::cuda {
 
 template <class D>
 struct PlainRows {
+  static constexpr int kRounds =
+      2;  // at least, in rows of 1024 values and more: measured on an H100
   const D* x;
 
-  template <int kRounds>
-  __device__ void load(int64_t row, int k, bool vector, float (&v)[kRounds][kLane], float*) const {
+  template <int kCount>
+  __device__ void load(int64_t row, int k, bool vector, float (&v)[kCount][kLane], float*) const {
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
+    for (int r = 0; r < kCount; ++r) {
       const int column = (r * blockDim.x + threadIdx.x) * kLane;
       load_part(x + row * k + column, column < k ? min(kLane, k - column) : 0, vector && column < k,
                 v[r]);
@@ -24,6 +26,7 @@ struct PlainRows {
 // RMSNorm of x + delta, rounded to D.
 template <class D>
 struct NormalizedRows {
+  static constexpr int kRounds = 1;
   const D* x;
   const D* delta;       // or null
   const float* weight;  // (K)
@@ -32,12 +35,12 @@ struct NormalizedRows {
   D* y;                // or null
   float* inverse_rms;  // or null
 
-  template <int kRounds>
-  __device__ void load(int64_t row, int k, bool vector, float (&v)[kRounds][kLane],
+  template <int kCount>
+  __device__ void load(int64_t row, int k, bool vector, float (&v)[kCount][kLane],
                        float* scratch) const {
     float squares = 0.0f;
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
+    for (int r = 0; r < kCount; ++r) {
       const int column = (r * blockDim.x + threadIdx.x) * kLane;
       const int count = column < k ? min(kLane, k - column) : 0;
       const bool whole = vector && column < k;
@@ -47,7 +50,8 @@ struct NormalizedRows {
         float d[kLane];
         load_part(delta + at, count, whole, d);
 #pragma unroll
-        for (int i = 0; i < kLane; ++i) v[r][i] = rounded<D>(v[r][i] + d[i]);
+        for (int i = 0; i < kLane; ++i) v[r][i] += d[i];
+        round8(v[r], D{});
         if (count > 0) store_part(h + at, count, whole, v[r]);
       }
 #pragma unroll
@@ -57,14 +61,15 @@ struct NormalizedRows {
     const float inverse = 1.0f / sqrtf(mean + eps);
     if (inverse_rms != nullptr && threadIdx.x == 0) inverse_rms[row] = inverse;
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
+    for (int r = 0; r < kCount; ++r) {
       const int column = (r * blockDim.x + threadIdx.x) * kLane;
       const int count = column < k ? min(kLane, k - column) : 0;
       const bool whole = vector && column < k;
       float w[kLane];
       load_part(weight + column, count, whole, w);
 #pragma unroll
-      for (int i = 0; i < kLane; ++i) v[r][i] = rounded<D>(v[r][i] * inverse * w[i]);
+      for (int i = 0; i < kLane; ++i) v[r][i] = v[r][i] * inverse * w[i];
+      round8(v[r], D{});
       if (y != nullptr && count > 0) store_part(y + row * k + column, count, whole, v[r]);
     }
   }
@@ -75,12 +80,13 @@ __device__ inline float sigmoid(float x) { return __frcp_rn(1.0f + __expf(-x)); 
 // silu(gate) * up, rounded to D; rows of gate_up hold gate, then up.
 template <class D>
 struct SwigluRows {
+  static constexpr int kRounds = 2;
   const D* gate_up;
 
-  template <int kRounds>
-  __device__ void load(int64_t row, int k, bool vector, float (&v)[kRounds][kLane], float*) const {
+  template <int kCount>
+  __device__ void load(int64_t row, int k, bool vector, float (&v)[kCount][kLane], float*) const {
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
+    for (int r = 0; r < kCount; ++r) {
       const int column = (r * blockDim.x + threadIdx.x) * kLane;
       const int count = column < k ? min(kLane, k - column) : 0;
       const bool whole = vector && column < k;
@@ -88,7 +94,8 @@ struct SwigluRows {
       load_part(gate_up + row * 2 * k + column, count, whole, v[r]);
       load_part(gate_up + row * 2 * k + k + column, count, whole, up);
 #pragma unroll
-      for (int i = 0; i < kLane; ++i) v[r][i] = rounded<D>(v[r][i] * sigmoid(v[r][i]) * up[i]);
+      for (int i = 0; i < kLane; ++i) v[r][i] = v[r][i] * sigmoid(v[r][i]) * up[i];
+      round8(v[r], D{});
     }
   }
 };

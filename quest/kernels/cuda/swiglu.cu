@@ -54,8 +54,7 @@ __global__ void backward(const uint8_t* mask, int block, float norm, const D* gr
   }
   if (block > 1) {
     butterfly(grad, block, norm);
-#pragma unroll
-    for (int i = 0; i < kLane; ++i) grad[i] = rounded<D>(grad[i]);
+    round8(grad, D{});
   }
   if (at.count == 0) return;
   float gate[kLane], up[kLane];

@@ -2,6 +2,7 @@
 #include "quest/base/error.h"
 #include "quest/kernels/cuda/adamw.h"
 #include "quest/kernels/cuda/cross_entropy.h"
+#include "quest/kernels/cuda/fp8_gradient.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/cuda/rms_norm.h"
@@ -37,6 +38,19 @@ void adamw(float*, const float*, float*, float*, int64_t, const AdamWSettings&, 
   missing("adamw");
 }
 
+bool fp8_gradient_supports(int64_t, int64_t) { return false; }
+void fp8_gradient_rows(const bfloat16*, const float*, const float*, int64_t, int64_t, uint8_t*,
+                       float*, float*, uint32_t*, Stream) {
+  missing("fp8_gradient_rows");
+}
+void fp8_gradient_columns(const bfloat16*, const float*, const float*, int64_t, int64_t, uint8_t*,
+                          Stream) {
+  missing("fp8_gradient_columns");
+}
+void fp8_turn_codes(const int8_t*, int64_t, int64_t, uint8_t*, Stream) {
+  missing("fp8_turn_codes");
+}
+
 template <class T>
 void hadamard_quantize(const QuantSpec&, const T*, int64_t, int64_t, const QuantizedRows&, Stream) {
   missing("hadamard_quantize");
@@ -52,10 +66,12 @@ void swiglu_hadamard_quantize(const QuantSpec&, const T*, int64_t, int64_t, cons
                               Stream) {
   missing("swiglu_hadamard_quantize");
 }
-template <class T>
-void mask_hadamard(const QuantSpec&, const T*, const uint8_t*, int64_t, int64_t, T*, Stream) {
+template <class T, class Out>
+void mask_hadamard(const QuantSpec&, const T*, const uint8_t*, int64_t, int64_t, Out*, Stream) {
   missing("mask_hadamard");
 }
+template void mask_hadamard<bfloat16, float>(const QuantSpec&, const bfloat16*, const uint8_t*,
+                                             int64_t, int64_t, float*, Stream);
 template <class T>
 void dequantize_rows(const QuantSpec&, const int8_t*, const float*, int64_t, int64_t, T*, Stream) {
   missing("dequantize_rows");
@@ -107,8 +123,8 @@ void gemm_lowbit(const int8_t*, const float*, const int8_t*, const float*, int64
                                                   float*, const QuantizedRows&, Stream);           \
   template void swiglu_hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,          \
                                             const QuantizedRows&, Stream);                         \
-  template void mask_hadamard<T>(const QuantSpec&, const T*, const uint8_t*, int64_t, int64_t, T*, \
-                                 Stream);                                                          \
+  template void mask_hadamard<T, T>(const QuantSpec&, const T*, const uint8_t*, int64_t, int64_t,  \
+                                    T*, Stream);                                                   \
   template void dequantize_rows<T>(const QuantSpec&, const int8_t*, const float*, int64_t,         \
                                    int64_t, T*, Stream);                                           \
   template void add_rms_norm<T>(const T*, const T*, const float*, float, int64_t, int64_t, T*, T*, \

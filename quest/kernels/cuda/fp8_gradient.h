@@ -1,0 +1,40 @@
+// Operands of FP8 (e4m3) backward products. With x = s_x[m] c_x[m][k] and w = s_w[n] c_w[n][k],
+// whose codes are small integers that e4m3 holds exactly, the products of the backward pass are
+//
+//   dx[m][k] = sum_n (dy[m][n] s_w[n]) c_w[n][k]      rows of dy s_w in e4m3, one scale each
+//   dw[n][k] = sum_m (dy[m][n] s_x[m]) c_x[m][k]      columns of dy s_x in e4m3, one scale each
+//
+// so the gradient alone is rounded. FP8 tensor cores read both operands along the sum: codes and
+// the second form of the gradient are turned over. A scale is the largest magnitude over 448, or 1
+// for a row of zeros; values are rounded to nearest even.
+//
+// Pointers are device memory, 16-byte aligned, dense row-major. Asynchronous in `stream`.
+#pragma once
+
+#include <cstdint>
+
+#include "quest/base/bfloat16.h"
+#include "quest/kernels/cuda/stream.h"
+
+namespace quest::kernels::cuda {
+
+// Largest code magnitude that is exact beside all smaller integers.
+inline constexpr int kMaxFp8Code = 16;
+// Sizes that the operations take: M and N multiples of 16, N at most kMaxRow.
+bool fp8_gradient_supports(int64_t m, int64_t n);
+
+// dy (M,N), column_factors s_w (N), row_factors s_x (M) ->
+// rows (M,N) e4m3 bytes and row_scales (M) of dy s_w; column_scales (N) of dy s_x.
+// workspace: N unsigned ints.
+void fp8_gradient_rows(const bfloat16* dy, const float* column_factors, const float* row_factors,
+                       int64_t m, int64_t n, uint8_t* rows, float* row_scales, float* column_scales,
+                       uint32_t* workspace, Stream stream);
+
+// dy (M,N), row_factors (M), column_scales (N) -> turned (N,M) e4m3 bytes of dy s_x / scale.
+void fp8_gradient_columns(const bfloat16* dy, const float* row_factors, const float* column_scales,
+                          int64_t m, int64_t n, uint8_t* turned, Stream stream);
+
+// codes (M,K) int8, magnitudes up to kMaxFp8Code -> turned (K,M) e4m3 bytes. M, K multiples of 16.
+void fp8_turn_codes(const int8_t* codes, int64_t m, int64_t k, uint8_t* turned, Stream stream);
+
+}  // namespace quest::kernels::cuda
