@@ -170,15 +170,12 @@ void run(const std::string& preset, int64_t batch, int64_t sequence) {
   });
   const at::Tensor bytes = at::empty({m, 2 * f}, on_gpu(at::kByte)), big = normal({m, 2 * f});
   const at::Tensor cs = at::empty({2 * f}, on_gpu(at::kFloat)), rs = at::ones({m}, cs.options());
-  const at::Tensor work = at::empty({2 * f}, on_gpu(at::kInt));
-  table.bytes("FP8 rows and column scales of a gradient", size(big) + size(bytes), [&] {
-    gpu::fp8_gradient_rows(data<bfloat16>(big), data<float>(wu), data<float>(rs), m, 2 * f,
-                           data<uint8_t>(bytes), data<float>(rs), data<float>(cs),
-                           data<uint32_t>(work), current_stream());
-  });
-  table.bytes("FP8 columns of a gradient", size(big) + size(bytes), [&] {
-    gpu::fp8_gradient_columns(data<bfloat16>(big), data<float>(rs), data<float>(cs), m, 2 * f,
-                              data<uint8_t>(bytes), current_stream());
+  const at::Tensor work = at::empty({m + 2 * f}, on_gpu(at::kInt));
+  const at::Tensor bytes2 = at::empty_like(bytes), rs2 = at::empty_like(rs);
+  table.bytes("gradient to FP8, by rows and by columns", 2 * size(big) + 2 * size(bytes), [&] {
+    gpu::fp8_gradient(data<bfloat16>(big), data<float>(wu), data<float>(rs), m, 2 * f,
+                      data<uint8_t>(bytes), data<float>(rs2), data<uint8_t>(bytes2),
+                      data<float>(cs), data<uint32_t>(work), current_stream());
   });
   table.bytes("codes turned to FP8", 2 * size(qf[0]), [&] {
     gpu::fp8_turn_codes(data<int8_t>(qf[0]), m, f, data<uint8_t>(bytes), current_stream());

@@ -254,12 +254,10 @@ TEST_F(CudaKernels, Fp8OperandsAreRoundedWithOneScalePerRowOrColumn) {
     const at::Tensor d = dy.cuda(), dsw = sw.cuda(), dsx = sx.cuda();
     const at::Tensor rows = poisoned({m, n}, at::kByte), turned = poisoned({n, m}, at::kByte);
     const at::Tensor got_rows = poisoned({m}, at::kFloat), got_columns = poisoned({n}, at::kFloat);
-    const at::Tensor space = poisoned({n}, at::kInt);
-    gpu::fp8_gradient_rows(data<bfloat16>(d), data<float>(dsw), data<float>(dsx), m, n,
-                           data<uint8_t>(rows), data<float>(got_rows), data<float>(got_columns),
-                           data<uint32_t>(space), current_stream());
-    gpu::fp8_gradient_columns(data<bfloat16>(d), data<float>(dsx), data<float>(got_columns), m, n,
-                              data<uint8_t>(turned), current_stream());
+    const at::Tensor space = poisoned({m + n}, at::kInt);
+    gpu::fp8_gradient(data<bfloat16>(d), data<float>(dsw), data<float>(dsx), m, n,
+                      data<uint8_t>(rows), data<float>(got_rows), data<uint8_t>(turned),
+                      data<float>(got_columns), data<uint32_t>(space), current_stream());
     const std::string what = fmt::format("{} x {}", m, n);
     expect_same_bits(got_rows, row_scales, what + " row scales");
     expect_same_bits(got_columns, column_scales, what + " column scales");

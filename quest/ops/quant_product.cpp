@@ -8,7 +8,6 @@
 #include "quest/kernels/cuda/fp8_gradient.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
-#include "quest/kernels/cuda/row_rule.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
 #include "quest/ops/matmul.h"
@@ -122,20 +121,22 @@ SavedLayer::Gradients SavedLayer::gradients(const at::Tensor& grad_y, const Quan
 SavedLayer::Gradients SavedLayer::fp8_gradients(const at::Tensor& grad_y,
                                                 const QuantizedTensor& x) const {
   const int64_t m = grad_y.size(0), n = grad_y.size(1), k = x.codes.size(1);
-  QUEST_CHECK(kernels::cuda::fp8_gradient_supports(m, n), ErrorKind::kUsage,
-              "FP8 backward products need tokens in multiples of 16 and at most {} outputs; this "
-              "product has {} tokens and {} outputs",
-              kernels::cuda::kMaxRow, m, n);
+  QUEST_CHECK(
+      kernels::cuda::fp8_gradient_supports(m, n), ErrorKind::kUsage,
+      "FP8 backward products need tokens in multiples of 16, at most 4 million; this product "
+      "has {} tokens and {} outputs",
+      m, n);
   const auto bytes = grad_y.options().dtype(at::kFloat8_e4m3fn);
   const auto floats = grad_y.options().dtype(at::kFloat);
   const at::Tensor rows = at::empty({m, n}, bytes), row_scales = at::empty({m, 1}, floats);
-  const at::Tensor column_scales = at::empty({n, 1}, floats), ones = at::ones({1, k}, floats);
-  const at::Tensor workspace = at::empty({n}, grad_y.options().dtype(at::kInt));
+  const at::Tensor columns = at::empty({n, m}, bytes), column_scales = at::empty({n, 1}, floats);
+  const at::Tensor workspace = at::empty({m + n}, grad_y.options().dtype(at::kInt));
   const auto stream = current_stream();
-  kernels::cuda::fp8_gradient_rows(data<bfloat16>(grad_y), data<float>(weight_->quantized.units),
-                                   data<float>(x.units), m, n, data<uint8_t>(rows),
-                                   data<float>(row_scales), data<float>(column_scales),
-                                   data<uint32_t>(workspace), stream);
+  kernels::cuda::fp8_gradient(data<bfloat16>(grad_y), data<float>(weight_->quantized.units),
+                              data<float>(x.units), m, n, data<uint8_t>(rows),
+                              data<float>(row_scales), data<uint8_t>(columns),
+                              data<float>(column_scales), data<uint32_t>(workspace), stream);
+  const at::Tensor ones = at::ones({1, k}, floats);
   const auto product = [&](const at::Tensor& a, const at::Tensor& turned,
                            const at::Tensor& scales) {
     return at::_scaled_mm(a, turned.t(), scales, ones, {}, {}, at::kBFloat16,
@@ -143,10 +144,7 @@ SavedLayer::Gradients SavedLayer::fp8_gradients(const at::Tensor& grad_y,
   };
   Gradients out;
   out.values = product(rows, weight_->turned, row_scales);
-  const at::Tensor columns = at::empty({n, m}, bytes), x_turned = at::empty({k, m}, bytes);
-  kernels::cuda::fp8_gradient_columns(data<bfloat16>(grad_y), data<float>(x.units),
-                                      data<float>(column_scales), m, n, data<uint8_t>(columns),
-                                      stream);
+  const at::Tensor x_turned = at::empty({k, m}, bytes);
   kernels::cuda::fp8_turn_codes(data<int8_t>(x.codes), m, k, data<uint8_t>(x_turned), stream);
   const at::Tensor grad_w = product(columns, x_turned, column_scales);
   out.weight = at::empty({n, k}, floats);

@@ -20,19 +20,14 @@ namespace quest::kernels::cuda {
 
 // Largest code magnitude that is exact beside all smaller integers.
 inline constexpr int kMaxFp8Code = 16;
-// Sizes that the operations take: M and N multiples of 16, N at most kMaxRow.
+// Sizes that the operations take: multiples of 16.
 bool fp8_gradient_supports(int64_t m, int64_t n);
 
-// dy (M,N), column_factors s_w (N), row_factors s_x (M) ->
-// rows (M,N) e4m3 bytes and row_scales (M) of dy s_w; column_scales (N) of dy s_x.
-// workspace: N unsigned ints.
-void fp8_gradient_rows(const bfloat16* dy, const float* column_factors, const float* row_factors,
-                       int64_t m, int64_t n, uint8_t* rows, float* row_scales, float* column_scales,
-                       uint32_t* workspace, Stream stream);
-
-// dy (M,N), row_factors (M), column_scales (N) -> turned (N,M) e4m3 bytes of dy s_x / scale.
-void fp8_gradient_columns(const bfloat16* dy, const float* row_factors, const float* column_scales,
-                          int64_t m, int64_t n, uint8_t* turned, Stream stream);
+// dy (M,N), s_w (N), s_x (M) -> of dy s_w: rows (M,N) e4m3 bytes, row_scales (M); of dy s_x: turned
+// (N,M) e4m3 bytes, column_scales (N). workspace: M + N unsigned ints.
+void fp8_gradient(const bfloat16* dy, const float* s_w, const float* s_x, int64_t m, int64_t n,
+                  uint8_t* rows, float* row_scales, uint8_t* turned, float* column_scales,
+                  uint32_t* workspace, Stream stream);
 
 // codes (M,K) int8, magnitudes up to kMaxFp8Code -> turned (K,M) e4m3 bytes. M, K multiples of 16.
 void fp8_turn_codes(const int8_t* codes, int64_t m, int64_t k, uint8_t* turned, Stream stream);

@@ -39,13 +39,9 @@ void adamw(float*, const float*, float*, float*, int64_t, const AdamWSettings&, 
 }
 
 bool fp8_gradient_supports(int64_t, int64_t) { return false; }
-void fp8_gradient_rows(const bfloat16*, const float*, const float*, int64_t, int64_t, uint8_t*,
-                       float*, float*, uint32_t*, Stream) {
-  missing("fp8_gradient_rows");
-}
-void fp8_gradient_columns(const bfloat16*, const float*, const float*, int64_t, int64_t, uint8_t*,
-                          Stream) {
-  missing("fp8_gradient_columns");
+void fp8_gradient(const bfloat16*, const float*, const float*, int64_t, int64_t, uint8_t*, float*,
+                  uint8_t*, float*, uint32_t*, Stream) {
+  missing("fp8_gradient");
 }
 void fp8_turn_codes(const int8_t*, int64_t, int64_t, uint8_t*, Stream) {
   missing("fp8_turn_codes");
