@@ -156,6 +156,7 @@ void run(const Options& o) {
   nn::LlamaModel model(shape, config.quant, nn::ComputeType::kBFloat16, at::kCUDA);
   model.init_weights(o.seed);
   if (o.backward == "fp8") model.use_fp8_backward();
+  model.set_recompute(nn::recompute_from_name(o.recompute));
   const auto optimizer = train::make_optimizer(config.optimizer, model.parameters());
   const int64_t micro = o.micro_batch > 0 ? o.micro_batch : o.batch;
   const std::vector<Batch> batches = random_batches(o, micro);

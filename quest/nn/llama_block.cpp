@@ -1,6 +1,7 @@
 #include "quest/nn/llama_block.h"
 
 #include "quest/base/error.h"
+#include "quest/nn/recompute.h"
 #include "quest/ops/attention.h"
 
 namespace quest::nn {
@@ -56,9 +57,46 @@ LlamaBlock::LlamaBlock(int64_t index, const LlamaConfig& config, const QuantReci
       mlp(prefix_of(index), config, recipe, placement),
       eps_(config.rms_norm_eps) {}
 
-Residual LlamaBlock::forward(const Residual& in, const Rope& rope, BlockKv* kv, int64_t start) {
-  const Residual mixed = attention.forward(in, input_norm, eps_, rope, kv, start);
-  return mlp.forward(mixed, post_attention_norm, eps_);
+Residual LlamaBlock::forward(const Residual& in, const Rope& rope, BlockKv* kv, int64_t start,
+                             Recompute recomputed) {
+  const auto run_mlp = [this](const Residual& mixed) {
+    return mlp.forward(mixed, post_attention_norm, eps_);
+  };
+  const auto run = [&](const Residual& x) {
+    return run_mlp(attention.forward(x, input_norm, eps_, rope, kv, start));
+  };
+  // As a function of lists of tensors. The parts live on until the backward pass: they hold what
+  // they use by value or by members of this block and of its model.
+  const auto again = [](auto part, const Residual& x) {
+    const variable_list out = recompute(
+        [part](const variable_list& v) {
+          const Residual r = part(Residual{v[0], v[1]});
+          return variable_list{r.x, r.delta};
+        },
+        {x.x, x.delta});
+    return Residual{out[0], out[1]};
+  };
+  switch (recomputed) {
+    case Recompute::kOff:
+      return run(in);
+    case Recompute::kMlp:
+      return again(run_mlp, attention.forward(in, input_norm, eps_, rope, kv, start));
+    case Recompute::kBlock:
+      return again(
+          [this, run_mlp, &rope](const Residual& x) {
+            return run_mlp(attention.forward(x, input_norm, eps_, rope, nullptr, 0));
+          },
+          in);
+  }
+  QUEST_ASSERT(false, "recompute {}", static_cast<int>(recomputed));
+}
+
+Recompute recompute_from_name(std::string_view name) {
+  if (name == "off") return Recompute::kOff;
+  if (name == "mlp") return Recompute::kMlp;
+  QUEST_CHECK(name == "block", ErrorKind::kUsage, "recompute is \"{}\", allowed: off, mlp, block",
+              name);
+  return Recompute::kBlock;
 }
 
 }  // namespace quest::nn

@@ -32,6 +32,12 @@ struct Residual {
   at::Tensor delta;
 };
 
+// What is computed again in the backward pass to save memory: nothing, the insides of the MLP (half
+// of what a block keeps), or the whole block (its input alone is kept).
+enum class Recompute { kOff, kMlp, kBlock };
+// "off", "mlp", "block"; throws kUsage.
+Recompute recompute_from_name(std::string_view name);
+
 class LlamaAttention {
  public:
   LlamaAttention(const std::string& prefix, const LlamaConfig& config, const QuantRecipe& recipe,
@@ -66,7 +72,9 @@ class LlamaBlock {
   LlamaBlock(int64_t index, const LlamaConfig& config, const QuantRecipe& recipe,
              const Placement& placement);
 
-  Residual forward(const Residual& in, const Rope& rope, BlockKv* kv, int64_t start);
+  // recompute: what the backward pass computes again (training only: kv is null then).
+  Residual forward(const Residual& in, const Rope& rope, BlockKv* kv, int64_t start,
+                   Recompute recompute = Recompute::kOff);
   // Its four products.
   std::array<QuantLinear*, 4> layers() {
     return {&attention.qkv_proj, &attention.o_proj, &mlp.gate_up_proj, &mlp.down_proj};

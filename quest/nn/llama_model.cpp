@@ -115,12 +115,15 @@ at::Tensor LlamaModel::hidden_states(const at::Tensor& tokens, KvState* state) {
   Residual x{at::embedding(embedding_, on_device(tokens)).to(scalar_type(compute_)), {}};
   for (size_t i = 0; i < blocks_.size(); ++i) {
     BlockKv* kv = state == nullptr ? nullptr : &state->blocks_[i];
-    x = blocks_[i]->forward(x, rope_, kv, state == nullptr ? 0 : state->length_);
+    x = blocks_[i]->forward(x, rope_, kv, state == nullptr ? 0 : state->length_,
+                            state == nullptr ? recompute_ : Recompute::kOff);
   }
   return ops::add_rms_norm(x.x, x.delta, final_norm_, config_.rms_norm_eps);
 }
 
 at::Tensor LlamaModel::loss(const at::Tensor& tokens, const at::Tensor& targets) {
+  // Recomputed parts run without gradients first and would quantize weights without their masks.
+  if (recompute_ != Recompute::kOff && at::GradMode::is_enabled()) refresh();
   const at::Tensor hidden = hidden_states(tokens, nullptr);
   return ops::linear_cross_entropy(hidden.view({-1, config_.hidden_size}), head(),
                                    head_copy(at::GradMode::is_enabled()),

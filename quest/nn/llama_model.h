@@ -79,6 +79,8 @@ class LlamaModel {
   std::vector<NamedParameter> parameters() const;
   std::vector<HfTensor> hf_tensors() const;
   void zero_grad();
+  // What loss() keeps less of: recompute in llama_block.h. The result is the same to the bit.
+  void set_recompute(Recompute recompute) { recompute_ = recompute; }
   // Backward products of the blocks in FP8 (GPU): ops::QuantLinearState::use_fp8_backward.
   void use_fp8_backward();
   // Quantizes all weights whose version changed, in place on a GPU: otherwise the first forward
@@ -97,6 +99,7 @@ class LlamaModel {
   QuantRecipe recipe_;
   ComputeType compute_;
   at::Device device_;
+  Recompute recompute_ = Recompute::kOff;
   at::Tensor embedding_;   // (V,C)
   at::Tensor head_;        // (V,C); undefined if tied
   at::Tensor final_norm_;  // (C)

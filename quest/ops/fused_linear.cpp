@@ -104,8 +104,7 @@ class NormQuantLinearFunction : public torch::autograd::Function<NormQuantLinear
     }
     const at::Tensor h = delta.defined() ? rows.h : x;
     const at::Tensor y = forward_product(recipe, q, *side, state->compute());
-    ctx->save_for_backward({h, rows.inverse_rms, norm, q.codes, q.units, q.mask});
-    ctx->saved_data["eps"] = eps;
+    ctx->save_for_backward({h, rows.inverse_rms, norm, q.codes, q.units, q.mask, q.values});
     ctx->saved_data["adds"] = delta.defined();
     save_layer(ctx, *state, side);
     return {h, y};
@@ -116,15 +115,11 @@ class NormQuantLinearFunction : public torch::autograd::Function<NormQuantLinear
     const SavedLayer layer = saved_layer(ctx);
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor &h = saved[0], &inverse_rms = saved[1], &norm = saved[2];
-    QuantizedTensor q{saved[3], saved[4], saved[5], {}};
+    const QuantizedTensor q{saved[3], saved[4], saved[5], saved[6]};
     const at::Tensor grad_h = grads[0].defined() ? grads[0].contiguous() : at::Tensor();
     const at::Tensor grad_y = grads[1].contiguous();
     const bool want_weight = ctx->needs_input_grad(0);
-    if (want_weight && !q.has_codes()) {
-      norm_rows({h, {}, norm, ctx->saved_data["eps"].toDouble(), {}, {}}, q.values);
-    }
     const auto [grad_values, grad_weight] = layer.gradients(grad_y, q, true, want_weight);
-    q.values = at::Tensor();
     const int64_t m = h.size(0), k = h.size(1);
     at::Tensor grad_x = at::empty_like(h);
     at::Tensor grad_norm = at::empty_like(norm);
@@ -162,7 +157,7 @@ class SwigluQuantLinearFunction : public torch::autograd::Function<SwigluQuantLi
     } else {
       q.values = swiglu_rows(gate_up);
     }
-    ctx->save_for_backward({gate_up, q.codes, q.units, q.mask});
+    ctx->save_for_backward({gate_up, q.codes, q.units, q.mask, q.values});
     save_layer(ctx, *state, side);
     return forward_product(recipe, q, *side, state->compute());
   }
@@ -172,12 +167,10 @@ class SwigluQuantLinearFunction : public torch::autograd::Function<SwigluQuantLi
     const SavedLayer layer = saved_layer(ctx);
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor& gate_up = saved[0];
-    QuantizedTensor q{saved[1], saved[2], saved[3], {}};
+    const QuantizedTensor q{saved[1], saved[2], saved[3], saved[4]};
     const at::Tensor grad_y = grads[0].contiguous();
     const bool want_weight = ctx->needs_input_grad(1);
-    if (want_weight && !q.has_codes()) q.values = swiglu_rows(gate_up);
     const auto [grad_values, grad_weight] = layer.gradients(grad_y, q, true, want_weight);
-    q.values = at::Tensor();
     const int64_t m = gate_up.size(0), f = gate_up.size(1) / 2;
     at::Tensor grad_gate_up = at::empty_like(gate_up);
     with_kernel_type(gate_up.scalar_type(), "swiglu_quant_linear", [&](auto element) {

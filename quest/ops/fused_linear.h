@@ -7,8 +7,8 @@
 //
 // On a CPU, and for inputs that are rotated but not quantized, they are composed of the single
 // operations. Either way they have the bits of that composition. Saved for backward on a GPU: h and
-// its inverse rms (gate_up), codes, units and mask bits; inputs that are not quantized are made
-// again rather than kept.
+// its inverse rms (gate_up), and of the input codes, units and mask bits, or its values if it is
+// not quantized.
 #pragma once
 
 #include <utility>

@@ -294,6 +294,9 @@ void declare_data(Declaration& d, TrainConfig& c) {
          "type of activations and products; master weights are FP32 (fp64: all in FP64, for tests)",
          {"--compute"});
   d.text("train.device", c.train.device, {"cpu", "cuda"}, "where to compute", {"--device"});
+  d.text("train.recompute", c.train.recompute, {"off", "mlp", "block"},
+         "what the backward pass computes again to save memory: nothing, MLPs, or whole blocks",
+         Facts{"--recompute", false});
   d.text(
       "train.backward", c.train.backward, {"bf16", "fp8"},
       "GPU: type of the blocks' backward products; fp8 rounds gradients to e4m3, needs at most 4 "

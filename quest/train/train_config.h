@@ -82,6 +82,7 @@ struct TrainConfig {
     int64_t sequence_length = 512;
     std::string compute_type = "bf16";
     std::string device = "cpu";
+    std::string recompute = "off";
     std::string backward = "bf16";
     bool cuda_graphs = true;
     bool deterministic = false;

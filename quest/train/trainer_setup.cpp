@@ -115,6 +115,7 @@ void Trainer::make_model() {
   averages_ = std::make_unique<WeightAverages>(config_.averaging, model_->parameters());
   guards_.emplace(config_.guards);
   if (config_.train.backward == "fp8") model_->use_fp8_backward();
+  model_->set_recompute(nn::recompute_from_name(config_.train.recompute));
   if (on_gpu) {
     gpu_step_ = std::make_unique<GpuStep>(*model_, *optimizer_, config_, accumulation_);
   }

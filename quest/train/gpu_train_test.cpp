@@ -1,0 +1,375 @@
+// Training on a GPU against training on the CPU, graphs against single operations, resuming.
+// Skipped where no GPU can be used.
+#include <algorithm>
+#include <fstream>
+
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/equal.h>
+#include <gtest/gtest.h>
+
+#include "quest/base/error.h"
+#include "quest/base/philox.h"
+#include "quest/base/testing.h"
+#include "quest/ops/gpu.h"
+#include "quest/train/checkpoint.h"
+#include "quest/train/gpu_step.h"
+#include "quest/train/trainer.h"
+
+namespace quest::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+LlamaConfig small(int64_t kv_heads = 4) {
+  LlamaConfig c;
+  c.vocab_size = 264;
+  c.hidden_size = 128;
+  c.num_layers = 2;
+  c.num_heads = 4;
+  c.num_kv_heads = kv_heads;
+  c.head_dim = 32;
+  c.intermediate_size = 256;
+  c.max_position_embeddings = 32;
+  return c;
+}
+
+// Markov text: there is something to learn.
+std::vector<int32_t> text(int64_t count, uint64_t seed) {
+  const Philox random(seed);
+  std::vector<int32_t> tokens;
+  int32_t last = 'a';
+  for (int64_t k = 0; k < count; ++k) {
+    last =
+        'a' + (last - 'a' + static_cast<int32_t>(random.below(static_cast<uint64_t>(k), 3))) % 26;
+    tokens.push_back(last);
+  }
+  return tokens;
+}
+
+Batch batch_of(int64_t rows, int64_t length, uint64_t seed) {
+  Batch b;
+  b.batch = rows;
+  b.sequence_length = length;
+  const std::vector<int32_t> t = text(rows * length + 1, seed);
+  b.inputs.assign(t.begin(), t.end() - 1);
+  b.targets.assign(t.begin() + 1, t.end());
+  return b;
+}
+
+at::Tensor tensor_of(const std::vector<int32_t>& ids, const Batch& b) {
+  at::Tensor out = at::arange(b.batch * b.sequence_length, at::kLong);
+  std::copy(ids.begin(), ids.end(), out.data_ptr<int64_t>());
+  return out.view({b.batch, b.sequence_length});
+}
+
+double relative(const at::Tensor& a, const at::Tensor& b) {
+  const at::Tensor x = a.cpu().to(at::kDouble), y = b.cpu().to(at::kDouble);
+  return ((x - y).norm() / y.norm().clamp_min(1e-30)).item<double>();
+}
+
+class GpuTrain : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string reason = ops::gpu_unusable_reason();
+    if (!reason.empty()) GTEST_SKIP() << reason;
+    prepare_gpu(/*deterministic=*/true);
+  }
+};
+
+TEST_F(GpuTrain, LossAndGradientsAreThoseOfTheCpuForEveryRecipe) {
+  const Batch b = batch_of(4, 32, 1);
+  const at::Tensor inputs = tensor_of(b.inputs, b), targets = tensor_of(b.targets, b);
+  for (const char* name : {"bf16", "w1a1", "w2a2", "w3a3", "w4a4", "w8a8", "w4a8", "w4a16", "w6a6",
+                           "ternary", "fp4", "int4_4of8", "gauss3", "w4a4_nohadamard"}) {
+    for (const int64_t kv_heads : {4, 2}) {
+      for (const nn::ComputeType compute :
+           {nn::ComputeType::kFloat32, nn::ComputeType::kBFloat16}) {
+        const std::string what = fmt::format(
+            "{} kv {} {}", name, kv_heads, compute == nn::ComputeType::kFloat32 ? "fp32" : "bf16");
+        nn::LlamaModel cpu(small(kv_heads), recipe_from_name(name), compute);
+        nn::LlamaModel gpu(small(kv_heads), recipe_from_name(name), compute, at::kCUDA);
+        cpu.init_weights(1);
+        gpu.init_weights(1);
+        const at::Tensor a = cpu.loss(inputs, targets), g = gpu.loss(inputs, targets);
+        a.backward();
+        g.backward();
+        // In FP32 only codes that a rounding error moves differ; BF16 rounds everywhere.
+        const bool exact = compute == nn::ComputeType::kFloat32;
+        EXPECT_NEAR(g.item<double>(), a.item<double>(), exact ? 2e-4 : 5e-3) << what;
+        const auto pa = cpu.parameters(), pg = gpu.parameters();
+        for (size_t i = 0; i < pa.size(); ++i) {
+          EXPECT_LT(relative(pg[i].tensor.grad(), pa[i].tensor.grad()), exact ? 0.05 : 0.25)
+              << what << " " << pa[i].name;
+        }
+        EXPECT_LT(relative(gpu.logits(inputs), cpu.logits(inputs)), exact ? 0.01 : 0.1) << what;
+      }
+    }
+  }
+}
+
+TEST_F(GpuTrain, Fp32WithoutQuantizersIsExact) {
+  const Batch b = batch_of(4, 32, 1);
+  const at::Tensor inputs = tensor_of(b.inputs, b), targets = tensor_of(b.targets, b);
+  nn::LlamaModel cpu(small(), recipe_from_name("bf16"), nn::ComputeType::kFloat32);
+  nn::LlamaModel gpu(small(), recipe_from_name("bf16"), nn::ComputeType::kFloat32, at::kCUDA);
+  cpu.init_weights(1);
+  gpu.init_weights(1);
+  cpu.loss(inputs, targets).backward();
+  gpu.loss(inputs, targets).backward();
+  const auto pa = cpu.parameters(), pg = gpu.parameters();
+  for (size_t i = 0; i < pa.size(); ++i) {
+    EXPECT_LT(relative(pg[i].tensor.grad(), pa[i].tensor.grad()), 1e-5) << pa[i].name;
+  }
+}
+
+struct Steps {
+  std::vector<double> losses, norms;
+  std::vector<at::Tensor> weights;
+};
+
+Steps run_steps(const TrainConfig& config, int64_t micro_batches, int64_t steps) {
+  nn::LlamaModel model(small(), config.quant, nn::ComputeType::kBFloat16, at::kCUDA);
+  model.init_weights(1);
+  model.set_recompute(nn::recompute_from_name(config.train.recompute));
+  if (config.train.backward == "fp8") model.use_fp8_backward();
+  const auto optimizer = make_optimizer(config.optimizer, model.parameters());
+  GpuStep gpu(model, *optimizer, config, micro_batches);
+  Steps run;
+  const auto take = [&] {
+    const GpuStep::Result r = gpu.take();
+    run.losses.push_back(r.loss);
+    run.norms.push_back(r.gradient_norm);
+  };
+  for (int64_t s = 0; s < steps; ++s) {
+    const Batch all = batch_of(8, 32, static_cast<uint64_t>(s));
+    const int64_t rows = 8 / micro_batches;
+    for (int64_t k = 0; k < micro_batches; ++k) {
+      Batch part;
+      part.batch = rows;
+      part.sequence_length = 32;
+      part.inputs.assign(all.inputs.begin() + k * rows * 32,
+                         all.inputs.begin() + (k + 1) * rows * 32);
+      part.targets.assign(all.targets.begin() + k * rows * 32,
+                          all.targets.begin() + (k + 1) * rows * 32);
+      gpu.micro_batch(part, 1.0 / static_cast<double>(micro_batches));
+    }
+    gpu.finish(1e-3);
+    gpu.apply();
+    while (gpu.untaken() > 1) take();
+  }
+  while (gpu.untaken() > 0) take();
+  EXPECT_EQ(optimizer->steps(), steps);
+  for (const auto& p : model.parameters()) run.weights.push_back(p.tensor.detach().cpu());
+  return run;
+}
+
+TrainConfig config_for(const char* recipe) {
+  TrainConfig c;
+  c.quant = recipe_from_name(recipe);
+  c.train.device = "cuda";
+  return c;
+}
+
+void expect_equal(const Steps& a, const Steps& b) {
+  EXPECT_EQ(a.losses, b.losses);
+  EXPECT_EQ(a.norms, b.norms);
+  for (size_t i = 0; i < a.weights.size(); ++i) {
+    EXPECT_TRUE(at::equal(a.weights[i], b.weights[i])) << i;
+  }
+}
+
+TEST_F(GpuTrain, GraphsSingleOperationsAndRecomputingGiveTheSameBits) {
+  for (const char* recipe : {"bf16", "w4a4", "w1a1", "w4a16"}) {
+    SCOPED_TRACE(recipe);
+    TrainConfig c = config_for(recipe);
+    const Steps expected = run_steps(c, 1, 6);
+    EXPECT_LT(expected.losses.back(), expected.losses.front());
+    for (const char* recompute : {"mlp", "block"}) {
+      c.train.recompute = recompute;
+      expect_equal(run_steps(c, 1, 6), expected);
+    }
+    c.train.recompute = "off";
+    c.train.cuda_graphs = false;
+    expect_equal(run_steps(c, 1, 6), expected);
+  }
+}
+
+TEST_F(GpuTrain, MicroBatchesAddUpToTheBatch) {
+  for (const char* recipe : {"bf16", "w4a4"}) {
+    const Steps whole = run_steps(config_for(recipe), 1, 6);
+    for (const bool graphs : {true, false}) {
+      TrainConfig c = config_for(recipe);
+      c.train.cuda_graphs = graphs;
+      const Steps parts = run_steps(c, 4, 6);
+      for (size_t s = 0; s < whole.losses.size(); ++s) {
+        EXPECT_NEAR(parts.losses[s], whole.losses[s], 0.01 * whole.losses[s]) << recipe << s;
+        EXPECT_NEAR(parts.norms[s], whole.norms[s], 0.05 * whole.norms[s]) << recipe << s;
+      }
+    }
+  }
+}
+
+TEST_F(GpuTrain, Fp8BackwardStaysNearBf16) {
+  if (!ops::gpu_is_hopper()) GTEST_SKIP() << "FP8 row-wise products need a Hopper GPU";
+  TrainConfig c = config_for("w4a4");
+  const Steps expected = run_steps(c, 1, 10);
+  c.train.backward = "fp8";
+  const Steps got = run_steps(c, 1, 10);
+  EXPECT_EQ(got.losses.front(), expected.losses.front());
+  EXPECT_NE(got.norms.front(), expected.norms.front()) << "FP8 must have been used";
+  EXPECT_NEAR(got.norms.front(), expected.norms.front(), 0.05 * expected.norms.front());
+  EXPECT_NEAR(got.losses.back(), expected.losses.back(), 0.03 * expected.losses.back());
+}
+
+TEST_F(GpuTrain, Fp8BackwardRefusesWhatE4m3CannotHold) {
+  for (const char* recipe : {"bf16", "w8a8", "w4a16", "gauss3"}) {
+    nn::LlamaModel model(small(), recipe_from_name(recipe), nn::ComputeType::kBFloat16, at::kCUDA);
+    EXPECT_THROW(model.use_fp8_backward(), Error) << recipe;
+  }
+}
+
+TEST_F(GpuTrain, AStepThatIsNotFiniteChangesNothing) {
+  TrainConfig c = config_for("w4a4");
+  nn::LlamaModel model(small(), c.quant, nn::ComputeType::kBFloat16, at::kCUDA);
+  model.init_weights(1);
+  const auto optimizer = make_optimizer(c.optimizer, model.parameters());
+  GpuStep gpu(model, *optimizer, c, 1);
+  const auto step = [&](double weight) {
+    gpu.micro_batch(batch_of(4, 32, 1), weight);
+    gpu.finish(1e-3);
+    gpu.apply();
+    return gpu.take();
+  };
+  step(1.0);
+  std::vector<at::Tensor> before;
+  for (const auto& p : model.parameters()) before.push_back(p.tensor.detach().clone());
+  const GpuStep::Result bad = step(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_FALSE(std::isfinite(bad.loss));
+  EXPECT_EQ(optimizer->steps(), 1);
+  const auto after = model.parameters();
+  for (size_t i = 0; i < after.size(); ++i) {
+    EXPECT_TRUE(at::equal(after[i].tensor.detach(), before[i])) << after[i].name;
+  }
+  EXPECT_TRUE(std::isfinite(step(1.0).loss));
+  EXPECT_EQ(optimizer->steps(), 2);
+}
+
+class GpuTrainer : public GpuTrain {
+ protected:
+  void SetUp() override {
+    GpuTrain::SetUp();
+    if (IsSkipped()) return;
+    write("train.qtok", 40000, 1);
+    write("validation.qtok", 2000, 2);
+  }
+
+  void write(const char* name, int64_t count, uint64_t seed) {
+    const auto tokenizer = make_byte_tokenizer();
+    TokenFileInfo info;
+    info.vocab_size = tokenizer->vocab_size();
+    info.eos_id = tokenizer->eos_id();
+    info.tokenizer_fingerprint = tokenizer->fingerprint();
+    TokenFileWriter writer(folder_ / name, info);
+    writer.begin_document();
+    writer.append(text(count, seed), count);
+    writer.finish();
+  }
+
+  TrainConfig config(const std::string& name, const char* device, const char* recipe) const {
+    TrainConfig c;
+    c.run.name = name;
+    c.run.folder = (folder_ / "runs").string();
+    c.run.threads = 2;
+    c.model.preset = "none";
+    c.model.hidden_size = 128;
+    c.model.num_layers = 2;
+    c.model.num_heads = 4;
+    c.model.vocab_size = 264;
+    c.quant = recipe_from_name(recipe);
+    c.data.train = folder_.path().string();
+    c.data.tokenizer = "bytes";
+    c.train.steps = 20;
+    c.train.batch_size = 8;
+    c.train.sequence_length = 64;
+    c.train.device = device;
+    c.train.deterministic = true;
+    c.optimizer.lr = 2e-3;
+    c.eval.every = 10;
+    c.checkpoint.every = 10;
+    c.checkpoint.minutes = 0;
+    c.log.peak_tflops = 1;
+    return c;
+  }
+
+  TrainOutcome train(const TrainConfig& c) {
+    SingleProcess group;
+    Trainer trainer(c, group);
+    return trainer.run();
+  }
+
+  std::vector<double> losses(const TrainOutcome& outcome, const char* key = "loss") {
+    std::vector<double> out;
+    std::ifstream file(outcome.run / "metrics.jsonl");
+    for (std::string line; std::getline(file, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (json.contains(key)) out.push_back(json[key].get<double>());
+    }
+    return out;
+  }
+
+  testing::TemporaryFolder folder_;
+};
+
+TEST_F(GpuTrainer, TheFirstTwentyStepsAreThoseOfTheCpu) {
+  for (const char* recipe : {"bf16", "w4a4", "w2a2", "w1a1"}) {
+    const TrainOutcome cpu = train(config(fmt::format("cpu_{}", recipe), "cpu", recipe));
+    const TrainOutcome gpu = train(config(fmt::format("gpu_{}", recipe), "cuda", recipe));
+    const std::vector<double> a = losses(cpu), b = losses(gpu);
+    ASSERT_EQ(a.size(), 20u);
+    ASSERT_EQ(b.size(), 20u);
+    for (size_t s = 0; s < a.size(); ++s) EXPECT_NEAR(b[s], a[s], 0.005 * a[s]) << recipe << s;
+    EXPECT_LT(b.back(), 0.9 * b.front());
+    const auto va = losses(cpu, "validation_loss"), vb = losses(gpu, "validation_loss");
+    ASSERT_EQ(va.size(), vb.size());
+    for (size_t s = 0; s < va.size(); ++s) EXPECT_NEAR(vb[s], va[s], 0.01 * va[s]) << recipe;
+    EXPECT_GT(gpu.summary["peak_gpu_memory_bytes"].get<int64_t>(), 0);
+  }
+}
+
+TEST_F(GpuTrainer, ResumedIsAsNeverStopped) {
+  TrainConfig c = config("whole", "cuda", "w4a4");
+  c.averaging.ema_decay = 0.9;
+  const TrainOutcome whole = train(c);
+  // The same run again from its checkpoint of step 10.
+  const auto weights = whole.summary["weights_xxh3_128"];
+  const auto curve = losses(whole);
+  fs::remove_all(whole.run / "final");
+  fs::remove(whole.run / "summary.json");
+  fs::remove_all(whole.run / "checkpoints" / "step-00000020");
+  const TrainOutcome resumed = train(c);
+  EXPECT_EQ(resumed.summary["weights_xxh3_128"], weights);
+  EXPECT_EQ(losses(resumed), curve);
+}
+
+TEST_F(GpuTrainer, OtherOptimizersAndGuardsWork) {
+  for (const char* optimizer : {"sgd", "schedule_free_adamw"}) {
+    TrainConfig c = config(optimizer, "cuda", "w4a4");
+    c.optimizer.name = optimizer;
+    c.optimizer.lr = optimizer == std::string("sgd") ? 0.1 : 2e-3;
+    const auto l = losses(train(c));
+    EXPECT_LT(l.back(), l.front()) << optimizer;
+    c.train.device = "cpu";
+    const auto on_cpu = losses(train(c));
+    EXPECT_NEAR(l.back(), on_cpu.back(), 0.01 * on_cpu.back()) << optimizer;
+  }
+  TrainConfig c = config("judged", "cuda", "w4a4");
+  c.guards.spike = "skip";
+  const auto judged = losses(train(c));
+  const auto plain = losses(train(config("plain", "cuda", "w4a4")));
+  EXPECT_EQ(judged, plain) << "no spike: the same steps";
+}
+
+}  // namespace
+}  // namespace quest::train
