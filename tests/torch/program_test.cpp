@@ -10,6 +10,7 @@
 #include "quest/base/testing_command.h"
 #include "quest/convert/testing_checkpoint.h"
 #include "quest/model/llama_config.h"
+#include "quest/ops/gpu.h"
 #include "quest/packed/testing_packed.h"
 #include "quest/text/testing_text.h"
 
@@ -146,6 +147,36 @@ TEST(Program, ExportsInspectsAndVerifies) {
   EXPECT_EQ(run("export " + run_folder + " --out " + run_folder).code, 2);
   EXPECT_EQ(run("export " + run_folder + " --format hf --head int4 --out x").code, 2);
   EXPECT_EQ(run("eval " + packed + " " + text).code, 3);  // packed: for quest-run
+}
+
+// On a machine with a GPU that this build can use: the CPU's result. Elsewhere: why not.
+TEST(Program, ComputesOnAGpuOrSaysWhyNot) {
+  const quest::testing::TemporaryFolder folder;
+  quest::testing::write_checkpoint(folder / "m", quest::testing::small_llama(),
+                                   quest::recipe_from_name("w4a4"));
+  const std::string model = (folder / "m").string(), json = (folder / "e.json").string();
+  const std::string text = folder.write("a.txt", quest::testing::kSampleText).string();
+  const std::string eval = "eval " + model + " " + text + " --compute fp32 --json " + json;
+  const std::string generate = "generate " + model + " --prompt In --max-tokens 4 --ignore-end";
+  const std::string reason = quest::ops::gpu_unusable_reason();
+  if (!reason.empty()) {
+    for (const std::string& command : {eval, generate}) {
+      const auto outcome = run(command + " --device cuda");
+      EXPECT_EQ(outcome.code, quest::exit_code(quest::ErrorKind::kEnvironment)) << command;
+      EXPECT_NE(outcome.errors.find(reason), std::string::npos) << outcome.errors;
+    }
+    GTEST_SKIP() << reason;
+  }
+  const auto perplexity = [&](const std::string& device) {
+    const auto outcome = run(eval + " --device " + device);
+    EXPECT_EQ(outcome.code, 0) << outcome.errors;
+    const quest::Json result = quest::read_json(folder / "e.json");
+    EXPECT_EQ(result["device"], device);
+    return result["perplexity"].get<double>();
+  };
+  EXPECT_NEAR(perplexity("cuda") / perplexity("cpu"), 1, 0.02);
+  const auto outcome = run(generate + " --device cuda");
+  EXPECT_EQ(outcome.code, 0) << outcome.errors;
 }
 
 }  // namespace
