@@ -160,7 +160,7 @@ TEST(Program, ComputesOnAGpuOrSaysWhyNot) {
   const std::string generate = "generate " + model + " --prompt In --max-tokens 4 --ignore-end";
   const std::string reason = quest::ops::gpu_unusable_reason();
   if (!reason.empty()) {
-    for (const std::string& command : {eval, generate}) {
+    for (const std::string& command : {eval, generate, std::string("selftest")}) {
       const auto outcome = run(command + " --device cuda");
       EXPECT_EQ(outcome.code, quest::exit_code(quest::ErrorKind::kEnvironment)) << command;
       EXPECT_NE(outcome.errors.find(reason), std::string::npos) << outcome.errors;
@@ -175,8 +175,10 @@ TEST(Program, ComputesOnAGpuOrSaysWhyNot) {
     return result["perplexity"].get<double>();
   };
   EXPECT_NEAR(perplexity("cuda") / perplexity("cpu"), 1, 0.02);
-  const auto outcome = run(generate + " --device cuda");
-  EXPECT_EQ(outcome.code, 0) << outcome.errors;
+  for (const std::string& command : {generate, std::string("selftest")}) {
+    const auto outcome = run(command + " --device cuda", (folder / "out").string());
+    EXPECT_EQ(outcome.code, 0) << outcome.errors << quest::read_file(folder / "out");
+  }
 }
 
 }  // namespace
