@@ -157,8 +157,12 @@ TEST(Program, ComputesOnAGpuOrSaysWhyNot) {
   const std::string model = (folder / "m").string(), json = (folder / "e.json").string();
   const std::string text = folder.write("a.txt", quest::testing::kSampleText).string();
   const std::string eval = "eval " + model + " " + text + " --compute fp32 --json " + json;
+  EXPECT_EQ(run("doctor", (folder / "doctor").string()).code, 0);
+  const std::string doctor = quest::read_file(folder / "doctor");
   const std::string generate = "generate " + model + " --prompt In --max-tokens 4 --ignore-end";
   const std::string reason = quest::ops::gpu_unusable_reason();
+  EXPECT_NE(doctor.find(reason.empty() ? "compute capability" : reason), std::string::npos)
+      << doctor;
   if (!reason.empty()) {
     for (const std::string& command : {eval, generate, std::string("selftest")}) {
       const auto outcome = run(command + " --device cuda");
