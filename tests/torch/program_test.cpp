@@ -149,6 +149,22 @@ TEST(Program, ExportsInspectsAndVerifies) {
   EXPECT_EQ(run("eval " + packed + " " + text).code, 3);  // packed: for quest-run
 }
 
+TEST(Program, PrintsPlansAndTrainsNothing) {
+  const quest::testing::TemporaryFolder folder;
+  const std::string text = folder.write("a.txt", quest::testing::kSampleText).string();
+  const std::string data = (folder / "data").string(), runs = (folder / "runs").string();
+  EXPECT_EQ(run("data " + text + " --tokenizer bytes --validation-fraction 0 --out " + data).code,
+            0);
+  const auto outcome =
+      run("train --print-plans --steps 1 --sequence-length 16 --quant w4a4 --data " + data +
+              " --run.folder " + runs,
+          (folder / "out").string());
+  EXPECT_EQ(outcome.code, 0) << outcome.errors;
+  const std::string printed = quest::read_file(folder / "out");
+  EXPECT_TRUE(printed.starts_with("device       cpu, bf16\nqkv_proj     1920 x 640: ")) << printed;
+  EXPECT_FALSE(std::filesystem::exists(runs));
+}
+
 // On a machine with a GPU that this build can use: the CPU's result. Elsewhere: why not.
 TEST(Program, ComputesOnAGpuOrSaysWhyNot) {
   const quest::testing::TemporaryFolder folder;
