@@ -87,6 +87,7 @@ RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, const Mem
       static_cast<double>(steps * plan.tokens_per_step) / static_cast<double>(training_tokens);
   plan.flops_per_token = model.training_flops_per_token(config.train.sequence_length);
   plan.peak_flops = peak_flops;
+  plan.device = config.train.device;
   plan.memory = memory;
   plan.code = code_plan_text(config, model);
   return plan;
@@ -123,9 +124,11 @@ std::string RunPlan::text() const {
                                    static_cast<double>(non_embedding_parameters)));
   const auto bytes = [&](int64_t value) { return quantity(value, "B"); };
   line("memory",
-       fmt::format("about {}: program {}, weights {}, their copies {}, gradients {}, optimizer {}, "
-                   "saved for backward {}, working {}",
-                   bytes(memory.total_bytes()), bytes(memory.program_bytes),
+       fmt::format("about {}{}weights {}, their copies {}, gradients {}, optimizer {}, saved for "
+                   "backward {}, working {}",
+                   bytes(memory.total_bytes()),
+                   device == "cuda" ? std::string(" on the GPU: ")
+                                    : fmt::format(": program {}, ", bytes(memory.program_bytes)),
                    bytes(memory.weight_bytes), bytes(memory.copy_bytes),
                    bytes(memory.gradient_bytes), bytes(memory.optimizer_bytes),
                    bytes(memory.saved_bytes), bytes(memory.working_bytes)));

@@ -23,6 +23,7 @@ struct RunPlan {
   double epochs = 0;
   double flops_per_token = 0;  // forward and backward
   double peak_flops = 0;       // per second, of this machine
+  std::string device;          // where it is trained, and whose memory is planned
   MemoryPlan memory;
   std::string code;  // code_plan_text()
   double seconds_at(double utilization) const;
