@@ -18,9 +18,11 @@
 #include "quest/base/version.h"
 #include "quest/cli/commands.h"
 #include "quest/cli_run/machine_report.h"
+#include "quest/kernels/cuda/stream.h"
 #include "quest/kernels/gemm_lowbit.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/ops/attention.h"
+#include "quest/ops/gpu.h"
 #include "quest/ops/quant_linear.h"
 #include "quest/plot/gnuplot.h"
 
@@ -28,6 +30,10 @@ namespace quest::cli {
 namespace {
 
 namespace fs = std::filesystem;
+
+// Of the examples of plans: the 30M model.
+constexpr int64_t kWidth = 640;
+constexpr ops::AttentionShape kAttention{5, 5, 128};
 
 // The content of a file of the system, or nothing where it does not exist.
 std::string system_text(const fs::path& path) {
@@ -62,7 +68,8 @@ MachineFacts collect_facts() {
   facts.threads = at::get_num_threads();
   facts.has_gnuplot = !plot::find_gnuplot().empty();
   facts.has_gpu_driver = fs::exists("/proc/driver/nvidia/version");
-  facts.is_built_for_gpu = QUEST_WITH_GPU != 0;
+  facts.is_built_for_gpu = kernels::cuda::compiled_with_cuda();
+  facts.no_gpu_reason = ops::gpu_unusable_reason();
   facts.has_amx_without_os =
       !facts.cpu.amx_tile && system_text("/proc/cpuinfo").find(" amx_tile") != std::string::npos;
   return facts;
@@ -84,10 +91,26 @@ ReportSection torch_section(const MachineFacts& facts) {
 ReportSection gpu_section(const MachineFacts& facts) {
   ReportSection section{"GPU", {}};
   const std::string driver = system_text("/proc/driver/nvidia/version");
-  section.facts.emplace_back("driver",
-                             driver.empty() ? "none" : driver.substr(0, driver.find('\n')));
+  section.facts.emplace_back("driver", !driver.empty() ? driver.substr(0, driver.find('\n'))
+                                       : facts.no_gpu_reason.empty() ? "unknown"
+                                                                     : "none");
   section.facts.emplace_back(
-      "this build", facts.is_built_for_gpu ? "with torch's CUDA libraries" : "for the CPU only");
+      "this build", facts.is_built_for_gpu
+                        ? fmt::format("GPU kernels for {}", kernels::cuda::compiled_architectures())
+                        : "for the CPU only");
+  if (!facts.no_gpu_reason.empty()) {
+    section.facts.emplace_back("GPU", facts.no_gpu_reason);
+    return section;
+  }
+  section.facts.emplace_back("GPU", ops::gpu_description());
+  for (const char* name : {"w4a4", "bf16"}) {
+    const QuantRecipe recipe = recipe_from_name(name);
+    section.facts.emplace_back(
+        fmt::format("product, {}", name),
+        ops::product_plan_text(recipe, kWidth, kWidth, at::kBFloat16, at::kCUDA));
+  }
+  section.facts.emplace_back("attention of training",
+                             ops::attention_plan(at::kBFloat16, kAttention, at::kCUDA));
   return section;
 }
 
@@ -95,7 +118,6 @@ ReportSection kernels_section() {
   ReportSection section{"Which code runs", {}};
   section.facts.emplace_back("hadamard_quantize", kernels::hadamard_quantize_plan());
   section.facts.emplace_back("gemm_lowbit", kernels::gemm_lowbit_plan());
-  constexpr int64_t kWidth = 640;  // K of the example: the 30M model's width
   for (const char* name : {"w1a1", "w2a2", "w4a4", "w8a8", "w4a16", "fp4", "int4_4of8"}) {
     const QuantRecipe recipe = recipe_from_name(name);
     section.facts.emplace_back(
@@ -104,11 +126,10 @@ ReportSection kernels_section() {
                     ops::product_plan_text(recipe, kWidth, kWidth, at::kBFloat16),
                     ops::product_plan_text(recipe, kWidth, kWidth, at::kFloat)));
   }
-  const ops::AttentionShape shape{5, 5, 128};
   section.facts.emplace_back(
       "attention of training",
-      fmt::format("bf16: {}; fp32: {}", ops::attention_plan(at::kBFloat16, shape),
-                  ops::attention_plan(at::kFloat, shape)));
+      fmt::format("bf16: {}; fp32: {}", ops::attention_plan(at::kBFloat16, kAttention),
+                  ops::attention_plan(at::kFloat, kAttention)));
   return section;
 }
 

@@ -8,6 +8,7 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
+#include "quest/cli/device_option.h"
 #include "quest/cli/model_folder.h"
 #include "quest/cli_run/evaluate.h"
 #include "quest/train/model_scorer.h"
@@ -17,8 +18,7 @@ namespace {
 
 struct EvalArguments {
   std::string model;
-  std::string tokenizer;
-  std::string compute_type = "bf16";
+  LoadOptions load;
   int64_t batch = 8;
   EvaluateArguments evaluate;
 };
@@ -26,12 +26,13 @@ struct EvalArguments {
 void run_eval(const EvalArguments& arguments) {
   check(arguments.evaluate);
   install_shutdown_handlers();
-  LoadedModel loaded = load_model(arguments.model, arguments.compute_type, arguments.tokenizer);
+  LoadedModel loaded = load_model(arguments.model, arguments.load);
   train::ModelScorer scorer(*loaded.model, arguments.batch);
   nlohmann::ordered_json json = evaluate(arguments.evaluate, *loaded.tokenizer, scorer);
   json["model"] = loaded.folder.string();
   json["recipe"] = loaded.model->recipe().name;
-  json["compute_type"] = arguments.compute_type;
+  json["compute_type"] = arguments.load.compute_type;
+  json["device"] = arguments.load.device;
   if (!arguments.evaluate.json.empty()) {
     write_file_atomically(arguments.evaluate.json, json.dump(2) + "\n");
   }
@@ -45,14 +46,15 @@ void add_eval_command(CLI::App& app) {
   command->add_option("MODEL", arguments->model, "checkpoint, run or Hugging Face Llama folder")
       ->required();
   add_evaluate_options(*command, arguments->evaluate);
-  command->add_option("--tokenizer", arguments->tokenizer,
+  command->add_option("--tokenizer", arguments->load.tokenizer,
                       "tokenizer folder or file, or 'bytes' (default: the model's)");
   command->add_option("--batch", arguments->batch, "windows computed at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  command->add_option("--compute", arguments->compute_type, "compute type")
+  command->add_option("--compute", arguments->load.compute_type, "compute type")
       ->check(CLI::IsMember({"bf16", "fp32", "fp64"}))
       ->capture_default_str();
+  add_device_option(*command, arguments->load.device);
   command->callback([arguments] { run_eval(*arguments); });
 }
 

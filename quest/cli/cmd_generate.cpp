@@ -12,6 +12,7 @@
 #include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
 #include "quest/cli/commands.h"
+#include "quest/cli/device_option.h"
 #include "quest/cli/model_folder.h"
 #include "quest/cli_run/sampler_options.h"
 #include "quest/runtime/generator.h"
@@ -22,9 +23,9 @@ namespace quest::cli {
 namespace {
 
 struct GenerateArguments {
-  std::string model, tokenizer;
+  std::string model;
+  LoadOptions load;
   PromptArguments prompt;
-  std::string compute_type = "bf16";
   std::string stop;
   int64_t tokens = 200;
   SamplerSettings sampler;
@@ -102,16 +103,16 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--stop", arguments->stop, "stop before this text");
   command->add_flag("--ignore-end", arguments->ignore_end,
                     "go on when the model ends the document");
-  command->add_option("--tokenizer", arguments->tokenizer,
+  command->add_option("--tokenizer", arguments->load.tokenizer,
                       "tokenizer folder or file, or 'bytes' (default: the model's)");
-  command->add_option("--compute", arguments->compute_type, "compute type")
+  command->add_option("--compute", arguments->load.compute_type, "compute type")
       ->check(CLI::IsMember({"bf16", "fp32"}))
       ->capture_default_str();
+  add_device_option(*command, arguments->load.device);
   command->callback([arguments] {
     validate(arguments->sampler);
     install_shutdown_handlers();
-    LoadedModel loaded =
-        load_model(arguments->model, arguments->compute_type, arguments->tokenizer);
+    LoadedModel loaded = load_model(arguments->model, arguments->load);
     generate(*arguments, loaded);
   });
 }

@@ -9,7 +9,10 @@
 #include "quest/base/error.h"
 #include "quest/base/progress.h"
 #include "quest/cli/commands.h"
+#include "quest/cli/device_option.h"
 #include "quest/kernels/golden_implementations.h"
+#include "quest/ops/golden_gpu.h"
+#include "quest/ops/gpu.h"
 #include "quest/train/golden_trajectory.h"
 
 namespace quest::cli {
@@ -65,21 +68,22 @@ void print_cases(const std::vector<GoldenCase>& cases, Tally& tally) {
 }
 
 void run_selftest(const SelftestArguments& arguments) {
-  QUEST_CHECK(arguments.device == "cpu", ErrorKind::kEnvironment,
-              "--device {}: this build has no GPU kernels; --device cpu is what it can test",
-              arguments.device);
+  const at::Device device = use_device(arguments.device);
   const std::filesystem::path folder =
       arguments.golden.empty() ? default_golden_folder() : std::filesystem::path(arguments.golden);
   QUEST_CHECK(std::filesystem::is_directory(folder), ErrorKind::kIo, "{}: no such folder",
               folder.string());
   const bool quantizers = std::filesystem::exists(folder / "quantizers.safetensors");
+  if (device.is_cuda()) fmt::print("device {}\n", ops::gpu_description());
   fmt::print("golden folder {}\n{:<36} {:>10} {:>13} {:>7}\n", folder.string(), "case", "deviation",
              "flips/values", "result");
   Tally tally;
   if (quantizers) {
-    print_cases(run_quantizer_golden(folder, kernels::quantizer_implementations()), tally);
+    const auto implementations = device.is_cuda() ? ops::gpu_quantizer_implementations()
+                                                  : kernels::quantizer_implementations();
+    print_cases(run_quantizer_golden(folder, implementations), tally);
   }
-  print_cases(train::run_trajectory_golden(folder), tally);
+  print_cases(train::run_trajectory_golden(folder, device), tally);
   QUEST_CHECK(tally.passed + tally.failed + tally.skipped > 0, ErrorKind::kData,
               "{}: neither quantizers.safetensors nor llama_*.safetensors in this folder",
               folder.string());
@@ -96,9 +100,7 @@ void add_selftest_command(CLI::App& app) {
   auto arguments = std::make_shared<SelftestArguments>();
   command->add_option("--golden", arguments->golden,
                       "folder with quantizers.safetensors and llama_*.safetensors (default: ours)");
-  command->add_option("--device", arguments->device, "where to compute")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->capture_default_str();
+  add_device_option(*command, arguments->device);
   command->callback([arguments] { run_selftest(*arguments); });
 }
 

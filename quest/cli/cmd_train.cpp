@@ -28,6 +28,7 @@ struct TrainArguments {
   std::string resume;     // run folder
   std::string continued;  // run folder or checkpoint
   bool dry_run = false;
+  bool print_plans = false;
   bool print_config = false;
   std::unique_ptr<train::ConfigFlags> flags;
 };
@@ -115,8 +116,10 @@ void run_train(const TrainArguments& arguments) {
   }
   train::SingleProcess group;
   train::Trainer trainer(std::move(config), group);
-  if (arguments.dry_run) {
-    fmt::print("{}", trainer.plan().text());
+  if (arguments.dry_run || arguments.print_plans) {
+    const train::RunPlan plan = trainer.plan();
+    if (arguments.dry_run) fmt::print("{}", plan.text());
+    if (arguments.print_plans) fmt::print("{}", plan.code);
     return;
   }
   install_shutdown_handlers();
@@ -142,6 +145,8 @@ void add_train_command(CLI::App& app) {
       ->excludes(resume);
   command->add_flag("--dry-run", arguments->dry_run,
                     "print parameters, memory and time, and train nothing");
+  command->add_flag("--print-plans", arguments->print_plans,
+                    "print which code computes what, and train nothing");
   command->add_flag("--print-config", arguments->print_config,
                     "print the whole configuration as TOML, and train nothing");
   arguments->flags = std::make_unique<train::ConfigFlags>(*command);

@@ -3,6 +3,7 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/log.h"
+#include "quest/cli/device_option.h"
 #include "quest/model/checkpoint_files.h"
 #include "quest/train/allocator.h"
 #include "quest/train/weights.h"
@@ -28,10 +29,10 @@ void warn_of_another_tokenizer(const LoadedModel& loaded, const std::string& giv
 
 }  // namespace
 
-LoadedModel load_model(const std::filesystem::path& folder, const std::string& compute_type,
-                       const std::string& tokenizer) {
+LoadedModel load_model(const std::filesystem::path& folder, const LoadOptions& options) {
   train::keep_freed_memory();
-  const nn::ComputeType compute = nn::compute_type_from_name(compute_type);
+  const nn::ComputeType compute = nn::compute_type_from_name(options.compute_type);
+  const at::Device device = use_device(options.device);  // before files of gigabytes are read
   LoadedModel loaded;
   loaded.folder = find_model_folder(folder);
   if (std::filesystem::exists(loaded.folder / "checksums.json")) {
@@ -39,18 +40,18 @@ LoadedModel load_model(const std::filesystem::path& folder, const std::string& c
   }
   QuantRecipe recipe;
   const LlamaConfig config = load_llama_config(loaded.folder / "config.json", &recipe);
-  loaded.tokenizer =
-      load_tokenizer(tokenizer.empty() ? loaded.folder : std::filesystem::path(tokenizer));
+  loaded.tokenizer = load_tokenizer(
+      options.tokenizer.empty() ? loaded.folder : std::filesystem::path(options.tokenizer));
   QUEST_CHECK(loaded.tokenizer->vocab_size() <= config.vocab_size, ErrorKind::kData,
               "{}: the tokenizer has {} tokens, the model {}: it is another model's tokenizer",
               loaded.folder.string(), loaded.tokenizer->vocab_size(), config.vocab_size);
-  if (!tokenizer.empty()) warn_of_another_tokenizer(loaded, tokenizer);
-  loaded.model = std::make_unique<nn::LlamaModel>(config, recipe, compute);
+  if (!options.tokenizer.empty()) warn_of_another_tokenizer(loaded, options.tokenizer);
+  loaded.model = std::make_unique<nn::LlamaModel>(config, recipe, compute, device);
   train::load_weights(*loaded.model, loaded.folder);
-  log::info("{}: {} ({} weights, {} activations), {:.2f} M parameters, computing in {}",
+  log::info("{}: {} ({} weights, {} activations), {:.2f} M parameters, computing in {}{}",
             loaded.folder.string(), recipe.name, to_string(recipe.weight),
             to_string(recipe.activation), static_cast<double>(config.parameters()) / 1e6,
-            compute_type);
+            options.compute_type, device.is_cuda() ? " on the GPU" : "");
   return loaded;
 }
 

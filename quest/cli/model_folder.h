@@ -1,6 +1,6 @@
 // A trained model from a folder, for the commands that use one.
 //
-//   LoadedModel m = load_model("runs/demo-1a2b3c4d", "bf16");
+//   LoadedModel m = load_model("runs/demo-1a2b3c4d", {.compute_type = "bf16"});
 //   m.model->logits(tokens);
 #pragma once
 
@@ -19,11 +19,15 @@ struct LoadedModel {
   std::unique_ptr<Tokenizer> tokenizer;
 };
 
+struct LoadOptions {
+  std::string compute_type = "bf16";
+  std::string tokenizer = {};  // file or folder instead of the model's own; empty: its own
+  std::string device = "cpu";  // as --device takes it (device_option.h)
+};
+
 // folder: as find_model_folder (quest/model/checkpoint_files.h) takes it. Proves the checksums if
-// it has them, reads config.json, weights and tokenizer. tokenizer: a file or folder to use instead
-// of the folder's own; empty: its own. Throws kData if the tokenizer has more tokens than the
-// model.
-LoadedModel load_model(const std::filesystem::path& folder, const std::string& compute_type,
-                       const std::string& tokenizer = {});
+// it has them, reads config.json, weights and tokenizer. Throws kData if the tokenizer has more
+// tokens than the model, kEnvironment for a device that this build or machine does not have.
+LoadedModel load_model(const std::filesystem::path& folder, const LoadOptions& options);
 
 }  // namespace quest::cli

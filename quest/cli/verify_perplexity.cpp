@@ -82,7 +82,7 @@ Forwards run_all(const std::filesystem::path& checkpoint, const std::string& com
     out.packed = run("packed", scorer, tokens, context);
   }
   {
-    const LoadedModel loaded = load_model(checkpoint, "fp32");
+    const LoadedModel loaded = load_model(checkpoint, {.compute_type = "fp32"});
     train::ModelScorer scorer(*loaded.model, kWindowsAtOnce);
     const auto parameters = loaded.model->parameters();
     std::vector<std::pair<at::Tensor, const PackedTable*>> tables = {
@@ -101,7 +101,7 @@ Forwards run_all(const std::filesystem::path& checkpoint, const std::string& com
     out.own = out.exact;
     return out;
   }
-  const LoadedModel loaded = load_model(checkpoint, compute);
+  const LoadedModel loaded = load_model(checkpoint, {.compute_type = compute});
   train::ModelScorer scorer(*loaded.model, kWindowsAtOnce);
   out.own = run(("training in " + compute).c_str(), scorer, tokens, context);
   return out;

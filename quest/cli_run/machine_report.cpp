@@ -118,6 +118,9 @@ std::vector<std::string> advise(const MachineFacts& facts) {
     add("An NVIDIA driver is loaded, but this build is for the CPU: make build PRESET=cuda builds "
         "the GPU side.");
   }
+  if (facts.is_built_for_gpu && !facts.no_gpu_reason.empty()) {
+    add(fmt::format("This build has a GPU side, but {}.", facts.no_gpu_reason));
+  }
   return advice;
 }
 

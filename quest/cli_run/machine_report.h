@@ -35,6 +35,7 @@ struct MachineFacts {
   bool has_gnuplot = false;
   bool has_gpu_driver = false;      // an NVIDIA driver is loaded
   bool is_built_for_gpu = false;    // the build has a GPU side
+  std::string no_gpu_reason;        // why that side can use no GPU here; empty: it can
   bool has_amx_without_os = false;  // the CPU lists AMX, the system does not let programs use it
 };
 

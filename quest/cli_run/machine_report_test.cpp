@@ -41,7 +41,15 @@ TEST(Advise, NamesEachLackAndItsRemedy) {
   facts = good_machine();
   facts.has_gpu_driver = true;
   EXPECT_THAT(advise(facts), ElementsAre(HasSubstr("PRESET=cuda")));
+  facts.no_gpu_reason = "this build has no GPU kernels";  // said once
+  EXPECT_THAT(advise(facts), ElementsAre(HasSubstr("PRESET=cuda")));
   facts.is_built_for_gpu = true;
+  facts.no_gpu_reason = "no GPU is visible";
+  EXPECT_THAT(advise(facts), ElementsAre("This build has a GPU side, but no GPU is visible."));
+  facts.no_gpu_reason.clear();
+  EXPECT_THAT(advise(facts), IsEmpty());
+  facts = good_machine();  // a CPU's build on a machine without a GPU lacks nothing
+  facts.no_gpu_reason = "this build has no GPU kernels";
   EXPECT_THAT(advise(facts), IsEmpty());
   facts = good_machine();
   facts.has_amx_without_os = true;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -121,10 +122,10 @@ void judge(GoldenCase& c, double deviation, double tolerance, const std::string&
   }
 }
 
-// One mode, from its file.
+// One mode, from its file. The model is on the device; what is compared is copied to the CPU.
 class Trajectory {
  public:
-  Trajectory(const Golden& golden, const std::string& mode)
+  Trajectory(const Golden& golden, const std::string& mode, at::Device device)
       : golden_(golden),
         mode_(mode),
         file_(golden.folder / (mode + ".safetensors")),
@@ -132,7 +133,7 @@ class Trajectory {
         tolerances_(tolerances_of(recipe_)),
         config_(read_shape(golden)),
         tokens_(tensor_as(file_, "tokens", at::kLong)),
-        model_(config_, recipe_, nn::ComputeType::kFloat32) {
+        model_(config_, recipe_, nn::ComputeType::kFloat32, device) {
     QUEST_CHECK(tokens_.dim() == 3 && tokens_.size(2) >= 2, ErrorKind::kData,
                 "{}: tokens must be (steps, batch, T + 1)", file_.path().string());
     load_init(golden_, model_);
@@ -210,7 +211,7 @@ class Trajectory {
   void check_gradients(GoldenCase& c) const {
     for (const nn::AuthorsTensor& t : nn::authors_tensors(model_)) {
       const at::Tensor gradient =
-          nn::to_authors_layout(t, t.rows_of(t.parameter.grad())).to(at::kDouble).reshape(-1);
+          nn::to_authors_layout(t, t.rows_of(t.parameter.grad()).cpu()).to(at::kDouble).reshape(-1);
       const double golden_norm = scalar("step0.grad_norm." + t.name);
       judge(c, relative(gradient.norm().item<double>(), golden_norm), tolerances_.gradient_norm0,
             "norm of " + t.name);
@@ -283,7 +284,7 @@ class Trajectory {
     GoldenCase c = make_case("final_norms");
     for (const nn::AuthorsTensor& t : nn::authors_tensors(model_)) {
       const double golden = scalar("final_norm." + t.name);
-      const double norm = t.rows_of(t.parameter).to(at::kDouble).norm().item<double>();
+      const double norm = t.rows_of(t.parameter).cpu().to(at::kDouble).norm().item<double>();
       judge(c, relative(norm, golden), tolerances_.final_norms, t.name);
       ++c.values;
     }
@@ -302,7 +303,8 @@ class Trajectory {
 
 }  // namespace
 
-std::vector<GoldenCase> run_trajectory_golden(const std::filesystem::path& folder) {
+std::vector<GoldenCase> run_trajectory_golden(const std::filesystem::path& folder,
+                                              at::Device device) {
   std::vector<std::string> modes;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string name = entry.path().stem().string();
@@ -317,9 +319,10 @@ std::vector<GoldenCase> run_trajectory_golden(const std::filesystem::path& folde
   }
   const Golden golden{folder, read_json(folder / "golden.json"),
                       SafetensorsReader(folder / "llama_init.safetensors")};
+  if (device.is_cuda()) at::globalContext().setAllowTF32CuBLAS(false);
   std::vector<GoldenCase> cases;
   for (const std::string& mode : modes) {
-    const std::vector<GoldenCase> of_mode = Trajectory(golden, mode).run();
+    const std::vector<GoldenCase> of_mode = Trajectory(golden, mode, device).run();
     cases.insert(cases.end(), of_mode.begin(), of_mode.end());
   }
   return cases;

@@ -12,10 +12,13 @@
 //   gradient norms 6 % (unquantized 1e-4). Norms of the final weights: 1 % (unquantized 1e-4).
 //
 //   for (const GoldenCase& c : run_trajectory_golden("tests/golden")) ...
+//   for (const GoldenCase& c : run_trajectory_golden("tests/golden", at::kCUDA)) ...
 #pragma once
 
 #include <filesystem>
 #include <vector>
+
+#include <c10/core/Device.h>
 
 #include "quest/quant/golden.h"
 
@@ -24,6 +27,11 @@ namespace quest::train {
 // Six cases per mode (loss0, logits, gradients, losses, grad_norms, final_norms), in the order of
 // the modes' names. `ties` counts values beyond the exact tolerance that the rule for flips allows.
 // Throws kIo / kData naming file and tensor if the folder is not what this header says.
-std::vector<GoldenCase> run_trajectory_golden(const std::filesystem::path& folder);
+//
+// device: where models are trained; FP64 is always the CPU's. On a GPU the tolerances are the same,
+// so LibTorch's TF32 products, which round the factors, are switched off in this process. Throws
+// kEnvironment where no GPU can be used.
+std::vector<GoldenCase> run_trajectory_golden(const std::filesystem::path& folder,
+                                              at::Device device = at::kCPU);
 
 }  // namespace quest::train

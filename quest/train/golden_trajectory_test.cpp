@@ -4,12 +4,14 @@
 #include <functional>
 #include <map>
 
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 
 #include "quest/base/json_util.h"
 #include "quest/base/safetensors.h"
 #include "quest/base/testing.h"
+#include "quest/ops/gpu.h"
 #include "quest/ops/tensor_file.h"
 
 namespace quest::train {
@@ -80,6 +82,26 @@ TEST(GoldenTrajectory, GoodModePasses) {
     EXPECT_TRUE(c.name.starts_with("llama_w4a4.")) << c.name;
     EXPECT_GT(c.values, 0) << c.name;
   }
+}
+
+TEST(GoldenTrajectory, PassesOnAGpuOrSaysWhyNot) {
+  const std::string reason = ops::gpu_unusable_reason();
+  if (!reason.empty()) {
+    const OneMode mode("llama_w4a4", 1, unaltered);
+    EXPECT_QUEST_ERROR(run_trajectory_golden(mode.path(), at::kCUDA), ErrorKind::kEnvironment,
+                       reason);
+    GTEST_SKIP() << reason;
+  }
+  at::globalContext().setAllowTF32CuBLAS(true);
+  for (const char* name : {"llama_bf16", "llama_w4a4", "llama_w4a16", "llama_sparse"}) {
+    const OneMode mode(name, 24, unaltered);
+    const auto cases = run_trajectory_golden(mode.path(), at::kCUDA);
+    ASSERT_EQ(cases.size(), 6u) << name;
+    for (const GoldenCase& c : cases) {
+      EXPECT_EQ(c.status, GoldenStatus::kPass) << c.name << ": " << c.note;
+    }
+  }
+  EXPECT_FALSE(at::globalContext().allowTF32CuBLAS());
 }
 
 TEST(GoldenTrajectory, FewStepsPassButForTheFinalNorms) {

@@ -45,26 +45,32 @@ struct Sizes {
         kv(static_cast<double>(m.kv_size())),
         mlp(static_cast<double>(m.intermediate_size)),
         vocabulary(static_cast<double>(m.vocab_size)),
-        blocks(static_cast<double>(m.num_layers)) {
+        blocks(static_cast<double>(m.num_layers)),
+        on_gpu(config.train.device == "cuda") {
     type = nn::scalar_type(nn::compute_type_from_name(config.train.compute_type));
     compute = static_cast<double>(c10::elementSize(type));
     master = type == at::kDouble ? 8 : 4;
   }
 
   double tokens, width, q, kv, mlp, vocabulary, blocks;
+  bool on_gpu;
   at::ScalarType type;
   double compute, master;  // bytes of a value
 };
 
-// The weight side that a layer keeps from one optimizer step to the next.
+// The weight side that a layer keeps from one optimizer step to the next. On a GPU the values are
+// there for every grid, and a copy even of masters that are of the compute type
+// (ops::QuantizedWeight).
 double weight_copies(const Sizes& s, const LlamaConfig& m, const QuantRecipe& recipe) {
   const auto per_value = [&](const QuantSpec& spec, bool tiles) {
+    if (s.on_gpu) return s.compute + (ops::has_code_grid(spec) ? 1 : 0) + mask_bytes(spec);
     const double own = passes_through(spec) && s.compute == s.master ? s.master : 0;
     return kept_bytes(spec, s.compute) - own + (tiles ? 1 : 0);
   };
   const auto product = [&](double outputs, int64_t inputs) {
-    const bool tiles = ops::choose_product_plan(recipe, static_cast<int64_t>(outputs), inputs,
-                                                s.type) == ops::ProductPlan::kIntegerCodes;
+    const bool tiles =
+        !s.on_gpu && ops::choose_product_plan(recipe, static_cast<int64_t>(outputs), inputs,
+                                              s.type) == ops::ProductPlan::kIntegerCodes;
     return outputs * static_cast<double>(inputs) * per_value(recipe.weight, tiles);
   };
   const double block = product(s.q + 2 * s.kv, m.hidden_size) + product(s.width, m.q_size()) +
@@ -73,10 +79,12 @@ double weight_copies(const Sizes& s, const LlamaConfig& m, const QuantRecipe& re
 }
 
 // Per token and block: the inputs of both norms and their FP32 scales, qkv, the output of attention
-// with its FP32 normalizers, gate and up, the inputs of the four products.
+// with its FP32 normalizers, gate and up, the inputs of the four products. Inputs that are not
+// quantized are made again on a GPU rather than kept (ops/fused_linear.h).
 double saved_for_backward(const Sizes& s, const LlamaConfig& m, const QuantSpec& activation) {
-  const double input = kept_bytes(activation, s.compute);
-  const double attention = passes_through(activation) ? 0 : s.q * s.compute;  // else o_proj's input
+  const bool passes = passes_through(activation);
+  const double input = passes && s.on_gpu ? 0 : kept_bytes(activation, s.compute);
+  const double attention = passes && !s.on_gpu ? 0 : s.q * s.compute;  // else o_proj's input
   const double block = 2 * (s.width * s.compute + 4) + (s.q + 2 * s.kv) * s.compute + attention +
                        4 * static_cast<double>(m.num_heads) + 2 * s.mlp * s.compute +
                        (2 * s.width + s.q + s.mlp) * input;
@@ -101,6 +109,22 @@ double working_memory(const Sizes& s, const LlamaConfig& m, bool accumulates) {
   return out;
 }
 
+// On a GPU: a chunk of logits, whose products with the head are summed in the gradient itself; and
+// of a block's backward pass the larger of two, both with two gradients of the residual stream:
+// gradients of gate, up and their product; or of the attention's output, of q, k and v alone and
+// fused, and the sums of q's gradient in FP32. Weights need nothing: their values are kept, their
+// gradients are made in FP32 where they stay.
+double gpu_working_memory(const Sizes& s, const LlamaConfig& m, bool accumulates) {
+  const double rows = std::min(s.tokens, static_cast<double>(ops::logits_chunk_rows(
+                                             m.vocab_size, int64_t(s.compute), at::kCUDA)));
+  double out = rows * s.vocabulary * s.compute;
+  // A further micro-batch makes the largest gradient before it is added to the first one's.
+  if (accumulates) out += s.vocabulary * s.width * s.master;
+  const double mlp = (2 * s.width + 3 * s.mlp) * s.compute;
+  const double attention = (2 * s.width + s.q + 2 * (s.q + 2 * s.kv)) * s.compute + 4 * s.q;
+  return out + s.tokens * std::max(mlp, attention);
+}
+
 }  // namespace
 
 MemoryPlan make_memory_plan(const TrainConfig& config, const LlamaConfig& model, int64_t rows,
@@ -108,14 +132,15 @@ MemoryPlan make_memory_plan(const TrainConfig& config, const LlamaConfig& model,
   const Sizes s(model, config, rows);
   const int64_t masters = model.parameters() * static_cast<int64_t>(s.master);
   MemoryPlan plan;
-  plan.program_bytes = program_bytes;
+  plan.program_bytes = s.on_gpu ? 0 : program_bytes;
   plan.weight_bytes = masters;
   plan.copy_bytes = static_cast<int64_t>(weight_copies(s, model, config.quant));
   plan.gradient_bytes = masters;
   plan.optimizer_bytes = masters * state_copies(config);
   plan.saved_bytes = static_cast<int64_t>(saved_for_backward(s, model, config.quant.activation));
-  plan.working_bytes =
-      static_cast<int64_t>(working_memory(s, model, rows < config.train.batch_size));
+  const bool accumulates = rows < config.train.batch_size;
+  plan.working_bytes = static_cast<int64_t>(s.on_gpu ? gpu_working_memory(s, model, accumulates)
+                                                     : working_memory(s, model, accumulates));
   return plan;
 }
 

@@ -4,6 +4,11 @@
 // measured for models of 3.6M to 72M parameters in FP32 and BF16. FP64, whose operations save more,
 // is underestimated.
 //
+// With train.device cuda: of the GPU's memory that tensors hold (gpu_step.h: gpu_peak_bytes),
+// counted from the operations. Not in it: what CUDA and its libraries take for themselves, and the
+// gaps that the allocator leaves. FP32, whose attention is made of plain operations, is
+// underestimated.
+//
 //   MemoryPlan plan = make_memory_plan(config, model, rows, anonymous_bytes());
 //   plan.total_bytes();
 #pragma once
@@ -16,9 +21,10 @@
 namespace quest::train {
 
 struct MemoryPlan {
-  int64_t program_bytes = 0;    // the process before the model: state of libraries
+  int64_t program_bytes = 0;    // the process before the model: state of libraries; GPU: 0
   int64_t weight_bytes = 0;     // FP32 masters
-  int64_t copy_bytes = 0;       // of the weights: codes, masks, tiles, or in the compute type
+  int64_t copy_bytes = 0;       // of the weights: codes, masks, tiles, or in the compute type; on a
+                                // GPU no tiles, and values of the compute type beside the codes
   int64_t gradient_bytes = 0;   // FP32
   int64_t optimizer_bytes = 0;  // its state, and averages of the weights
   int64_t saved_bytes = 0;      // what all blocks keep for the backward pass

@@ -10,6 +10,7 @@
 #include "quest/base/file_bytes.h"
 #include "quest/base/testing.h"
 #include "quest/nn/llama_model.h"
+#include "quest/ops/gpu.h"
 #include "quest/train/optimizer.h"
 
 namespace quest::train {
@@ -17,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Bytes of CPU tensors that this thread allocated and did not free, and the most there were.
+// Bytes of tensors that this thread allocated and did not free, and the most there were.
 class LiveBytes : public c10::MemoryReportingInfoBase {
  public:
   bool memoryProfilingEnabled() const override { return true; }
@@ -109,6 +110,101 @@ TEST(MemoryPlan, StateFollowsTheSettings) {
   c.averaging.ema_decay = 0.99;
   c.averaging.horizon = 10;
   EXPECT_EQ(make_memory_plan(c, m, 4, 0).optimizer_bytes, 3 * masters);
+}
+
+TrainConfig gpu_config_of(const char* recipe, const char* type) {
+  TrainConfig c = config_of(recipe, type);
+  c.train.device = "cuda";
+  return c;
+}
+
+// The estimate alone: no GPU is needed.
+TEST(MemoryPlan, CountsWhatAGpuKeepsOfEachWeight) {
+  const LlamaConfig m = small_model();
+  const auto head = static_cast<double>(m.vocab_size * m.hidden_size);
+  const auto blocks = static_cast<double>(m.num_layers * (128 * 256 + 128 * 128 + 3 * 128 * 512));
+  const auto copies = [&](const char* recipe, const char* type) {
+    return static_cast<double>(make_memory_plan(gpu_config_of(recipe, type), m, 4, 0).copy_bytes);
+  };
+  // Codes, values and mask bits; the head in the compute type.
+  EXPECT_EQ(copies("w4a4", "bf16"), blocks * (1 + 2 + 0.125) + 2 * head);
+  EXPECT_EQ(copies("w4a4", "fp32"), blocks * (1 + 4 + 0.125) + 4 * head);
+  EXPECT_EQ(copies("w4a16", "bf16"), copies("w4a4", "bf16"));
+  EXPECT_EQ(copies("bf16", "bf16"), 2 * (blocks + head));
+  EXPECT_EQ(copies("bf16", "fp32"), 4 * (blocks + head));
+}
+
+TEST(MemoryPlan, AGpuDiffersInCopiesSavedAndWorkingMemory) {
+  const LlamaConfig m = small_model();
+  const TrainConfig c = gpu_config_of("w4a4", "bf16");
+  const MemoryPlan gpu = make_memory_plan(c, m, 4, 1000);
+  const MemoryPlan cpu = make_memory_plan(config_of("w4a4", "bf16"), m, 4, 1000);
+  EXPECT_EQ(gpu.program_bytes, 0);
+  EXPECT_EQ(gpu.weight_bytes, cpu.weight_bytes);
+  EXPECT_EQ(gpu.gradient_bytes, 4 * m.parameters());
+  EXPECT_EQ(gpu.optimizer_bytes, cpu.optimizer_bytes);
+  EXPECT_EQ(gpu.saved_bytes, cpu.saved_bytes);
+  // Inputs that are not quantized are not kept.
+  const auto saved = [&](const TrainConfig& config) {
+    return make_memory_plan(config, m, 4, 0).saved_bytes;
+  };
+  EXPECT_LT(saved(gpu_config_of("bf16", "bf16")), saved(c));
+  EXPECT_LT(saved(gpu_config_of("bf16", "bf16")), saved(config_of("bf16", "bf16")));
+}
+
+TEST(MemoryPlan, OfAGpuGrowsWithEverySize) {
+  const LlamaConfig m = small_model();
+  const TrainConfig c = gpu_config_of("w4a4", "bf16");
+  const int64_t base = make_memory_plan(c, m, 4, 0).total_bytes();
+  for (int64_t LlamaConfig::*size :
+       {&LlamaConfig::vocab_size, &LlamaConfig::hidden_size, &LlamaConfig::intermediate_size,
+        &LlamaConfig::num_layers, &LlamaConfig::num_heads, &LlamaConfig::num_kv_heads}) {
+    LlamaConfig larger = m;
+    larger.*size *= 2;
+    EXPECT_GT(make_memory_plan(c, larger, 4, 0).total_bytes(), base);
+  }
+  EXPECT_GT(make_memory_plan(c, m, 8, 0).total_bytes(), base);
+  EXPECT_LT(make_memory_plan(c, m, 1, 0).total_bytes(), base);
+  TrainConfig longer = c;
+  longer.train.sequence_length *= 2;
+  EXPECT_GT(make_memory_plan(longer, m, 4, 0).total_bytes(), base);
+  EXPECT_GT(make_memory_plan(gpu_config_of("w4a4", "fp32"), m, 4, 0).total_bytes(), base);
+}
+
+// The parts against what the GPU's allocator was asked for. Looser than on a CPU: it rounds sizes
+// up, and attention's workspaces are its library's.
+TEST(MemoryPlan, CountsTheTensorsOfAStepOnAGpu) {
+  if (const std::string reason = ops::gpu_unusable_reason(); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  const LlamaConfig m = small_model();
+  for (const char* recipe : {"w4a4", "bf16"}) {
+    SCOPED_TRACE(recipe);
+    const TrainConfig c = gpu_config_of(recipe, "bf16");
+    const MemoryPlan plan = make_memory_plan(c, m, 4, 0);
+    const auto live = std::make_shared<LiveBytes>();
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, live);
+    nn::LlamaModel model(m, c.quant, nn::ComputeType::kBFloat16, at::kCUDA);
+    model.init_weights(1);
+    int64_t before = live->bytes;
+    model.refresh();
+    const auto copies = static_cast<double>(plan.copy_bytes);
+    EXPECT_NEAR(static_cast<double>(live->bytes - before), copies, 0.05 * copies);
+    const std::unique_ptr<Optimizer> optimizer = make_optimizer(c.optimizer, model.parameters());
+    const at::Tensor tokens = at::randint(m.vocab_size, {4, 128}, at::kLong);
+    model.loss(tokens, tokens).backward();  // libraries take their workspaces for good
+    optimizer->step(1e-3);
+    model.zero_grad();
+    before = live->peak = live->bytes;
+    const at::Tensor loss = model.loss(tokens, tokens);
+    const auto kept = static_cast<double>(plan.saved_bytes + m.vocab_size * m.hidden_size * 4);
+    EXPECT_NEAR(static_cast<double>(live->bytes - before), kept, 0.1 * kept);
+    loss.backward();
+    const auto step =
+        static_cast<double>(plan.saved_bytes + plan.gradient_bytes + plan.working_bytes);
+    EXPECT_LE(static_cast<double>(live->peak - before), 1.1 * step);
+    EXPECT_GE(static_cast<double>(live->peak - before), 0.5 * step);
+  }
 }
 
 TEST(MemoryPlan, OwnMemoryGrowsWithWhatIsTouchedAndNotWithMappedFiles) {

@@ -1,4 +1,5 @@
-// What a run will take, before it starts: `quest train --dry-run`.
+// What a run will take, and which code will run, before it starts: `quest train --dry-run` and
+// `--print-plans`.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,9 @@ struct RunPlan {
   double epochs = 0;
   double flops_per_token = 0;  // forward and backward
   double peak_flops = 0;       // per second, of this machine
+  std::string device;          // where it is trained, and whose memory is planned
   MemoryPlan memory;
+  std::string code;  // code_plan_text()
   double seconds_at(double utilization) const;
 
   // The lines that --dry-run prints.
@@ -31,5 +34,11 @@ struct RunPlan {
 
 RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, const MemoryPlan& memory,
                   int64_t steps, int64_t training_tokens, double peak_flops);
+
+// The lines that --print-plans prints: for each shape of layer its product and how its input is
+// made; attention; the optimizer's path. Of the device that the configuration names, which must be
+// ready (gpu_step.h: prepare_gpu): what a GPU cannot do, or none that is there, shows as the way
+// that is taken instead.
+std::string code_plan_text(const TrainConfig& config, const LlamaConfig& model);
 
 }  // namespace quest::train

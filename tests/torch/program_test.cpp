@@ -10,6 +10,7 @@
 #include "quest/base/testing_command.h"
 #include "quest/convert/testing_checkpoint.h"
 #include "quest/model/llama_config.h"
+#include "quest/ops/gpu.h"
 #include "quest/packed/testing_packed.h"
 #include "quest/text/testing_text.h"
 
@@ -146,6 +147,58 @@ TEST(Program, ExportsInspectsAndVerifies) {
   EXPECT_EQ(run("export " + run_folder + " --out " + run_folder).code, 2);
   EXPECT_EQ(run("export " + run_folder + " --format hf --head int4 --out x").code, 2);
   EXPECT_EQ(run("eval " + packed + " " + text).code, 3);  // packed: for quest-run
+}
+
+TEST(Program, PrintsPlansAndTrainsNothing) {
+  const quest::testing::TemporaryFolder folder;
+  const std::string text = folder.write("a.txt", quest::testing::kSampleText).string();
+  const std::string data = (folder / "data").string(), runs = (folder / "runs").string();
+  EXPECT_EQ(run("data " + text + " --tokenizer bytes --validation-fraction 0 --out " + data).code,
+            0);
+  const auto outcome =
+      run("train --print-plans --steps 1 --sequence-length 16 --quant w4a4 --data " + data +
+              " --run.folder " + runs,
+          (folder / "out").string());
+  EXPECT_EQ(outcome.code, 0) << outcome.errors;
+  const std::string printed = quest::read_file(folder / "out");
+  EXPECT_TRUE(printed.starts_with("device       cpu, bf16\nqkv_proj     1920 x 640: ")) << printed;
+  EXPECT_FALSE(std::filesystem::exists(runs));
+}
+
+// On a machine with a GPU that this build can use: the CPU's result. Elsewhere: why not.
+TEST(Program, ComputesOnAGpuOrSaysWhyNot) {
+  const quest::testing::TemporaryFolder folder;
+  quest::testing::write_checkpoint(folder / "m", quest::testing::small_llama(),
+                                   quest::recipe_from_name("w4a4"));
+  const std::string model = (folder / "m").string(), json = (folder / "e.json").string();
+  const std::string text = folder.write("a.txt", quest::testing::kSampleText).string();
+  const std::string eval = "eval " + model + " " + text + " --compute fp32 --json " + json;
+  EXPECT_EQ(run("doctor", (folder / "doctor").string()).code, 0);
+  const std::string doctor = quest::read_file(folder / "doctor");
+  const std::string generate = "generate " + model + " --prompt In --max-tokens 4 --ignore-end";
+  const std::string reason = quest::ops::gpu_unusable_reason();
+  EXPECT_NE(doctor.find(reason.empty() ? "compute capability" : reason), std::string::npos)
+      << doctor;
+  if (!reason.empty()) {
+    for (const std::string& command : {eval, generate, std::string("selftest")}) {
+      const auto outcome = run(command + " --device cuda");
+      EXPECT_EQ(outcome.code, quest::exit_code(quest::ErrorKind::kEnvironment)) << command;
+      EXPECT_NE(outcome.errors.find(reason), std::string::npos) << outcome.errors;
+    }
+    GTEST_SKIP() << reason;
+  }
+  const auto perplexity = [&](const std::string& device) {
+    const auto outcome = run(eval + " --device " + device);
+    EXPECT_EQ(outcome.code, 0) << outcome.errors;
+    const quest::Json result = quest::read_json(folder / "e.json");
+    EXPECT_EQ(result["device"], device);
+    return result["perplexity"].get<double>();
+  };
+  EXPECT_NEAR(perplexity("cuda") / perplexity("cpu"), 1, 0.02);
+  for (const std::string& command : {generate, std::string("selftest")}) {
+    const auto outcome = run(command + " --device cuda", (folder / "out").string());
+    EXPECT_EQ(outcome.code, 0) << outcome.errors << quest::read_file(folder / "out");
+  }
 }
 
 }  // namespace

@@ -1,0 +1,110 @@
+#include "quest/train/plan.h"
+
+#include <map>
+#include <sstream>
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "quest/ops/attention.h"
+#include "quest/ops/quant_linear.h"
+
+namespace quest::train {
+namespace {
+
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+LlamaConfig small_model() {
+  LlamaConfig m;
+  m.vocab_size = 1024;
+  m.hidden_size = 128;
+  m.intermediate_size = 512;
+  m.num_layers = 4;
+  m.num_heads = 4;
+  m.num_kv_heads = 2;
+  m.head_dim = 32;
+  return m;
+}
+
+TrainConfig config_of(const char* recipe, const char* device) {
+  TrainConfig c;
+  c.quant = recipe_from_name(recipe);
+  c.train.device = device;
+  return c;
+}
+
+// The lines by their first word.
+std::map<std::string, std::string> lines_of(const TrainConfig& config) {
+  std::map<std::string, std::string> lines;
+  std::istringstream in(code_plan_text(config, small_model()));
+  for (std::string line; std::getline(in, line);) {
+    const size_t end = line.find(' ');
+    lines[line.substr(0, end)] = line.substr(line.find_first_not_of(' ', end));
+  }
+  return lines;
+}
+
+TEST(CodePlan, NamesEveryShapeWithItsProduct) {
+  const LlamaConfig m = small_model();
+  for (const auto& [name, device] : {std::pair("cpu", at::kCPU), std::pair("cuda", at::kCUDA)}) {
+    const TrainConfig c = config_of("w4a4", name);
+    auto lines = lines_of(c);
+    EXPECT_EQ(lines.size(), 8u);
+    EXPECT_EQ(lines["device"], std::string(name) + ", bf16");
+    const auto expect = [&](const char* layer, int64_t n, int64_t k, const QuantRecipe& recipe) {
+      EXPECT_THAT(lines[layer], StartsWith(fmt::format(
+                                    "{} x {}: {}; input: ", n, k,
+                                    ops::product_plan_text(recipe, n, k, at::kBFloat16, device))));
+    };
+    expect("qkv_proj", 256, 128, c.quant);
+    expect("o_proj", 128, 128, c.quant);
+    expect("gate_up_proj", 1024, 128, c.quant);
+    expect("down_proj", 128, 512, c.quant);
+    expect("lm_head", 1024, 128, recipe_from_name("bf16"));
+    EXPECT_THAT(lines["lm_head"], HasSubstr("BFloat16 values"));
+    EXPECT_EQ(
+        lines["attention"],
+        ops::attention_plan(at::kBFloat16, {m.num_heads, m.num_kv_heads, m.head_dim}, device));
+  }
+  EXPECT_THAT(lines_of(config_of("w4a4", "cpu"))["qkv_proj"], HasSubstr("integer codes"));
+}
+
+TEST(CodePlan, SaysHowInputsAreMade) {
+  auto cpu = lines_of(config_of("w4a4", "cpu")), gpu = lines_of(config_of("w4a4", "cuda"));
+  EXPECT_THAT(cpu["qkv_proj"],
+              EndsWith("input: residual sum, RMS norm, quantizer one after the other"));
+  EXPECT_THAT(gpu["qkv_proj"], EndsWith("input: residual sum, RMS norm, quantizer in one pass"));
+  EXPECT_THAT(gpu["gate_up_proj"], EndsWith("RMS norm, quantizer in one pass"));
+  EXPECT_THAT(gpu["down_proj"], EndsWith("input: SwiGLU, quantizer in one pass"));
+  EXPECT_THAT(gpu["o_proj"], EndsWith("input: quantizer"));
+  EXPECT_THAT(gpu["lm_head"], EndsWith("input: residual sum, RMS norm in one pass"));
+  gpu = lines_of(config_of("bf16", "cuda"));
+  EXPECT_THAT(gpu["o_proj"], EndsWith("input: as it is"));
+  EXPECT_THAT(gpu["down_proj"], EndsWith("input: SwiGLU"));
+  // Rotated but not quantized: composed of single operations.
+  TrainConfig rotated = config_of("bf16", "cuda");
+  rotated.quant.weight = rotated.quant.activation = spec_from_string("none.hadamard");
+  EXPECT_THAT(lines_of(rotated)["qkv_proj"],
+              EndsWith("residual sum, RMS norm, Hadamard transform one after the other"));
+}
+
+TEST(CodePlan, SaysWhoUpdates) {
+  const auto updates = [](const char* device, const char* optimizer, bool graphs) {
+    TrainConfig c = config_of("w4a4", device);
+    c.optimizer.name = optimizer;
+    c.train.cuda_graphs = graphs;
+    return lines_of(c)["optimizer"];
+  };
+  EXPECT_EQ(updates("cpu", "adamw", true), "adamw: LibTorch's fused update");
+  EXPECT_EQ(updates("cpu", "schedule_free_adamw", true),
+            "schedule_free_adamw: LibTorch's operations");
+  EXPECT_THAT(updates("cuda", "adamw", true), EndsWith("the whole step as CUDA graphs"));
+  EXPECT_THAT(updates("cuda", "adamw", false), EndsWith("started by the host"));
+  EXPECT_THAT(updates("cuda", "sgd", true), EndsWith("no CUDA graphs"));
+}
+
+}  // namespace
+}  // namespace quest::train
