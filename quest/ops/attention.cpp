@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/_scaled_dot_product_attention_math.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention_backward.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
@@ -197,6 +198,21 @@ at::Tensor rows_view(const at::Tensor& qkv, int64_t first, int64_t heads, int64_
 // wanted every time, which its backward pass does not promise, LibTorch's flash attention.
 bool gpu_wants_same_bits() { return at::globalContext().deterministicAlgorithms(); }
 
+// Where same bits are wanted: LibTorch's flash attention takes its deterministic way only if others
+// would be an error, which the program as a whole does not ask for.
+class StrictlySameBits {
+ public:
+  StrictlySameBits() { set(/*warn_only=*/false); }
+  ~StrictlySameBits() { set(/*warn_only=*/true); }
+  StrictlySameBits(const StrictlySameBits&) = delete;
+  StrictlySameBits& operator=(const StrictlySameBits&) = delete;
+
+ private:
+  static void set(bool warn_only) {
+    if (gpu_wants_same_bits()) at::globalContext().setDeterministicAlgorithms(true, warn_only);
+  }
+};
+
 class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
@@ -230,6 +246,7 @@ class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFuncti
     const at::Tensor grad = grads[0].contiguous().view({qkv.size(0), t, h, d});
     at::Tensor grad_q, grad_k, grad_v;  // (B, T, heads, D)
     if (ctx->saved_data["flash"].toBool()) {
+      const StrictlySameBits strictly;
       std::tie(grad_q, grad_k, grad_v) = at::_flash_attention_backward(
           grad, rows_view(qkv, 0, h, d), rows_view(qkv, h, g, d), rows_view(qkv, h + g, g, d),
           saved[3], saved[4], {}, {}, t, t, 0.0, true, saved[5], saved[6]);
@@ -272,7 +289,11 @@ at::Tensor attention_by_definition(const at::Tensor& qkv, const at::Tensor& cos,
   const Heads heads = split_heads(qkv, shape);
   const at::Tensor q = rotate_by_definition(heads.q, cos, sin, 0);
   const at::Tensor k = rotate_by_definition(heads.k, cos, sin, 0);
-  const at::Tensor out = at::scaled_dot_product_attention(q, k, heads.v, {}, 0.0, true);
+  // On a GPU not LibTorch's fused FP32 kernel: its gradient's bits change from run to run.
+  const at::Tensor out =
+      qkv.is_cuda() ? std::get<0>(at::_scaled_dot_product_attention_math(q, k, heads.v, {}, 0.0,
+                                                                         /*is_causal=*/true))
+                    : at::scaled_dot_product_attention(q, k, heads.v, {}, 0.0, true);
   return out.transpose(1, 2).reshape({qkv.size(0), qkv.size(1), shape.heads * shape.head_dim});
 }
 
