@@ -20,8 +20,8 @@ if(QUEST_CUDA_FOUND)
     $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false --expt-relaxed-constexpr -DNDEBUG -Xcompiler=-fno-strict-aliasing>)
   target_include_directories(quest_kernels_cuda SYSTEM PRIVATE ${quest_cutlass_dir}/include
                                                                ${quest_cutlass_dir}/tools/util/include)
-  target_compile_definitions(quest_kernels_cuda PRIVATE
-    "QUEST_CUDA_ARCHITECTURES=\"${CMAKE_CUDA_ARCHITECTURES}\"")
+  string(REPLACE ";" " " quest_architectures "${CMAKE_CUDA_ARCHITECTURES}")
+  target_compile_definitions(quest_kernels_cuda PRIVATE "QUEST_CUDA_ARCHITECTURES=\"${quest_architectures}\"")
   find_package(CUDAToolkit REQUIRED)
   target_link_libraries(quest_kernels_cuda PRIVATE CUDA::cudart_static)
 endif()

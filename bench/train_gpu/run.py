@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares `train_gpu` with peer.py on this machine's GPU and writes bench/results/train_gpu_<gpu>.md.
 
-    python3 bench/train_gpu/run.py --train-gpu build/bin/train_gpu
+    python3 bench/train_gpu/run.py --train-gpu build-cuda/bin/train_gpu
 
 One measurement is one process, and its line of JSON is added to --raw at once. A round takes all programs of a model one
 after the other (every second round backwards), so that a change of the GPU's speed meets all of them; a figure is the
@@ -106,7 +106,7 @@ def parse_arguments():
     if a.warmup < 3:
         p.error(f"--warmup is {a.warmup}, must be 3 or more")
     if a.train_gpu and not a.table_only and not a.train_gpu.is_file():
-        p.error(f"--train-gpu: {a.train_gpu} does not exist; `make build` with CUDA makes build/bin/train_gpu")
+        p.error(f"--train-gpu: {a.train_gpu} does not exist; `make build PRESET=cuda` makes build-cuda/bin/train_gpu")
     for flag in ("peer_options", "train_options"):
         try:
             setattr(a, flag, shlex.split(getattr(a, flag)))
@@ -172,7 +172,8 @@ def programs(a, model):
         found.append((f"{model} PyTorch {name}", line))
     for name in (known for known in ROWS if known in a.rows and a.train_gpu):
         if ROWS[name][0] == model:
-            found.append((name, [a.train_gpu.resolve(), *common, *RECIPES[ROWS[name][1]], *a.train_options]))
+            line = [a.train_gpu.resolve(), *common, "--lr", MODELS[model].learning_rate, *RECIPES[ROWS[name][1]]]
+            found.append((name, [*line, *a.train_options]))
     return [(name, [str(word) for word in line]) for name, line in found]
 
 

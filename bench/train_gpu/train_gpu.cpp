@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
+#include <c10/cuda/CUDAFunctions.h>
 #include <nlohmann/json.hpp>
 #include <torch/csrc/autograd/profiler_kineto.h>
 
@@ -40,6 +41,7 @@ struct Options {
   int64_t sequence = 512;
   int64_t steps = 10;
   int64_t warmup = 3;
+  double lr = 1.2e-3;
   uint64_t seed = 0;
   bool no_graphs = false;
   bool deterministic = false;
@@ -58,6 +60,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--seq", o.sequence, "tokens of a sequence")->check(at_least_one);
   app.add_option("--steps", o.steps, "timed steps")->check(at_least_one);
   app.add_option("--warmup", o.warmup, "steps before")->check(at_least_one);
+  app.add_option("--lr", o.lr, "learning rate")->check(CLI::PositiveNumber);
   app.add_option("--seed", o.seed, "of weights and tokens");
   app.add_flag("--no-graphs", o.no_graphs, "start every operation from the host");
   app.add_flag("--deterministic", o.deterministic, "the same bits every time");
@@ -76,6 +79,7 @@ train::TrainConfig config_of(const Options& o) {
   set("train.micro_batch_size", fmt::format("{}", o.micro_batch));
   set("train.sequence_length", fmt::format("{}", o.sequence));
   set("train.device", "cuda");
+  set("optimizer.lr", fmt::format("{}", o.lr));
   set("train.cuda_graphs", o.no_graphs ? "false" : "true");
   set("train.deterministic", o.deterministic ? "true" : "false");
   if (o.backward != "bf16") set("train.backward", o.backward);
@@ -138,6 +142,7 @@ void profile_steps(const std::string& file, const std::function<void()>& step) {
   profiler::prepareProfiler(settings, activities);
   profiler::enableProfiler(settings, activities);
   for (int64_t i = 0; i < kSteps; ++i) step();
+  c10::cuda::device_synchronize();  // the last update is under way
   const auto result = profiler::disableProfiler();
   std::ofstream out(file);
   out << kernel_table(*result, kSteps);

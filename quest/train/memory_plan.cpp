@@ -46,24 +46,28 @@ struct Sizes {
         mlp(static_cast<double>(m.intermediate_size)),
         vocabulary(static_cast<double>(m.vocab_size)),
         blocks(static_cast<double>(m.num_layers)),
-        on_gpu(config.train.device == "cuda") {
+        on_gpu(config.train.device == "cuda"),
+        fp8_backward(config.train.backward == "fp8") {
     type = nn::scalar_type(nn::compute_type_from_name(config.train.compute_type));
     compute = static_cast<double>(c10::elementSize(type));
     master = type == at::kDouble ? 8 : 4;
   }
 
   double tokens, width, q, kv, mlp, vocabulary, blocks;
-  bool on_gpu;
+  bool on_gpu, fp8_backward;
   at::ScalarType type;
   double compute, master;  // bytes of a value
 };
 
 // The weight side that a layer keeps from one optimizer step to the next. On a GPU the values are
-// there for every grid, and a copy even of masters that are of the compute type
-// (ops::QuantizedWeight).
+// there for every grid, and a copy even of masters that are of the compute type; with FP8 backward
+// products codes in e4m3 in their place (ops::QuantizedWeight).
 double weight_copies(const Sizes& s, const LlamaConfig& m, const QuantRecipe& recipe) {
   const auto per_value = [&](const QuantSpec& spec, bool tiles) {
-    if (s.on_gpu) return s.compute + (ops::has_code_grid(spec) ? 1 : 0) + mask_bytes(spec);
+    if (s.on_gpu) {
+      const bool codes = ops::has_code_grid(spec);
+      return (s.fp8_backward && codes ? 1 : s.compute) + (codes ? 1 : 0) + mask_bytes(spec);
+    }
     const double own = passes_through(spec) && s.compute == s.master ? s.master : 0;
     return kept_bytes(spec, s.compute) - own + (tiles ? 1 : 0);
   };
@@ -79,17 +83,25 @@ double weight_copies(const Sizes& s, const LlamaConfig& m, const QuantRecipe& re
 }
 
 // Per token and block: the inputs of both norms and their FP32 scales, qkv, the output of attention
-// with its FP32 normalizers, gate and up, the inputs of the four products. Inputs that are not
-// quantized are made again on a GPU rather than kept (ops/fused_linear.h).
-double saved_for_backward(const Sizes& s, const LlamaConfig& m, const QuantSpec& activation) {
-  const bool passes = passes_through(activation);
-  const double input = passes && s.on_gpu ? 0 : kept_bytes(activation, s.compute);
-  const double attention = passes && !s.on_gpu ? 0 : s.q * s.compute;  // else o_proj's input
-  const double block = 2 * (s.width * s.compute + 4) + (s.q + 2 * s.kv) * s.compute + attention +
-                       4 * static_cast<double>(m.num_heads) + 2 * s.mlp * s.compute +
-                       (2 * s.width + s.q + s.mlp) * input;
-  const double head = 2 * s.width * s.compute + 4;  // final norm: input, and output's gradient
-  return s.tokens * (s.blocks * block + head);
+// with its FP32 normalizers, gate and up, the inputs of the four products. A part that is computed
+// again keeps the two tensors of the residual stream that come in.
+double saved_for_backward(const Sizes& s, const LlamaConfig& m, const TrainConfig& config) {
+  const QuantSpec& activation = config.quant.activation;
+  const double input = kept_bytes(activation, s.compute);
+  const double norm = s.width * s.compute + 4 + s.width * input;  // with its output as an input
+  const double attended = passes_through(activation) ? 0 : s.q * s.compute;  // else o_proj's input
+  const double attention = norm + (s.q + 2 * s.kv) * s.compute + attended +
+                           4 * static_cast<double>(m.num_heads) + s.q * input;
+  const double mlp = norm + 2 * s.mlp * s.compute + s.mlp * input;
+  const double residual = 2 * s.width * s.compute;
+  const double block = config.train.recompute == "block" ? residual
+                       : config.train.recompute == "mlp" ? attention + residual
+                                                         : attention + mlp;
+  const double head = residual + 4;  // final norm: input, and output's gradient
+  double saved = s.blocks * block + head;
+  if (config.train.recompute == "block") saved += attention + mlp;  // of the one at work
+  if (config.train.recompute == "mlp") saved += mlp;
+  return s.tokens * saved;
 }
 
 // The heap keeps what was freed, in pieces that seldom fit the next size: these add up.
@@ -137,7 +149,7 @@ MemoryPlan make_memory_plan(const TrainConfig& config, const LlamaConfig& model,
   plan.copy_bytes = static_cast<int64_t>(weight_copies(s, model, config.quant));
   plan.gradient_bytes = masters;
   plan.optimizer_bytes = masters * state_copies(config);
-  plan.saved_bytes = static_cast<int64_t>(saved_for_backward(s, model, config.quant.activation));
+  plan.saved_bytes = static_cast<int64_t>(saved_for_backward(s, model, config));
   const bool accumulates = rows < config.train.batch_size;
   plan.working_bytes = static_cast<int64_t>(s.on_gpu ? gpu_working_memory(s, model, accumulates)
                                                      : working_memory(s, model, accumulates));

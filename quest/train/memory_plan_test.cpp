@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 
 #include <ATen/ops/randint.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
@@ -144,12 +145,24 @@ TEST(MemoryPlan, AGpuDiffersInCopiesSavedAndWorkingMemory) {
   EXPECT_EQ(gpu.gradient_bytes, 4 * m.parameters());
   EXPECT_EQ(gpu.optimizer_bytes, cpu.optimizer_bytes);
   EXPECT_EQ(gpu.saved_bytes, cpu.saved_bytes);
-  // Inputs that are not quantized are not kept.
-  const auto saved = [&](const TrainConfig& config) {
-    return make_memory_plan(config, m, 4, 0).saved_bytes;
-  };
-  EXPECT_LT(saved(gpu_config_of("bf16", "bf16")), saved(c));
-  EXPECT_LT(saved(gpu_config_of("bf16", "bf16")), saved(config_of("bf16", "bf16")));
+  TrainConfig fp8 = c;
+  fp8.train.backward = "fp8";
+  EXPECT_LT(make_memory_plan(fp8, m, 4, 0).copy_bytes, gpu.copy_bytes);
+}
+
+TEST(MemoryPlan, RecomputingKeepsLess) {
+  for (const char* recipe : {"w4a4", "bf16"}) {
+    TrainConfig c = config_of(recipe, "bf16");
+    LlamaConfig m = small_model();
+    m.num_layers = 8;  // one block's insides exist at a time
+    int64_t last = std::numeric_limits<int64_t>::max();
+    for (const char* recompute : {"off", "mlp", "block"}) {
+      c.train.recompute = recompute;
+      const int64_t saved = make_memory_plan(c, m, 4, 0).saved_bytes;
+      EXPECT_LT(saved, last) << recipe << " " << recompute;
+      last = saved;
+    }
+  }
 }
 
 TEST(MemoryPlan, OfAGpuGrowsWithEverySize) {

@@ -12,7 +12,10 @@ using Stream = CUstream_st*;
 // these headers throws kEnvironment.
 bool compiled_with_cuda();
 
-// "sm_90a, sm_80": the architectures that the kernels were compiled for; empty without nvcc.
+// "80 90a": the architectures that the kernels were compiled for; empty without nvcc.
 const char* compiled_architectures();
+
+// Whether the current device is of one of them.
+bool kernels_run_here();
 
 }  // namespace quest::kernels::cuda

@@ -24,6 +24,7 @@ namespace {
 
 bool compiled_with_cuda() { return false; }
 const char* compiled_architectures() { return ""; }
+bool kernels_run_here() { return false; }
 
 bool gemm_lowbit_supports(int64_t, int64_t) { return false; }
 const char* gemm_lowbit_plan() { return "none"; }

@@ -28,6 +28,13 @@ std::string gpu_unusable_reason() {
                        cudaGetErrorString(error));
   }
   if (count == 0) return "no GPU is visible (CUDA_VISIBLE_DEVICES?)";
+  if (!kernels::cuda::kernels_run_here()) {
+    const cudaDeviceProp p = properties();
+    return fmt::format(
+        "the GPU kernels of this build are for {}, {} has compute capability {}.{}: configure with "
+        "-DCMAKE_CUDA_ARCHITECTURES={}{}",
+        kernels::cuda::compiled_architectures(), p.name, p.major, p.minor, p.major, p.minor);
+  }
   return {};
 }
 
