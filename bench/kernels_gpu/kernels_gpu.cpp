@@ -118,7 +118,7 @@ void run(const std::string& preset, int64_t batch, int64_t sequence) {
   });
   table.bytes("add + RMSNorm + Hadamard + quantize", 3 * size(x) + out_c, [&] {
     gpu::add_rms_norm_hadamard_quantize<bfloat16>(spec, px, data<bfloat16>(delta), data<float>(w),
-                                                  1e-5f, m, c, data<bfloat16>(h), nullptr,
+                                                  1e-5f, m, c, data<bfloat16>(h),
                                                   data<float>(inverse), rows(qc), current_stream());
   });
   table.bytes("add + RMSNorm", 4 * size(x), [&] {

@@ -82,6 +82,7 @@ Residual LlamaBlock::forward(const Residual& in, const Rope& rope, BlockKv* kv, 
     case Recompute::kMlp:
       return again(run_mlp, attention.forward(in, input_norm, eps_, rope, kv, start));
     case Recompute::kBlock:
+      QUEST_ASSERT(kv == nullptr, "a recomputed block with a key-value cache");
       return again(
           [this, run_mlp, &rope](const Residual& x) {
             return run_mlp(attention.forward(x, input_norm, eps_, rope, nullptr, 0));

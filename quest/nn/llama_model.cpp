@@ -124,6 +124,7 @@ at::Tensor LlamaModel::hidden_states(const at::Tensor& tokens, KvState* state) {
 at::Tensor LlamaModel::loss(const at::Tensor& tokens, const at::Tensor& targets) {
   // Recomputed parts run without gradients first and would quantize weights without their masks.
   if (recompute_ != Recompute::kOff && at::GradMode::is_enabled()) refresh();
+  check_targets(targets);
   const at::Tensor hidden = hidden_states(tokens, nullptr);
   return ops::linear_cross_entropy(hidden.view({-1, config_.hidden_size}), head(),
                                    head_copy(at::GradMode::is_enabled()),
@@ -132,6 +133,7 @@ at::Tensor LlamaModel::loss(const at::Tensor& tokens, const at::Tensor& targets)
 
 at::Tensor LlamaModel::token_losses(const at::Tensor& tokens, const at::Tensor& targets) {
   const at::NoGradGuard no_grad;
+  check_targets(targets);
   const at::Tensor hidden = hidden_states(tokens, nullptr);
   return ops::linear_token_losses(hidden.view({-1, config_.hidden_size}), head_copy(false),
                                   on_device(targets.contiguous().view(-1)))
@@ -233,10 +235,19 @@ std::vector<HfTensor> LlamaModel::hf_tensors() const {
   return all;
 }
 
+// A GPU's cross-entropy cannot say which target is wrong.
+void LlamaModel::check_targets(const at::Tensor& targets) const {
+  if (device_.is_cuda() && targets.is_cpu()) {
+    ops::count_targets(targets.contiguous().view(-1), config_.vocab_size);
+  }
+}
+
 at::Tensor LlamaModel::on_device(const at::Tensor& tensor) const { return tensor.to(device_); }
 
 void LlamaModel::use_fp8_backward() {
-  QUEST_CHECK(device_.is_cuda(), ErrorKind::kUsage, "FP8 backward products run on a GPU only");
+  QUEST_CHECK(device_.is_cuda() && ops::gpu_is_hopper(), ErrorKind::kUsage,
+              "FP8 backward products need a Hopper GPU (H100, H200); this model is on {}",
+              device_.is_cuda() ? ops::gpu_description() : "the CPU");
   for (const auto& block : blocks_) {
     for (QuantLinear* layer : block->layers()) layer->use_fp8_backward();
   }

@@ -79,7 +79,8 @@ class LlamaModel {
   std::vector<NamedParameter> parameters() const;
   std::vector<HfTensor> hf_tensors() const;
   void zero_grad();
-  // What loss() keeps less of: recompute in llama_block.h. The result is the same to the bit.
+  // What loss() keeps less of: recompute in llama_block.h. The result is the same to the bit. The
+  // model must live until the backward pass.
   void set_recompute(Recompute recompute) { recompute_ = recompute; }
   // Backward products of the blocks in FP8 (GPU): ops::QuantLinearState::use_fp8_backward.
   void use_fp8_backward();
@@ -91,6 +92,7 @@ class LlamaModel {
   // (B,T,C) with the final norm applied.
   at::Tensor hidden_states(const at::Tensor& tokens, KvState* state);
   at::Tensor on_device(const at::Tensor& tensor) const;
+  void check_targets(const at::Tensor& targets) const;
   at::Tensor head_copy(bool grad_enabled);  // the head's weight in the compute type
   const at::Tensor& head() const;
   void grow(KvState& state, int64_t batch, int64_t positions) const;

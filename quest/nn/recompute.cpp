@@ -1,8 +1,12 @@
 #include "quest/nn/recompute.h"
 
+#include <algorithm>
+
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include "quest/base/error.h"
 
 namespace quest::nn {
 namespace {
@@ -53,6 +57,10 @@ class RecomputeFunction : public torch::autograd::Function<RecomputeFunction> {
 
 variable_list recompute(Part f, const variable_list& inputs) {
   if (!at::GradMode::is_enabled()) return f(inputs);
+  QUEST_ASSERT(std::any_of(inputs.begin(), inputs.end(),
+                           [](const at::Tensor& x) { return x.defined() && x.requires_grad(); }),
+               "recompute of a part none of whose inputs requires a gradient: its parameters would "
+               "get none");
   variable_list defined;
   std::vector<bool> is_defined;
   for (const at::Tensor& x : inputs) {

@@ -202,8 +202,10 @@ bool gpu_wants_same_bits() { return at::globalContext().deterministicAlgorithms(
 // would be an error, which the program as a whole does not ask for.
 class StrictlySameBits {
  public:
-  StrictlySameBits() { set(/*warn_only=*/false); }
-  ~StrictlySameBits() { set(/*warn_only=*/true); }
+  StrictlySameBits() : warn_only_(at::globalContext().deterministicAlgorithmsWarnOnly()) {
+    set(/*warn_only=*/false);
+  }
+  ~StrictlySameBits() { set(warn_only_); }
   StrictlySameBits(const StrictlySameBits&) = delete;
   StrictlySameBits& operator=(const StrictlySameBits&) = delete;
 
@@ -211,17 +213,24 @@ class StrictlySameBits {
   static void set(bool warn_only) {
     if (gpu_wants_same_bits()) at::globalContext().setDeterministicAlgorithms(true, warn_only);
   }
+
+  bool warn_only_;
 };
+
+// cuDNN takes no single key, and key-value heads of their own only.
+bool gpu_uses_cudnn(const AttentionShape& shape, int64_t tokens) {
+  return !gpu_wants_same_bits() && shape.heads == shape.kv_heads && tokens > 1;
+}
 
 class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
-                            const at::Tensor& sin, AttentionShape shape, bool grad_enabled) {
+                            const at::Tensor& sin, AttentionShape shape) {
     RECORD_USER_SCOPE("quest::attention");
     const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim, t = qkv.size(1);
     rotate_on_gpu(qkv, cos, sin, shape, 0);
     ctx->saved_data["shape"] = std::vector<int64_t>{h, g, d};
-    if (gpu_wants_same_bits() || h != g) {
+    if (!gpu_uses_cudnn(shape, t)) {
       const auto [out, logsumexp, rng_state, unused, debug] = at::_flash_attention_forward(
           rows_view(qkv, 0, h, d), rows_view(qkv, h, g, d), rows_view(qkv, h + g, g, d), {}, {}, t,
           t, /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false);
@@ -232,7 +241,8 @@ class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFuncti
     const auto [out, logsumexp, cum_q, cum_k, max_q, max_k, seed, offset, debug] =
         at::_scaled_dot_product_cudnn_attention(
             heads_view(qkv, 0, h, d), heads_view(qkv, h, g, d), heads_view(qkv, h + g, g, d), {},
-            /*compute_log_sumexp=*/grad_enabled, /*dropout_p=*/0.0, /*is_causal=*/true);
+            // Also where no gradient follows: the same program each time a block is recomputed.
+            /*compute_log_sumexp=*/true, /*dropout_p=*/0.0, /*is_causal=*/true);
     ctx->saved_data["flash"] = false;
     ctx->save_for_backward({qkv.detach(), cos, sin, out, logsumexp, seed, offset});
     return out.transpose(1, 2).reshape({qkv.size(0), t, h * d});
@@ -265,7 +275,7 @@ class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFuncti
                                           d, t, data<float>(saved[1]), data<float>(saved[2]),
                                           data<T>(grad_qkv), current_stream());
     });
-    return {grad_qkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    return {grad_qkv, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -316,8 +326,7 @@ at::Tensor causal_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
                                  const at::Tensor& sin, const AttentionShape& shape) {
   check_shapes(qkv, cos, shape, qkv.size(1));
   if (qkv.is_cuda() && gpu_fuses_attention(qkv.scalar_type(), shape)) {
-    return GpuAttentionFunction::apply(qkv.contiguous(), cos, sin, shape,
-                                       at::GradMode::is_enabled());
+    return GpuAttentionFunction::apply(qkv.contiguous(), cos, sin, shape);
   }
   if (qkv.scalar_type() == at::kDouble || qkv.is_cuda()) {
     return attention_by_definition(qkv, cos, sin, shape);
@@ -358,8 +367,7 @@ std::string attention_plan(at::ScalarType type, const AttentionShape& shape,
                            at::DeviceType device) {
   if (device == at::kCUDA) {
     if (!gpu_fuses_attention(type, shape)) return "LibTorch's attention of plain operations";
-    return gpu_wants_same_bits() || shape.heads != shape.kv_heads ? "LibTorch's flash attention"
-                                                                  : "cuDNN's attention";
+    return gpu_uses_cudnn(shape, 2) ? "cuDNN's attention" : "LibTorch's flash attention";
   }
   if (type == at::kDouble) return "the definition";
   return uses_tiles(type, shape) ? kernels::attention_version(shape.head_dim)

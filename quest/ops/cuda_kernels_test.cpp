@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include <ATen/Context.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -27,8 +28,12 @@
 #include "quest/kernels/rms_norm.h"
 #include "quest/kernels/rope.h"
 #include "quest/kernels/swiglu.h"
+#include "quest/ops/attention.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
+#include "quest/ops/gpu_optimizer.h"
+#include "quest/ops/linear_cross_entropy.h"
+#include "quest/ops/quant_linear.h"
 #include "quest/ops/quantized_tensor.h"
 #include "quest/ops/testing_tensors.h"
 
@@ -274,6 +279,138 @@ TEST_F(CudaKernels, Fp8OperandsAreRoundedWithOneScalePerRowOrColumn) {
   }
 }
 
+TEST_F(CudaKernels, TinyGradientsBecomeZeroInFp8) {
+  const int64_t m = 16, n = 32;
+  const at::Tensor dy =
+      at::full({m, n}, 1e-38f, at::TensorOptions(at::kFloat)).to(at::kBFloat16).cuda();
+  dy[1].zero_();
+  const at::Tensor ones = at::full({n}, 1.0f, at::TensorOptions(at::kFloat)).cuda();
+  const at::Tensor rows = poisoned({m, n}, at::kByte), turned = poisoned({n, m}, at::kByte);
+  const at::Tensor rs = poisoned({m}, at::kFloat), cs = poisoned({n}, at::kFloat);
+  const at::Tensor space = poisoned({m + n}, at::kInt);
+  gpu::fp8_gradient(data<bfloat16>(dy), data<float>(ones), data<float>(ones), m, n,
+                    data<uint8_t>(rows), data<float>(rs), data<uint8_t>(turned), data<float>(cs),
+                    data<uint32_t>(space), current_stream());
+  EXPECT_EQ(rows.sum().item<int64_t>(), 0);
+  EXPECT_EQ(turned.sum().item<int64_t>(), 0);
+}
+
+// AdamW with clipping, by its formulas in double.
+TEST_F(CudaKernels, OptimizerStepIsThatOfTheFormulas) {
+  for (const int64_t n : {1, 3, 5, 31, 257, 100003}) {
+    for (const double clip : {0.0, 0.5, 1e6}) {
+      for (const double decay : {0.0, 0.1}) {
+        for (const int64_t before : {0, 999}) {
+          const AdamWStep settings{0.9, 0.95, 1e-8, decay};
+          const double lr = 1e-2;
+          const std::vector<at::Tensor> g = {normal({n}, 1, at::kFloat).cuda(),
+                                             normal({2 * n + 1}, 2, at::kFloat).cuda()};
+          const at::Tensor w0 = normal({n}, 3, at::kFloat), m0 = normal({n}, 4, at::kFloat) * 0.1;
+          const at::Tensor v0 = normal({n}, 5, at::kFloat).square() * 0.1;
+          const at::Tensor w = w0.cuda(), m = m0.cuda(), v = v0.cuda();
+          const at::Tensor control = make_step_control();
+          control.select(0, StepControl::kLearningRate).fill_(lr);
+          control.select(0, StepControl::kUpdates).fill_(static_cast<double>(before));
+          begin_step(g, clip, settings.beta1, settings.beta2, control);
+          adamw_step(w, g[0], m, v, settings, control);
+
+          const at::Tensor g0 = testing::as_double(g[0].cpu());
+          const double norm = at::cat({g0, testing::as_double(g[1].cpu())}).norm().item<double>();
+          const double factor = clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0;
+          const auto t = static_cast<double>(before + 1);
+          const at::Tensor gc = g0 * factor;
+          const at::Tensor m1 = testing::as_double(m0) * 0.9 + gc * 0.1;
+          const at::Tensor v1 = testing::as_double(v0) * 0.95 + gc * gc * 0.05;
+          const at::Tensor direction =
+              (m1 / (1 - std::pow(0.9, t))) / ((v1 / (1 - std::pow(0.95, t))).sqrt() + 1e-8);
+          const at::Tensor w1 = testing::as_double(w0) * (1 - lr * decay) - direction * lr;
+          const std::string what = fmt::format("n={} clip {} decay {} t={}", n, clip, decay, t);
+          const at::Tensor c = control.cpu();
+          EXPECT_NEAR(c[StepControl::kGradientNorm].item<double>(), norm, 1e-6 * norm) << what;
+          EXPECT_EQ(c[StepControl::kUpdates].item<float>(), static_cast<float>(t)) << what;
+          EXPECT_EQ(c[StepControl::kSkipped].item<float>(), 0.0f) << what;
+          expect_within(m.cpu(), m1, m1.abs() * 1e-6 + 1e-6, what + " m");
+          expect_within(v.cpu(), v1, v1.abs() * 1e-6 + 1e-9, what + " v");
+          expect_within(w.cpu(), w1, w1.abs() * 1e-6 + direction.abs() * (lr * 2e-5), what + " w");
+
+          // A loss or gradient that is not finite: nothing moves, nothing is counted.
+          for (const bool by_loss : {true, false}) {
+            const at::Tensor kept = w.clone();
+            std::vector<at::Tensor> bad = {g[0].clone(), g[1].clone()};
+            if (by_loss) {
+              control.select(0, StepControl::kLoss).fill_(std::nan(""));
+            } else {
+              control.select(0, StepControl::kLoss).fill_(1.0);
+              bad[1][n] = std::numeric_limits<float>::infinity();
+            }
+            begin_step(bad, clip, settings.beta1, settings.beta2, control);
+            adamw_step(w, bad[0], m, v, settings, control);
+            expect_same_bits(w, kept, what + " skipped");
+            EXPECT_EQ(control.cpu()[StepControl::kSkipped].item<float>(), 1.0f);
+            EXPECT_EQ(control.cpu()[StepControl::kUpdates].item<float>(), static_cast<float>(t));
+          }
+        }
+      }
+    }
+  }
+}
+
+// cuDNN's, LibTorch's flash and the plain attention, with their gradients, against the CPU in
+// double.
+TEST_F(CudaKernels, AttentionIsThatOfTheDefinitionByEveryWay) {
+  for (const bool same_bits : {false, true}) {
+    at::globalContext().setDeterministicAlgorithms(same_bits, /*warn_only=*/true);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+    for (const auto& [heads, kv, d] :
+         {std::array<int64_t, 3>{4, 4, 64}, {4, 2, 32}, {2, 2, 128}, {3, 3, 20}}) {
+      for (const int64_t tokens : {1, 2, 33, 64, 300}) {
+        for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
+          const AttentionShape shape{heads, kv, d};
+          const int64_t width = (heads + 2 * kv) * d;
+          const at::Tensor qkv = normal({2, tokens, width}, 1, type);
+          const at::Tensor grad = normal({2, tokens, heads * d}, 2, type);
+          const at::Tensor angle = normal({tokens, d / 2}, 3, at::kFloat);
+          const at::Tensor cos = angle.cos(), sin = angle.sin();
+          const at::Tensor exact = testing::leaf(qkv, at::kDouble);
+          const at::Tensor expected = causal_self_attention(exact, cos, sin, shape);
+          expected.backward(grad.to(at::kDouble));
+          const at::Tensor x = qkv.cuda().requires_grad_(true);
+          const at::Tensor got = causal_self_attention(x * 1.0, cos.cuda(), sin.cuda(), shape);
+          got.backward(grad.cuda());
+          const double bound = type == at::kFloat ? 1e-5 : 1e-2;
+          const std::string what = fmt::format("{}+{} heads of {}, T={} {} {}", heads, kv, d,
+                                               tokens, at::toString(type), same_bits);
+          EXPECT_LT(testing::relative_error(got.cpu(), expected), bound) << what;
+          EXPECT_LT(testing::relative_error(x.grad().cpu(), exact.grad()), 2 * bound) << what;
+        }
+      }
+    }
+  }
+  at::globalContext().setDeterministicAlgorithms(false, false);
+}
+
+// More tokens than one chunk of logits holds, some that do not count.
+TEST_F(CudaKernels, HeadAndLossInChunksAreThoseOfTheCpu) {
+  const int64_t v = 32000, c = 64, rows = 4096;
+  const int64_t m = rows + 700;
+  ASSERT_LT(logits_chunk_rows(v, 2, at::kCUDA), m);
+  const at::Tensor x0 = normal({m, c}, 1, at::kBFloat16), w0 = normal({v, c}, 2, at::kFloat, 0.1);
+  const at::Tensor targets = at::arange(m, at::kLong);
+  for (int64_t i = 0; i < m; i += 7) targets[i] = -100;
+  const auto run = [&](at::DeviceType device) {
+    const at::Tensor x = testing::leaf(x0.to(device), at::kBFloat16);
+    const at::Tensor w = testing::leaf(w0.to(device), at::kFloat);
+    const at::Tensor loss =
+        linear_cross_entropy(x, w, w.detach().to(at::kBFloat16), targets.to(device));
+    (loss * 0.5).backward();
+    return std::array<at::Tensor, 3>{loss.detach().cpu(), x.grad().cpu(), w.grad().cpu()};
+  };
+  const auto expected = run(at::kCPU), got = run(at::kCUDA);
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_LT(testing::relative_error(got[i], expected[i]), i == 0 ? 1e-4 : 1e-2) << i;
+  }
+}
+
 TEST_F(CudaKernels, RmsNormIsWithinRoundingOfTheDefinition) {
   for (const int64_t c : {1, 31, 33, 48, 256, 257, 640, 2048, 8320, 16512}) {
     for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
@@ -355,8 +492,8 @@ TEST_F(CudaKernels, FusedInputsHaveTheBitsOfTheSingleOperations) {
                                data<T>(y), data<float>(inverse), s);
           gpu::hadamard_quantize<T>(spec, data<T>(y), m, k, single.rows(), s);
           gpu::add_rms_norm_hadamard_quantize<T>(spec, data<T>(x), data<T>(delta), data<float>(w),
-                                                 1e-5f, m, k, data<T>(h2), nullptr,
-                                                 data<float>(inverse2), fused.rows(), s);
+                                                 1e-5f, m, k, data<T>(h2), data<float>(inverse2),
+                                                 fused.rows(), s);
           expect_same(fused, single, " norm");
           expect_same_bits(h, x + delta, what + " sum");
           expect_same_bits(h2, h, what + " sum");
@@ -393,6 +530,35 @@ TEST_F(CudaKernels, FusedInputsHaveTheBitsOfTheSingleOperations) {
         });
         if (HasFailure()) return;
       }
+    }
+  }
+}
+
+// Shapes and grids that the int8 product does not take are multiplied as values.
+TEST_F(CudaKernels, LinearLayersAreThoseOfTheCpuByEitherProduct) {
+  for (const auto& [name, n, k, plan] : {std::tuple{"w4a4", 64, 128, ProductPlan::kIntegerCodes},
+                                         {"w4a4", 67, 128, ProductPlan::kValues},
+                                         {"w4a4_nohadamard", 64, 72, ProductPlan::kValues},
+                                         {"w8a8", 64, 128, ProductPlan::kValues},
+                                         {"gauss3", 64, 128, ProductPlan::kValues}}) {
+    const QuantRecipe recipe = recipe_from_name(name);
+    if (gpu_is_hopper()) {
+      EXPECT_EQ(choose_product_plan(recipe, n, k, at::kFloat, at::kCUDA), plan) << name << n;
+    }
+    const auto run = [&, n = n, k = k](at::DeviceType device) {
+      QuantLinearState state(recipe, at::kFloat, "layer");
+      const at::Tensor x = normal({33, k}, 1, at::kFloat).to(device).requires_grad_(true);
+      const at::Tensor w = normal({n, k}, 2, at::kFloat, 0.02).to(device).requires_grad_(true);
+      const at::Tensor y = quant_linear(x, w, state);
+      y.backward(normal({33, n}, 3, at::kFloat).to(device));
+      return std::array<at::Tensor, 3>{y.detach().cpu(), x.grad().cpu(), w.grad().cpu()};
+    };
+    const auto expected = run(at::kCPU), got = run(at::kCUDA);
+    if (plan == ProductPlan::kIntegerCodes && gpu_is_hopper()) {
+      expect_same_bits(got[0], expected[0], name);
+    }
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_LT(testing::relative_error(got[i], expected[i]), 2e-6) << name << " " << i;
     }
   }
 }

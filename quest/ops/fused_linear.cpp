@@ -74,8 +74,7 @@ void norm_quantize_rows(const QuantSpec& spec, const NormRows& n, const Quantize
     kernels::cuda::add_rms_norm_hadamard_quantize<T>(
         spec, data<T>(n.x), pointer_or_null<T>(n.delta), data<float>(n.weight),
         static_cast<float>(n.eps), n.x.size(0), n.x.size(1), pointer_or_null<T>(n.h),
-        static_cast<T*>(nullptr), pointer_or_null<float>(n.inverse_rms), rows_of(q),
-        current_stream());
+        pointer_or_null<float>(n.inverse_rms), rows_of(q), current_stream());
   });
 }
 
@@ -210,6 +209,12 @@ std::pair<at::Tensor, at::Tensor> norm_quant_linear(const at::Tensor& x, const a
   }
   check_linear(x, weight, state);
   check_norm(x, norm);
+  QUEST_CHECK(
+      norm.device() == x.device() &&
+          (!delta.defined() || (delta.sizes() == x.sizes() && delta.device() == x.device() &&
+                                delta.scalar_type() == x.scalar_type())),
+      ErrorKind::kUsage, "[norm_quant_linear] {}: delta must be like x, and the norm on its device",
+      state.name());
   const variable_list out = NormQuantLinearFunction::apply(
       weight, norm, as_matrix(x), optional_matrix(delta), eps, &state, at::GradMode::is_enabled());
   std::vector<int64_t> shape = x.sizes().vec();
@@ -222,6 +227,9 @@ at::Tensor swiglu_quant_linear(const at::Tensor& gate_up, const at::Tensor& weig
   if (!gate_up.is_cuda() || !fuses_input(state.recipe())) {
     return quant_linear(swiglu(gate_up), weight, state);
   }
+  QUEST_CHECK(gate_up.size(-1) % 2 == 0, ErrorKind::kUsage,
+              "[swiglu_quant_linear] {}: the last dimension is {}, must be even: gate then up",
+              state.name(), gate_up.size(-1));
   check_linear(gate_up.narrow(-1, 0, gate_up.size(-1) / 2), weight, state);
   std::vector<int64_t> shape = gate_up.sizes().vec();
   shape.back() = weight.size(0);

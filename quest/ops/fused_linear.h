@@ -6,9 +6,10 @@
 //   quant_linear(swiglu(..))
 //
 // On a CPU, and for inputs that are rotated but not quantized, they are composed of the single
-// operations. Either way they have the bits of that composition. Saved for backward on a GPU: h and
-// its inverse rms (gate_up), and of the input codes, units and mask bits, or its values if it is
-// not quantized.
+// operations. The results and the gradients of weights have the bits of that composition; the
+// gradient of h is added to the norm's before it is rounded, not after. Saved for backward on a
+// GPU: h and its inverse rms (gate_up), and of the input codes, units and mask bits, or its values
+// if it is not quantized.
 #pragma once
 
 #include <utility>

@@ -26,22 +26,6 @@ using torch::autograd::variable_list;
 constexpr int64_t kChunkBytes = int64_t{64} << 20;
 constexpr int64_t kGpuChunkBytes = int64_t{256} << 20;
 
-int64_t count_targets(const at::Tensor& targets, int64_t vocabulary) {
-  const int64_t* values = data<int64_t>(targets);
-  int64_t count = 0;
-  for (int64_t i = 0; i < targets.numel(); ++i) {
-    if (values[i] == kernels::kIgnoreTarget) {
-      continue;
-    }
-    QUEST_CHECK(values[i] >= 0 && values[i] < vocabulary, ErrorKind::kData,
-                "[cross_entropy] target {} is {}, the vocabulary has {} tokens; was the data "
-                "tokenized with another tokenizer?",
-                i, values[i], vocabulary);
-    ++count;
-  }
-  return count;
-}
-
 // Losses of rows [begin, begin + logits.size(0)); logits become gradients times grad_scale if not
 // 0.
 void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, int64_t begin,
@@ -171,12 +155,32 @@ void check_shapes(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
       ErrorKind::kUsage,
       "[cross_entropy] x is {} x {}, the head {} x {}, targets {}; expected (M,C), (V,C), (M)",
       x.size(0), x.size(-1), weight.size(0), weight.size(-1), targets.numel());
-  QUEST_CHECK(targets.scalar_type() == at::kLong && targets.is_contiguous(), ErrorKind::kUsage,
-              "[cross_entropy] targets must be contiguous int64, they are {}",
-              at::toString(targets.scalar_type()));
+  QUEST_CHECK(targets.scalar_type() == at::kLong && targets.is_contiguous() &&
+                  targets.device() == x.device() && weight.device() == x.device(),
+              ErrorKind::kUsage,
+              "[cross_entropy] targets must be contiguous int64 on {}, as the head; they are {} on "
+              "{}, the head on {}",
+              x.device().str(), at::toString(targets.scalar_type()), targets.device().str(),
+              weight.device().str());
 }
 
 }  // namespace
+
+int64_t count_targets(const at::Tensor& targets, int64_t vocabulary) {
+  const int64_t* values = data<int64_t>(targets);
+  int64_t count = 0;
+  for (int64_t i = 0; i < targets.numel(); ++i) {
+    if (values[i] == kernels::kIgnoreTarget) {
+      continue;
+    }
+    QUEST_CHECK(values[i] >= 0 && values[i] < vocabulary, ErrorKind::kData,
+                "[cross_entropy] target {} is {}, the vocabulary has {} tokens; was the data "
+                "tokenized with another tokenizer?",
+                i, values[i], vocabulary);
+    ++count;
+  }
+  return count;
+}
 
 int64_t logits_chunk_rows(int64_t vocabulary, int64_t element_size, at::DeviceType device) {
   const int64_t bytes = device == at::kCUDA ? kGpuChunkBytes : kChunkBytes;

@@ -21,6 +21,10 @@ at::Tensor linear_cross_entropy(const at::Tensor& x, const at::Tensor& weight,
 at::Tensor linear_token_losses(const at::Tensor& x, const at::Tensor& weight_copy,
                                const at::Tensor& targets);
 
+// How many targets (on the CPU) are not -100. Throws kData naming the first outside [0,
+// vocabulary).
+int64_t count_targets(const at::Tensor& targets, int64_t vocabulary);
+
 // Rows of logits that are held at once, of V values of element_size bytes.
 int64_t logits_chunk_rows(int64_t vocabulary, int64_t element_size,
                           at::DeviceType device = at::kCPU);

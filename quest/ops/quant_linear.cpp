@@ -70,6 +70,7 @@ std::shared_ptr<const QuantizedWeight> QuantLinearState::weight_side(const at::T
     if (!cached_ || cached_data_ != weight.data_ptr())
       cached_ = std::make_shared<QuantizedWeight>();
     make_on_gpu(weight.detach(), want_mask, *cached_);
+    ++cached_->generation;
   } else {
     cached_.reset();  // frees its memory before the new one is made
     cached_ = make_on_cpu(weight.detach(), want_mask);

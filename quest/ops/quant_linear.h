@@ -36,6 +36,9 @@ struct QuantizedWeight {
   std::shared_ptr<const kernels::PackedCodes> packed;  // for kIntegerCodes on a CPU
   at::Tensor values;  // (N,K) of the compute type, on a GPU: every backward pass reads them
   at::Tensor turned;  // (K,N) codes in e4m3, for FP8 backward products (instead of values)
+  // Counts how often it was made: on a GPU in place, so that a backward pass must come before the
+  // next weights (asserted).
+  int64_t generation = 0;
 };
 
 // One linear layer's quantizers and the cached weight side. Not copyable: a layer owns one.

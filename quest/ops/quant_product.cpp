@@ -101,6 +101,8 @@ at::Tensor forward_product(const QuantRecipe& recipe, const QuantizedTensor& x,
 
 SavedLayer::Gradients SavedLayer::gradients(const at::Tensor& grad_y, const QuantizedTensor& x,
                                             bool want_values, bool want_weight) const {
+  QUEST_ASSERT(weight_->generation == generation_,
+               "a weight was quantized anew between a forward pass and its backward pass");
   if (weight_->turned.defined()) return fp8_gradients(grad_y, x);
   Gradients out;
   if (want_weight) {

@@ -22,7 +22,10 @@ at::Tensor forward_product(const QuantRecipe& recipe, const QuantizedTensor& x,
 class SavedLayer : public torch::CustomClassHolder {
  public:
   SavedLayer(const QuantLinearState& state, std::shared_ptr<const QuantizedWeight> side)
-      : weight_(std::move(side)), recipe_(state.recipe()), compute_(state.compute()) {}
+      : weight_(std::move(side)),
+        generation_(weight_->generation),
+        recipe_(state.recipe()),
+        compute_(state.compute()) {}
 
   const QuantRecipe& recipe() const { return recipe_; }
 
@@ -38,6 +41,7 @@ class SavedLayer : public torch::CustomClassHolder {
   Gradients fp8_gradients(const at::Tensor& grad_y, const QuantizedTensor& x) const;
 
   std::shared_ptr<const QuantizedWeight> weight_;
+  int64_t generation_;
   QuantRecipe recipe_;
   at::ScalarType compute_;
 };

@@ -265,6 +265,74 @@ TEST_F(GpuTrain, AStepThatIsNotFiniteChangesNothing) {
   EXPECT_EQ(optimizer->steps(), 2);
 }
 
+TEST_F(GpuTrain, AStepThatIsJudgedAndLeftOutIsNotCounted) {
+  for (const bool graphs : {true, false}) {
+    TrainConfig c = config_for("w4a4");
+    c.train.cuda_graphs = graphs;
+    const auto run = [&](bool with_bad_step) {
+      nn::LlamaModel model(small(), c.quant, nn::ComputeType::kBFloat16, at::kCUDA);
+      model.init_weights(1);
+      const auto optimizer = make_optimizer(c.optimizer, model.parameters());
+      GpuStep gpu(model, *optimizer, c, 1);
+      const auto step = [&](uint64_t seed, bool apply) {
+        gpu.micro_batch(batch_of(4, 32, seed), 1.0);
+        gpu.finish(1e-3);
+        gpu.take();
+        if (apply) gpu.apply();
+      };
+      step(1, true);
+      if (with_bad_step) step(9, false);
+      step(2, true);
+      EXPECT_EQ(optimizer->steps(), 2);
+      std::vector<at::Tensor> weights;
+      for (const auto& p : model.parameters()) weights.push_back(p.tensor.detach().cpu());
+      return weights;
+    };
+    const auto expected = run(false), got = run(true);
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(at::equal(got[i], expected[i])) << i;
+  }
+}
+
+TEST_F(GpuTrain, TiedEmbeddingsAndUncountedTargetsTrainAsOnTheCpu) {
+  LlamaConfig tied = small();
+  tied.tie_word_embeddings = true;
+  Batch b = batch_of(4, 32, 1);
+  for (size_t i = 0; i < b.targets.size(); i += 3) b.targets[i] = kIgnoredTarget;
+  TrainConfig c = config_for("w4a4");
+  nn::LlamaModel cpu(tied, c.quant, nn::ComputeType::kBFloat16);
+  nn::LlamaModel gpu(tied, c.quant, nn::ComputeType::kBFloat16, at::kCUDA);
+  cpu.init_weights(1);
+  gpu.init_weights(1);
+  const auto on_cpu = make_optimizer(c.optimizer, cpu.parameters());
+  const auto on_gpu = make_optimizer(c.optimizer, gpu.parameters());
+  GpuStep step(gpu, *on_gpu, c, 1);
+  for (int i = 0; i < 5; ++i) {
+    cpu.zero_grad();
+    const at::Tensor loss = cpu.loss(tensor_of(b.inputs, b), tensor_of(b.targets, b));
+    loss.backward();
+    const double norm = gradient_norm(cpu.parameters());
+    clip_gradients(cpu.parameters(), norm, c.optimizer.clip_norm);
+    on_cpu->step(1e-3);
+    step.micro_batch(b, 1.0);
+    step.finish(1e-3);
+    step.apply();
+    const GpuStep::Result r = step.take();
+    EXPECT_NEAR(r.loss, loss.item<double>(), 0.005 * r.loss) << i;
+    EXPECT_NEAR(r.gradient_norm, norm, 0.03 * norm) << i;
+  }
+}
+
+TEST_F(GpuTrain, RecomputingGivesTheSameBitsForwardWithTheFasterAttentionToo) {
+  prepare_gpu(/*deterministic=*/false);
+  TrainConfig c = config_for("w4a4");
+  const double expected = run_steps(c, 1, 1).losses.front();
+  for (const char* recompute : {"mlp", "block"}) {
+    c.train.recompute = recompute;
+    const Steps got = run_steps(c, 1, 1);
+    EXPECT_EQ(got.losses.front(), expected) << recompute;
+  }
+}
+
 class GpuTrainer : public GpuTrain {
  protected:
   void SetUp() override {
@@ -357,6 +425,7 @@ TEST_F(GpuTrainer, ResumedIsAsNeverStopped) {
   fs::remove_all(whole.run / "final");
   fs::remove(whole.run / "summary.json");
   fs::remove_all(whole.run / "checkpoints" / "step-00000020");
+  ASSERT_TRUE(fs::exists(whole.run / "checkpoints" / "step-00000010" / "model.safetensors"));
   const TrainOutcome resumed = train(c);
   EXPECT_EQ(resumed.summary["weights_xxh3_128"], weights);
   EXPECT_EQ(losses(resumed), curve);
@@ -374,7 +443,7 @@ TEST_F(GpuTrainer, OtherOptimizersAndGuardsWork) {
     EXPECT_NEAR(l.back(), on_cpu.back(), 0.01 * on_cpu.back()) << optimizer;
   }
   TrainConfig c = config("judged", "cuda", "w4a4");
-  c.guards.spike = "skip";
+  c.guards.spike = "skip";  // the loss is waited for before the update
   const auto judged = losses(train(c));
   const auto plain = losses(train(config("plain", "cuda", "w4a4")));
   EXPECT_EQ(judged, plain) << "no spike: the same steps";

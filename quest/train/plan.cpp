@@ -68,6 +68,13 @@ std::string code_plan_text(const TrainConfig& config, const LlamaConfig& model) 
   layer("lm_head", model.vocab_size, model.hidden_size, recipe_from_name("bf16"), norm);
   line("attention",
        ops::attention_plan(type, {model.num_heads, model.num_kv_heads, model.head_dim}, device));
+  if (device == at::kCUDA) {
+    const std::string backward = config.train.backward == "fp8"
+                                     ? "FP8 (e4m3), sums promoted every 128, of codes and gradients"
+                                     : fmt::format("{} values (cuBLAS)", at::toString(type));
+    line("backward", fmt::format("{}; recomputed: {}{}", backward, config.train.recompute,
+                                 config.train.deterministic ? "; the same bits every time" : ""));
+  }
   line("optimizer", optimizer_text(config));
   return out;
 }

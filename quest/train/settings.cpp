@@ -17,6 +17,8 @@ constexpr int64_t kMany = int64_t{1} << 52;  // above any count here; exact in a
 struct Facts {
   std::string flags;     // "--lr"
   bool identity = true;  // false: does not change the run's result
+  // Newer than run folders that are about: at its default it is left out of their hash.
+  bool is_new = false;
 };
 
 // Collects settings; each method is one type of field.
@@ -121,8 +123,8 @@ class Declaration {
   void add(const std::string& key, const std::string& help, const std::string& range,
            std::function<TomlValue()> get, std::function<void(const TomlValue&)> set,
            std::function<TomlValue(std::string_view)> read, const Facts& facts) {
-    list_.push_back({key, facts.flags, help, range, facts.identity, std::move(get), std::move(set),
-                     std::move(read)});
+    list_.push_back({key, facts.flags, help, range, facts.identity, facts.is_new, std::move(get),
+                     std::move(set), std::move(read)});
   }
 
   std::vector<Setting>& list_;
@@ -293,7 +295,8 @@ void declare_data(Declaration& d, TrainConfig& c) {
   d.text("train.compute_type", c.train.compute_type, {"fp32", "bf16", "fp64"},
          "type of activations and products; master weights are FP32 (fp64: all in FP64, for tests)",
          {"--compute"});
-  d.text("train.device", c.train.device, {"cpu", "cuda"}, "where to compute", {"--device"});
+  d.text("train.device", c.train.device, {"cpu", "cuda"}, "where to compute",
+         {"--device", true, true});
   d.text("train.recompute", c.train.recompute, {"off", "mlp", "block"},
          "what the backward pass computes again to save memory: nothing, MLPs, or whole blocks",
          Facts{"--recompute", false});
@@ -301,13 +304,14 @@ void declare_data(Declaration& d, TrainConfig& c) {
       "train.backward", c.train.backward, {"bf16", "fp8"},
       "GPU: type of the blocks' backward products; fp8 rounds gradients to e4m3, needs at most 4 "
       "bits on both sides",
-      {"--backward"});
+      {"--backward", true, true});
   d.boolean("train.cuda_graphs", c.train.cuda_graphs,
             "GPU: record a step once as CUDA graphs and replay them; false: start every operation "
             "from the host",
             Facts{"", false});
   d.boolean("train.deterministic", c.train.deterministic,
-            "GPU: the same bits for the same seed, also when resumed (slower attention backward)");
+            "GPU: the same bits for the same seed, also when resumed (slower attention backward)",
+            Facts{"", true, true});
 }
 
 void declare_optimizer(Declaration& d, TrainConfig& c) {

@@ -58,11 +58,14 @@ bool is_zero(const TomlValue& value) {
 }
 
 std::string to_toml(const TrainConfig& config, bool identity_only, bool comments) {
-  TrainConfig copy = config;
+  TrainConfig copy = config, standard;
+  const std::vector<Setting> defaults = list_settings(standard);
   std::string out;
   std::string section;
+  size_t index = 0;
   for (const Setting& s : list_settings(copy)) {
-    if (identity_only && !s.identity) continue;
+    const bool is_default = s.get() == defaults[index++].get();
+    if (identity_only && (!s.identity || (s.is_new && is_default))) continue;
     if (section_of(s.key) != section) {
       section = section_of(s.key);
       out += fmt::format("{}[{}]\n", out.empty() ? "" : "\n", section);

@@ -163,6 +163,7 @@ struct Setting {
   std::string help;
   std::string range;  // "0 to 1", "adamw, sgd, ..."; empty: anything
   bool identity;      // part of the run's identity (hash); false: where and how often only
+  bool is_new;        // at its default not in the hash, which older runs have without it
   std::function<TomlValue()> get;
   std::function<void(const TomlValue&)> set;        // throws kUsage with key, value and range
   std::function<TomlValue(std::string_view)> read;  // from a flag's text; throws kUsage

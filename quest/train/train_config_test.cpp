@@ -213,6 +213,15 @@ TEST(TrainConfig, HashIsOfWhatChangesTheResult) {
   b.checkpoint.every = 3;
   b.log.every = 5;
   EXPECT_EQ(config_hash(a), config_hash(b));
+  // Settings that came later are in the hash only where they are not at their default.
+  TrainConfig on_gpu = a;
+  on_gpu.train.device = "cuda";
+  EXPECT_NE(config_hash(on_gpu), config_hash(a));
+  for (const Setting& setting : list_settings(on_gpu)) {
+    if (setting.key == "train.device") {
+      EXPECT_TRUE(setting.is_new);
+    }
+  }
   EXPECT_EQ(config_hash(a).size(), 8u);
   TrainConfig original = a;
   std::set<std::string> hashes = {config_hash(a)};

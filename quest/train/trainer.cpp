@@ -177,9 +177,11 @@ Trainer::StepResult Trainer::step() {
   return result;
 }
 
-// Whether a finite step's loss may keep it from being applied: then it must be known first.
+// Whether what a step gave decides more than its own update, which the GPU decides by itself: a
+// finite loss that may keep it from being applied, averages that only applied steps enter.
 bool Trainer::judges_before_update() const {
-  return config_.guards.spike == "skip" || config_.guards.spike == "stop";
+  return config_.guards.spike == "skip" || config_.guards.spike == "stop" ||
+         config_.averaging.ema_decay > 0 || config_.averaging.horizon > 0;
 }
 
 void Trainer::begin_gpu_step() {
@@ -197,11 +199,13 @@ void Trainer::begin_gpu_step() {
     result.loss = taken.loss;
     result.gradient_norm = taken.gradient_norm;
     result.verdict = guards_->check(result.step, result.loss, result.gradient_norm);
-    if (result.verdict != Verdict::kSkip) gpu_step_->apply();
+    if (result.verdict != Verdict::kSkip) {
+      gpu_step_->apply();
+      averages_->update(state_.step);
+    }
   } else {
     gpu_step_->apply();
   }
-  averages_->update(state_.step);
   under_way_.push_back(result);
 }
 

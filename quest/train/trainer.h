@@ -8,8 +8,8 @@
 // A run folder holds config.toml, checkpoints/ (checkpoint.h), metrics.jsonl, tensorboard/, and at
 // the end final/ (also final_ema/, final_mean/) and summary.json. run() goes on from the newest
 // whole checkpoint of the folder; the result is bit for bit that of a run never stopped, with the
-// same number of threads. On SIGINT or SIGTERM (base/shutdown.h) it finishes the step, saves and
-// returns.
+// same number of threads (on a GPU with train.deterministic). On SIGINT or SIGTERM
+// (base/shutdown.h) it finishes the step, saves and returns.
 //
 // Errors: kUsage (settings), kData (damaged files, other data than at the checkpoint), kIo (full
 // disk: the last checkpoint stays good), kNumeric (guards). Thread rules: one thread.

@@ -55,7 +55,7 @@ __global__ void cross_entropy_rows(D* logits, const int64_t* targets, int64_t v,
     for (int i = 0; i < kLane; ++i) {
       if (i < count && part.largest != -INFINITY) part.sum += __expf(values[i] - part.largest);
     }
-    // A NaN or +inf logit makes the sum NaN here (inf - inf), and so the loss.
+    // A +inf logit makes the sum NaN (inf - inf), and so the loss; so does a NaN beside numbers.
     own = join(own, part);
   }
   own = join_warp(own);

@@ -9,8 +9,10 @@ namespace quest::kernels::cuda {
 namespace {
 
 constexpr float kLargest = 448.0f;  // of e4m3
+// 1 also where all values are so small that the scale's inverse would be infinite: they round to 0.
 __device__ float scale_of(float largest) {
-  return largest > 0.0f ? largest * (1.0f / kLargest) : 1.0f;
+  const float scale = largest * (1.0f / kLargest);
+  return largest == 0.0f || scale < 1e-37f ? 1.0f : scale;
 }
 
 __device__ uint32_t fp8x4(float a, float b, float c, float d) {

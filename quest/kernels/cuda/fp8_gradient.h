@@ -6,7 +6,7 @@
 //
 // so the gradient alone is rounded. FP8 tensor cores read both operands along the sum: codes and
 // the second form of the gradient are turned over. A scale is the largest magnitude over 448, or 1
-// for a row of zeros; values are rounded to nearest even.
+// for zeros and values below 4e-35; values are rounded to nearest even.
 //
 // Pointers are device memory, 16-byte aligned, dense row-major. Asynchronous in `stream`.
 #pragma once

@@ -89,10 +89,9 @@ void hadamard_quantize(const QuantSpec& spec, const T* x, int64_t m, int64_t k,
 template <class T>
 void add_rms_norm_hadamard_quantize(const QuantSpec& spec, const T* x, const T* delta,
                                     const float* weight, float eps, int64_t m, int64_t k, T* h,
-                                    T* y, float* inverse_rms, const QuantizedRows& out,
-                                    Stream stream) {
+                                    float* inverse_rms, const QuantizedRows& out, Stream stream) {
   const NormalizedRows<device_t<T>> source{dev(x), dev(delta), weight,     eps,
-                                           dev(h), dev(y),     inverse_rms};
+                                           dev(h), nullptr,    inverse_rms};
   launch_quantize_rows("add_rms_norm_hadamard_quantize", source, make_row_rule(spec, k), m, k,
                        rows_out(out), stream);
 }
@@ -134,7 +133,7 @@ void dequantize_rows(const QuantSpec& spec, const int8_t* codes, const float* un
   template void hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,                \
                                      const QuantizedRows&, Stream);                               \
   template void add_rms_norm_hadamard_quantize<T>(const QuantSpec&, const T*, const T*,           \
-                                                  const float*, float, int64_t, int64_t, T*, T*,  \
+                                                  const float*, float, int64_t, int64_t, T*,      \
                                                   float*, const QuantizedRows&, Stream);          \
   template void swiglu_hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,         \
                                             const QuantizedRows&, Stream);                        \

@@ -34,12 +34,11 @@ void hadamard_quantize(const QuantSpec& spec, const T* x, int64_t m, int64_t k,
                        const QuantizedRows& out, Stream stream);
 
 // h = x + delta (delta null: h = x, not written), y = rms_norm(h) rounded to T, then y quantized.
-// h, y (null: not written), inverse_rms (null: not written) as rms_norm.h has them.
+// h, inverse_rms (null: not written) as rms_norm.h has them.
 template <class T>
 void add_rms_norm_hadamard_quantize(const QuantSpec& spec, const T* x, const T* delta,
                                     const float* weight, float eps, int64_t m, int64_t k, T* h,
-                                    T* y, float* inverse_rms, const QuantizedRows& out,
-                                    Stream stream);
+                                    float* inverse_rms, const QuantizedRows& out, Stream stream);
 
 // swiglu of gate_up (M,2F) rounded to T, then quantized as rows of F.
 template <class T>

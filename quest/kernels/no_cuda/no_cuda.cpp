@@ -54,8 +54,7 @@ void hadamard_quantize(const QuantSpec&, const T*, int64_t, int64_t, const Quant
 }
 template <class T>
 void add_rms_norm_hadamard_quantize(const QuantSpec&, const T*, const T*, const float*, float,
-                                    int64_t, int64_t, T*, T*, float*, const QuantizedRows&,
-                                    Stream) {
+                                    int64_t, int64_t, T*, float*, const QuantizedRows&, Stream) {
   missing("add_rms_norm_hadamard_quantize");
 }
 template <class T>

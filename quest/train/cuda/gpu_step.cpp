@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdlib>
 #include <deque>
-#include <optional>
+#include <utility>
 
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
@@ -39,17 +39,22 @@ struct Transfer {
   at::cuda::CUDAEvent done;
 };
 
-// LibTorch's own message is pages long.
+// LibTorch's own messages are pages long.
 template <class F>
-void with_memory_error(F&& f) {
+void with_cuda_errors(F&& f) {
   try {
     f();
   } catch (const c10::OutOfMemoryError& error) {
     const std::string text = error.what_without_backtrace();
+    // "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."
+    const size_t second = text.find(". ", text.find(". ") + 1);
     QUEST_THROW(ErrorKind::kEnvironment,
                 "the GPU has too little memory: {}; a smaller train.micro_batch_size or "
                 "train.recompute needs less",
-                text.substr(0, text.find(". ")));
+                text.substr(0, second));
+  } catch (const c10::AcceleratorError& error) {
+    const std::string text = error.what_without_backtrace();
+    QUEST_THROW(ErrorKind::kEnvironment, "the GPU failed: {}", text.substr(0, text.find('\n')));
   }
 }
 
@@ -63,15 +68,15 @@ class GpuStep::Impl {
         optimizer_(optimizer),
         config_(config),
         parameters_(model.parameters()),
-        accumulates_(micro_batches > 1),
+        micro_batches_(micro_batches),
         graphs_(config.train.cuda_graphs && optimizer.can_enqueue()),
         control_(ops::make_step_control()),
         weight_(at::zeros({1}, on_gpu(at::kFloat))),
         loss_(at::zeros({}, on_gpu(at::kFloat))) {}
 
   void micro_batch(const Batch& batch, double weight) {
-    check_ids(batch);
-    with_memory_error([&] {
+    check_batch(batch);
+    with_cuda_errors([&] {
       upload(batch, weight);
       if (!graphs_) {
         run_micro_batch(at_start_);
@@ -105,16 +110,7 @@ class GpuStep::Impl {
   }
 
   void apply() {
-    if (optimizer_.can_enqueue()) {
-      graphs_ ? update_.replay() : optimizer_.enqueue(control_);
-    } else {
-      const double norm = control_.select(0, StepControl::kGradientNorm).item<double>();
-      if (control_.select(0, StepControl::kSkipped).item<float>() == 0) {
-        clip_gradients(parameters_, norm, config_.optimizer.clip_norm);
-        optimizer_.step(control_.select(0, StepControl::kLearningRate).item<double>());
-        updates_ = optimizer_.steps();
-      }
-    }
+    with_cuda_errors([&] { apply_update(); });
     for (const auto& p : parameters_) p.tensor.unsafeGetTensorImpl()->bump_version();
   }
 
@@ -122,12 +118,14 @@ class GpuStep::Impl {
     QUEST_ASSERT(!untaken_.empty(), "no step to take a result of");
     const std::unique_ptr<Untaken> r = std::move(untaken_.front());
     untaken_.pop_front();
-    r->done.synchronize();
+    with_cuda_errors([&] { r->done.synchronize(); });
     const float* c = r->control.const_data_ptr<float>();
     if (c[StepControl::kSkipped] != 0) {
       --updates_;
-    } else if (optimizer_.can_enqueue()) {
+    } else if (r->applied) {
       optimizer_.set_steps(optimizer_.steps() + 1);
+    } else {
+      judged_ = true;  // apply() may follow; if not, finish() finds that control counts too many
     }
     return {c[StepControl::kLoss], c[StepControl::kGradientNorm]};
   }
@@ -138,20 +136,50 @@ class GpuStep::Impl {
   struct Untaken {
     at::Tensor control;
     at::cuda::CUDAEvent done;
+    bool applied = false;  // its update is enqueued
   };
 
-  void check_ids(const Batch& batch) const {
+  void apply_update() {
+    const bool was_judged = std::exchange(judged_, false);
+    if (optimizer_.can_enqueue()) {
+      graphs_ ? update_.replay() : optimizer_.enqueue(control_);
+      if (was_judged) {
+        optimizer_.set_steps(optimizer_.steps() + 1);
+      } else if (!untaken_.empty()) {
+        untaken_.back()->applied = true;
+      }
+      return;
+    }
+    const double norm = control_.select(0, StepControl::kGradientNorm).item<double>();
+    if (control_.select(0, StepControl::kSkipped).item<float>() != 0) return;
+    clip_gradients(parameters_, norm, config_.optimizer.clip_norm);
+    optimizer_.step(control_.select(0, StepControl::kLearningRate).item<double>());
+    updates_ = optimizer_.steps();
+  }
+
+  void check_batch(const Batch& batch) {
+    const auto count = static_cast<size_t>(batch.batch * batch.sequence_length);
+    QUEST_ASSERT(batch.inputs.size() == count && batch.targets.size() == count,
+                 "a batch of {} x {} with {} tokens", batch.batch, batch.sequence_length,
+                 batch.inputs.size());
+    QUEST_ASSERT(!tokens_.defined() ||
+                     (tokens_.size(0) == batch.batch && tokens_.size(1) == batch.sequence_length),
+                 "a batch of {} x {} after others of {} x {}", batch.batch, batch.sequence_length,
+                 tokens_.size(0), tokens_.size(1));
+    begun_ = at_start_ ? 1 : begun_ + 1;
+    QUEST_ASSERT(begun_ <= micro_batches_, "{} micro-batches in a step of {}", begun_,
+                 micro_batches_);
     const int64_t v = model_.config().vocab_size;
-    const auto check = [&](const std::vector<int32_t>& ids, const char* what) {
+    const auto check = [&](const std::vector<int32_t>& ids, const char* what, int32_t also) {
       for (size_t i = 0; i < ids.size(); ++i) {
-        QUEST_CHECK((ids[i] >= 0 && ids[i] < v) || ids[i] == kIgnoredTarget, ErrorKind::kData,
+        QUEST_CHECK((ids[i] >= 0 && ids[i] < v) || ids[i] == also, ErrorKind::kData,
                     "{} {} is {}, the vocabulary has {} tokens; was the data tokenized with "
                     "another tokenizer?",
                     what, i, ids[i], v);
       }
     };
-    check(batch.inputs, "token");
-    check(batch.targets, "target");
+    check(batch.inputs, "token", 0);
+    check(batch.targets, "target", kIgnoredTarget);
   }
 
   Transfer& next_transfer() {
@@ -207,7 +235,16 @@ class GpuStep::Impl {
   template <class F>
   void record_graph(at::cuda::CUDAGraph& graph, F&& f) {
     graph.capture_begin(pool_);
-    f();
+    try {
+      f();
+    } catch (...) {
+      // The stream must not stay in capture mode: all that follows would fail.
+      try {
+        graph.capture_end();
+      } catch (const std::exception&) {
+      }
+      throw;
+    }
     graph.capture_end();
   }
 
@@ -222,7 +259,7 @@ class GpuStep::Impl {
     for (const auto& p : parameters_) p.tensor.unsafeGetTensorImpl()->bump_version();
     record_graph(refresh_, [&] { model_.refresh(); });
     record_graph(first_, [&] { run_micro_batch(true); });
-    if (accumulates_) record_graph(further_, [&] { run_micro_batch(false); });
+    if (micro_batches_ > 1) record_graph(further_, [&] { run_micro_batch(false); });
     record_graph(norm_, [&] { run_norm(); });
     record_graph(update_, [&] { optimizer_.enqueue(control_); });
     recorded_ = true;
@@ -232,7 +269,8 @@ class GpuStep::Impl {
   Optimizer& optimizer_;
   const TrainConfig& config_;
   std::vector<nn::NamedParameter> parameters_;
-  bool accumulates_;
+  int64_t micro_batches_, begun_ = 0;  // of a step; of the step at work
+  bool judged_ = false;                // the last step's result was taken before its update
   bool graphs_;
   bool recorded_ = false;
   bool at_start_ = true;  // of a step: the next micro-batch is its first
@@ -259,11 +297,9 @@ int64_t GpuStep::untaken() const { return impl_->untaken(); }
 void prepare_gpu(bool deterministic) {
   const std::string reason = ops::gpu_unusable_reason();
   QUEST_CHECK(reason.empty(), ErrorKind::kEnvironment, "{}", reason);
-  if (deterministic) {
-    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
-    at::globalContext().setDeterministicFillUninitializedMemory(false);
-  }
+  if (deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/true);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
   if (c10::cuda::getCurrentCUDAStream() == c10::cuda::getDefaultCUDAStream()) {
     c10::cuda::setCurrentCUDAStream(c10::cuda::getStreamFromPool(/*isHighPriority=*/false));
   }
@@ -286,6 +322,7 @@ double measure_gpu_flops(bool bf16) {
   end.record();
   end.synchronize();
   const double seconds = static_cast<double>(begin.elapsed_time(end)) * 1e-3;
+  c10::cuda::CUDACachingAllocator::resetPeakStats(c10::cuda::current_device());
   return 2.0 * static_cast<double>(size * size * size * kTimes) / seconds;
 }
 
