@@ -173,7 +173,7 @@ void run(const std::string& preset, int64_t batch, int64_t sequence) {
   const at::Tensor work = at::empty({m + 2 * f}, on_gpu(at::kInt));
   const at::Tensor bytes2 = at::empty_like(bytes), rs2 = at::empty_like(rs);
   table.bytes("gradient to FP8, by rows and by columns", 2 * size(big) + 2 * size(bytes), [&] {
-    gpu::fp8_gradient(data<bfloat16>(big), data<float>(wu), data<float>(rs), m, 2 * f,
+    gpu::fp8_gradient(data<bfloat16>(big), data<float>(wu), data<float>(rs), m, 2 * f, {},
                       data<uint8_t>(bytes), data<float>(rs2), data<uint8_t>(bytes2),
                       data<float>(cs), data<uint32_t>(work), current_stream());
   });

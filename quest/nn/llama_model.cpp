@@ -244,12 +244,21 @@ void LlamaModel::check_targets(const at::Tensor& targets) const {
 
 at::Tensor LlamaModel::on_device(const at::Tensor& tensor) const { return tensor.to(device_); }
 
-void LlamaModel::use_fp8_backward() {
+void LlamaModel::use_fp8_backward(bool e5m2, bool by_chance) {
   QUEST_CHECK(device_.is_cuda() && ops::gpu_is_hopper(), ErrorKind::kUsage,
               "FP8 backward products need a Hopper GPU (H100, H200); this model is on {}",
               device_.is_cuda() ? ops::gpu_description() : "the CPU");
+  ops::QuantLinearState::Fp8Backward how;
+  how.e5m2 = e5m2;
+  if (by_chance) {
+    gradient_counter_ = at::zeros({1}, at::TensorOptions(at::kInt).device(device_));
+    how.counter = gradient_counter_;
+  }
   for (const auto& block : blocks_) {
-    for (QuantLinear* layer : block->layers()) layer->use_fp8_backward();
+    for (QuantLinear* layer : block->layers()) {
+      layer->use_fp8_backward(how);
+      ++how.layer;
+    }
   }
 }
 

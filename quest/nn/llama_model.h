@@ -83,7 +83,10 @@ class LlamaModel {
   // model must live until the backward pass.
   void set_recompute(Recompute recompute) { recompute_ = recompute; }
   // Backward products of the blocks in FP8 (GPU): ops::QuantLinearState::use_fp8_backward.
-  void use_fp8_backward();
+  // by_chance: gradients are rounded by chance, anew for each value of gradient_counter.
+  void use_fp8_backward(bool e5m2 = false, bool by_chance = false);
+  // (1) int32 on the GPU, to be changed before each backward pass; undefined unless by chance.
+  const at::Tensor& gradient_counter() const { return gradient_counter_; }
   // Quantizes all weights whose version changed, in place on a GPU: otherwise the first forward
   // pass does it.
   void refresh();
@@ -102,6 +105,7 @@ class LlamaModel {
   ComputeType compute_;
   at::Device device_;
   Recompute recompute_ = Recompute::kOff;
+  at::Tensor gradient_counter_;
   at::Tensor embedding_;   // (V,C)
   at::Tensor head_;        // (V,C); undefined if tied
   at::Tensor final_norm_;  // (C)

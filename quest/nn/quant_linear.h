@@ -39,7 +39,9 @@ class QuantLinear {
   // forward(swiglu(gate_up))
   at::Tensor forward_swiglu(const at::Tensor& gate_up);
   // ops::QuantLinearState::use_fp8_backward
-  void use_fp8_backward() { state_.use_fp8_backward(weight_.size(0), weight_.size(1)); }
+  void use_fp8_backward(const ops::QuantLinearState::Fp8Backward& how) {
+    state_.use_fp8_backward(weight_.size(0), weight_.size(1), how);
+  }
   // Quantizes the weight anew, into the same memory on a GPU, if it changed since the last time.
   void refresh() { state_.weight_side(weight_, /*want_mask=*/true); }
 

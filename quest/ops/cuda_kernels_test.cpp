@@ -260,7 +260,7 @@ TEST_F(CudaKernels, Fp8OperandsAreRoundedWithOneScalePerRowOrColumn) {
     const at::Tensor rows = poisoned({m, n}, at::kByte), turned = poisoned({n, m}, at::kByte);
     const at::Tensor got_rows = poisoned({m}, at::kFloat), got_columns = poisoned({n}, at::kFloat);
     const at::Tensor space = poisoned({m + n}, at::kInt);
-    gpu::fp8_gradient(data<bfloat16>(d), data<float>(dsw), data<float>(dsx), m, n,
+    gpu::fp8_gradient(data<bfloat16>(d), data<float>(dsw), data<float>(dsx), m, n, {},
                       data<uint8_t>(rows), data<float>(got_rows), data<uint8_t>(turned),
                       data<float>(got_columns), data<uint32_t>(space), current_stream());
     const std::string what = fmt::format("{} x {}", m, n);
@@ -279,6 +279,51 @@ TEST_F(CudaKernels, Fp8OperandsAreRoundedWithOneScalePerRowOrColumn) {
   }
 }
 
+// By chance: only neighbours are taken, and their mean over many counters is the value.
+TEST_F(CudaKernels, GradientsRoundedByChanceKeepTheirMean) {
+  const int64_t m = 32, n = 48, draws = 4000;
+  for (const gpu::Fp8Format format : {gpu::Fp8Format::kE4m3, gpu::Fp8Format::kE5m2}) {
+    const bool e5m2 = format == gpu::Fp8Format::kE5m2;
+    const at::ScalarType type = e5m2 ? at::kFloat8_e5m2 : at::kFloat8_e4m3fn;
+    const at::Tensor dy0 = normal({m, n}, 1, at::kBFloat16);
+    dy0[0] *= 1e-3;  // subnormal beside its row's largest
+    dy0[0][0] = 1.0;
+    const at::Tensor dy = dy0.cuda();
+    const at::Tensor ones = at::full({n}, 1.0f, at::TensorOptions(at::kFloat)).cuda();
+    const at::Tensor rows = poisoned({m, n}, at::kByte), turned = poisoned({n, m}, at::kByte);
+    const at::Tensor rs = poisoned({m}, at::kFloat), cs = poisoned({n}, at::kFloat);
+    const at::Tensor space = poisoned({m + n}, at::kInt);
+    const at::Tensor counter = at::zeros({1}, at::TensorOptions(at::kInt).device(at::kCUDA));
+    at::Tensor sum = at::zeros({m, n}, at::kDouble).cuda(), turned_sum = sum.t().contiguous();
+    at::Tensor first;
+    bool differs = false;
+    for (int64_t i = 0; i < draws; ++i) {
+      counter.fill_(i);
+      gpu::fp8_gradient(data<bfloat16>(dy), data<float>(ones), data<float>(ones), m, n,
+                        {format, data<int32_t>(counter), 3}, data<uint8_t>(rows), data<float>(rs),
+                        data<uint8_t>(turned), data<float>(cs), data<uint32_t>(space),
+                        current_stream());
+      const at::Tensor values = rows.view(type).to(at::kDouble) * rs.unsqueeze(1);
+      sum += values;
+      turned_sum += turned.view(type).to(at::kDouble) * cs.unsqueeze(1);
+      if (i == 0) first = values.clone();
+      if (i == 1) differs = !at::equal(values, first);
+    }
+    EXPECT_TRUE(differs);
+    const at::Tensor x = testing::as_double(dy0);
+    // One step of the format at the value; the mean of n draws is off by step / 2 / sqrt(n) at most
+    // in its deviation.
+    const double fraction = e5m2 ? 0.25 : 0.125, least = e5m2 ? 0x1p-16 : 0x1p-9;
+    const auto step = [&](const at::Tensor& scales) {
+      return x.abs() * fraction + scales.cpu().to(at::kDouble) * least;
+    };
+    const double deviations = 6 * 0.5 / std::sqrt(static_cast<double>(draws));
+    expect_within((sum / draws).cpu(), x, step(rs.unsqueeze(1)) * deviations, "rows");
+    expect_within((turned_sum / draws).cpu().t(), x, step(cs.unsqueeze(0)) * deviations, "columns");
+    expect_within(first.cpu(), x, step(rs.unsqueeze(1)), "neighbours");
+  }
+}
+
 TEST_F(CudaKernels, TinyGradientsBecomeZeroInFp8) {
   const int64_t m = 16, n = 32;
   const at::Tensor dy =
@@ -288,7 +333,7 @@ TEST_F(CudaKernels, TinyGradientsBecomeZeroInFp8) {
   const at::Tensor rows = poisoned({m, n}, at::kByte), turned = poisoned({n, m}, at::kByte);
   const at::Tensor rs = poisoned({m}, at::kFloat), cs = poisoned({n}, at::kFloat);
   const at::Tensor space = poisoned({m + n}, at::kInt);
-  gpu::fp8_gradient(data<bfloat16>(dy), data<float>(ones), data<float>(ones), m, n,
+  gpu::fp8_gradient(data<bfloat16>(dy), data<float>(ones), data<float>(ones), m, n, {},
                     data<uint8_t>(rows), data<float>(rs), data<uint8_t>(turned), data<float>(cs),
                     data<uint32_t>(space), current_stream());
   EXPECT_EQ(rows.sum().item<int64_t>(), 0);

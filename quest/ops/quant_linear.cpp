@@ -128,7 +128,7 @@ void QuantLinearState::make_on_gpu(const at::Tensor& weight, bool want_mask,
   }
 }
 
-void QuantLinearState::use_fp8_backward(int64_t n, int64_t k) {
+void QuantLinearState::use_fp8_backward(int64_t n, int64_t k, const Fp8Backward& how) {
   QUEST_CHECK(supports_fp8_backward(recipe_), ErrorKind::kUsage,
               "FP8 backward products need integer grids of at most 4 bits on both sides; {} is {} "
               "and {}",
@@ -138,7 +138,7 @@ void QuantLinearState::use_fp8_backward(int64_t n, int64_t k) {
       "FP8 backward products need BF16 compute and layers of multiples of 16; {} is {} x {} "
       "and computes in {}",
       name_, n, k, at::toString(compute_));
-  fp8_backward_ = true;
+  fp8_backward_ = how;
   cached_.reset();
 }
 

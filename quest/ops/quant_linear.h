@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <ATen/core/Tensor.h>
@@ -53,11 +54,18 @@ class QuantLinearState {
   const QuantRecipe& recipe() const { return recipe_; }
   at::ScalarType compute() const { return compute_; }
   const std::string& name() const { return name_; }
+  // How gradients are rounded for FP8 backward products.
+  struct Fp8Backward {
+    bool e5m2 = false;   // else e4m3
+    at::Tensor counter;  // (1) int32 on the GPU: round by chance, anew for each value; undefined:
+                         // to nearest
+    uint32_t layer = 0;  // makes layers round independently
+  };
   // Backward products of a GPU in FP8: rows (for dx) and columns (for dw) of the gradient are
-  // rounded to e4m3 with a scale each, codes are exact. kUsage, naming the layer, for recipes whose
+  // rounded to FP8 with a scale each, codes are exact. kUsage, naming the layer, for recipes whose
   // codes e4m3 does not hold (supports_fp8_backward) and shapes that are no multiples of 16.
-  void use_fp8_backward(int64_t n, int64_t k);
-  bool fp8_backward() const { return fp8_backward_; }
+  void use_fp8_backward(int64_t n, int64_t k, const Fp8Backward& how);
+  const std::optional<Fp8Backward>& fp8_backward() const { return fp8_backward_; }
 
   // weight (N,K) master. Remade when the weight's version or storage changed since the last call,
   // or when the mask is wanted for a gradient and the cached one was made without. On a GPU it is
@@ -71,7 +79,7 @@ class QuantLinearState {
   QuantRecipe recipe_;
   at::ScalarType compute_;
   std::string name_;
-  bool fp8_backward_ = false;
+  std::optional<Fp8Backward> fp8_backward_;
   std::shared_ptr<QuantizedWeight> cached_;
   uint32_t cached_version_ = 0;
   const void* cached_data_ = nullptr;

@@ -128,14 +128,18 @@ SavedLayer::Gradients SavedLayer::fp8_gradients(const at::Tensor& grad_y,
       "FP8 backward products need tokens in multiples of 16, at most 4 million; this product "
       "has {} tokens and {} outputs",
       m, n);
-  const auto bytes = grad_y.options().dtype(at::kFloat8_e4m3fn);
+  const auto bytes = grad_y.options().dtype(fp8_.e5m2 ? at::kFloat8_e5m2 : at::kFloat8_e4m3fn);
   const auto floats = grad_y.options().dtype(at::kFloat);
   const at::Tensor rows = at::empty({m, n}, bytes), row_scales = at::empty({m, 1}, floats);
   const at::Tensor columns = at::empty({n, m}, bytes), column_scales = at::empty({n, 1}, floats);
   const at::Tensor workspace = at::empty({m + n}, grad_y.options().dtype(at::kInt));
   const auto stream = current_stream();
+  kernels::cuda::Fp8Rounding rounding;
+  rounding.format = fp8_.e5m2 ? kernels::cuda::Fp8Format::kE5m2 : kernels::cuda::Fp8Format::kE4m3;
+  rounding.counter = fp8_.counter.defined() ? data<int32_t>(fp8_.counter) : nullptr;
+  rounding.layer = fp8_.layer;
   kernels::cuda::fp8_gradient(data<bfloat16>(grad_y), data<float>(weight_->quantized.units),
-                              data<float>(x.units), m, n, data<uint8_t>(rows),
+                              data<float>(x.units), m, n, rounding, data<uint8_t>(rows),
                               data<float>(row_scales), data<uint8_t>(columns),
                               data<float>(column_scales), data<uint32_t>(workspace), stream);
   const at::Tensor ones = at::ones({1, k}, floats);
@@ -146,7 +150,7 @@ SavedLayer::Gradients SavedLayer::fp8_gradients(const at::Tensor& grad_y,
   };
   Gradients out;
   out.values = product(rows, weight_->turned, row_scales);
-  const at::Tensor x_turned = at::empty({k, m}, bytes);
+  const at::Tensor x_turned = at::empty({k, m}, bytes.dtype(at::kFloat8_e4m3fn));
   kernels::cuda::fp8_turn_codes(data<int8_t>(x.codes), m, k, data<uint8_t>(x_turned), stream);
   const at::Tensor grad_w = product(columns, x_turned, column_scales);
   out.weight = at::empty({n, k}, floats);

@@ -25,7 +25,8 @@ class SavedLayer : public torch::CustomClassHolder {
       : weight_(std::move(side)),
         generation_(weight_->generation),
         recipe_(state.recipe()),
-        compute_(state.compute()) {}
+        compute_(state.compute()),
+        fp8_(state.fp8_backward().value_or(QuantLinearState::Fp8Backward{})) {}
 
   const QuantRecipe& recipe() const { return recipe_; }
 
@@ -44,6 +45,7 @@ class SavedLayer : public torch::CustomClassHolder {
   int64_t generation_;
   QuantRecipe recipe_;
   at::ScalarType compute_;
+  QuantLinearState::Fp8Backward fp8_;  // read where the weight has its FP8 form
 };
 
 void save_layer(torch::autograd::AutogradContext* ctx, const QuantLinearState& state,

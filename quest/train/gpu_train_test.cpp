@@ -142,7 +142,10 @@ Steps run_steps(const TrainConfig& config, int64_t micro_batches, int64_t steps)
   nn::LlamaModel model(small(), config.quant, nn::ComputeType::kBFloat16, at::kCUDA);
   model.init_weights(1);
   model.set_recompute(nn::recompute_from_name(config.train.recompute));
-  if (config.train.backward == "fp8") model.use_fp8_backward();
+  if (config.train.backward == "fp8") {
+    model.use_fp8_backward(config.train.gradient_format == "e5m2",
+                           config.train.gradient_rounding == "stochastic");
+  }
   const auto optimizer = make_optimizer(config.optimizer, model.parameters());
   GpuStep gpu(model, *optimizer, config, micro_batches);
   Steps run;
@@ -225,11 +228,21 @@ TEST_F(GpuTrain, Fp8BackwardStaysNearBf16) {
   TrainConfig c = config_for("w4a4");
   const Steps expected = run_steps(c, 1, 10);
   c.train.backward = "fp8";
-  const Steps got = run_steps(c, 1, 10);
-  EXPECT_EQ(got.losses.front(), expected.losses.front());
-  EXPECT_NE(got.norms.front(), expected.norms.front()) << "FP8 must have been used";
-  EXPECT_NEAR(got.norms.front(), expected.norms.front(), 0.05 * expected.norms.front());
-  EXPECT_NEAR(got.losses.back(), expected.losses.back(), 0.03 * expected.losses.back());
+  for (const char* format : {"e4m3", "e5m2"}) {
+    for (const char* rounding : {"nearest", "stochastic"}) {
+      SCOPED_TRACE(fmt::format("{} {}", format, rounding));
+      c.train.gradient_format = format;
+      c.train.gradient_rounding = rounding;
+      const Steps got = run_steps(c, 1, 10);
+      EXPECT_EQ(got.losses.front(), expected.losses.front());
+      EXPECT_NE(got.norms.front(), expected.norms.front()) << "FP8 must have been used";
+      EXPECT_NEAR(got.norms.front(), expected.norms.front(), 0.08 * expected.norms.front());
+      EXPECT_NEAR(got.losses.back(), expected.losses.back(), 0.03 * expected.losses.back());
+      c.train.cuda_graphs = false;
+      expect_equal(run_steps(c, 1, 10), got);
+      c.train.cuda_graphs = true;
+    }
+  }
 }
 
 TEST_F(GpuTrain, Fp8BackwardRefusesWhatE4m3CannotHold) {

@@ -69,9 +69,11 @@ std::string code_plan_text(const TrainConfig& config, const LlamaConfig& model) 
   line("attention",
        ops::attention_plan(type, {model.num_heads, model.num_kv_heads, model.head_dim}, device));
   if (device == at::kCUDA) {
-    const std::string backward = config.train.backward == "fp8"
-                                     ? "FP8 (e4m3), sums promoted every 128, of codes and gradients"
-                                     : fmt::format("{} values (cuBLAS)", at::toString(type));
+    const std::string backward =
+        config.train.backward == "fp8"
+            ? fmt::format("FP8, sums promoted every 128, of codes and gradients in {} ({})",
+                          config.train.gradient_format, config.train.gradient_rounding)
+            : fmt::format("{} values (cuBLAS)", at::toString(type));
     line("backward", fmt::format("{}; recomputed: {}{}", backward, config.train.recompute,
                                  config.train.deterministic ? "; the same bits every time" : ""));
   }

@@ -305,6 +305,12 @@ void declare_data(Declaration& d, TrainConfig& c) {
       "GPU: type of the blocks' backward products; fp8 rounds gradients to e4m3, needs at most 4 "
       "bits on both sides",
       {"--backward", true, true});
+  d.text("train.gradient_format", c.train.gradient_format, {"e4m3", "e5m2"},
+         "FP8 backward: what gradients are rounded to, with a scale per row and per column",
+         Facts{"", true, true});
+  d.text("train.gradient_rounding", c.train.gradient_rounding, {"nearest", "stochastic"},
+         "FP8 backward: to the nearest value, or to a neighbour by chance so that the mean stays",
+         Facts{"", true, true});
   d.boolean("train.cuda_graphs", c.train.cuda_graphs,
             "GPU: record a step once as CUDA graphs and replay them; false: start every operation "
             "from the host",

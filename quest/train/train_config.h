@@ -84,6 +84,8 @@ struct TrainConfig {
     std::string device = "cpu";
     std::string recompute = "off";
     std::string backward = "bf16";
+    std::string gradient_format = "e4m3";
+    std::string gradient_rounding = "nearest";
     bool cuda_graphs = true;
     bool deterministic = false;
   } train;

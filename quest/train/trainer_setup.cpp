@@ -114,7 +114,10 @@ void Trainer::make_model() {
               "averaging.ema_decay and averaging.horizon to 0");
   averages_ = std::make_unique<WeightAverages>(config_.averaging, model_->parameters());
   guards_.emplace(config_.guards);
-  if (config_.train.backward == "fp8") model_->use_fp8_backward();
+  if (config_.train.backward == "fp8") {
+    model_->use_fp8_backward(config_.train.gradient_format == "e5m2",
+                             config_.train.gradient_rounding == "stochastic");
+  }
   model_->set_recompute(nn::recompute_from_name(config_.train.recompute));
   if (on_gpu) {
     gpu_step_ = std::make_unique<GpuStep>(*model_, *optimizer_, config_, accumulation_);

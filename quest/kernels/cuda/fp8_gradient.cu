@@ -8,17 +8,67 @@
 namespace quest::kernels::cuda {
 namespace {
 
-constexpr float kLargest = 448.0f;  // of e4m3
+// What differs between the two formats.
+template <Fp8Format kFormat>
+struct Format {
+  static constexpr bool kE5m2 = kFormat == Fp8Format::kE5m2;
+  static constexpr float kLargest = kE5m2 ? 57344.0f : 448.0f;
+  static constexpr float kLeastNormal = kE5m2 ? 0x1p-14f : 0x1p-6f;
+  static constexpr float kLeastStep = kE5m2 ? 0x1p-16f : 0x1p-9f;  // between subnormals
+  static constexpr int kDroppedBits = kE5m2 ? 21 : 20;             // of a float's mantissa
+  static constexpr __nv_fp8_interpretation_t kKind = kE5m2 ? __NV_E5M2 : __NV_E4M3;
+};
+
 // 1 also where all values are so small that the scale's inverse would be infinite: they round to 0.
+template <Fp8Format kFormat>
 __device__ float scale_of(float largest) {
-  const float scale = largest * (1.0f / kLargest);
+  const float scale = largest * (1.0f / Format<kFormat>::kLargest);
   return largest == 0.0f || scale < 1e-37f ? 1.0f : scale;
 }
 
+template <Fp8Format kFormat>
 __device__ uint32_t fp8x4(float a, float b, float c, float d) {
-  const uint32_t low = __nv_cvt_float2_to_fp8x2({a, b}, __NV_SATFINITE, __NV_E4M3);
-  const uint32_t high = __nv_cvt_float2_to_fp8x2({c, d}, __NV_SATFINITE, __NV_E4M3);
+  const uint32_t low = __nv_cvt_float2_to_fp8x2({a, b}, __NV_SATFINITE, Format<kFormat>::kKind);
+  const uint32_t high = __nv_cvt_float2_to_fp8x2({c, d}, __NV_SATFINITE, Format<kFormat>::kKind);
   return low | high << 16;
+}
+
+// A well mixed word of a counter (the finalizer of MurmurHash3).
+__device__ uint32_t mixed(uint32_t x) {
+  x ^= x >> 16;
+  x *= 0x85ebca6bu;
+  x ^= x >> 13;
+  x *= 0xc2b2ae35u;
+  return x ^ x >> 16;
+}
+
+// One of the two neighbours of v in the format, up with the probability that keeps the mean. NaN
+// and infinity stay.
+template <Fp8Format kFormat>
+__device__ float rounded_by_chance(float v, uint32_t random) {
+  using F = Format<kFormat>;
+  const float size = fabsf(v);
+  float q;
+  if (size < F::kLeastNormal) {
+    const float chance = static_cast<float>(random >> 8) * 0x1p-24f;
+    q = floorf(size * (1.0f / F::kLeastStep) + chance) * F::kLeastStep;
+  } else if (size < F::kLargest) {
+    const uint32_t bits = __float_as_uint(size) + (random >> (32 - F::kDroppedBits));
+    q = __uint_as_float(bits >> F::kDroppedBits << F::kDroppedBits);
+  } else {
+    q = size;
+  }
+  return copysignf(q, v);
+}
+
+// 8 values of one place of the gradient, by chance if there is a seed.
+template <Fp8Format kFormat>
+__device__ void choose8(float (&v)[kLane], bool by_chance, uint32_t seed, int64_t at) {
+  if (!by_chance) return;
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) {
+    v[i] = rounded_by_chance<kFormat>(v[i], mixed(mixed(static_cast<uint32_t>(at + i)) ^ seed));
+  }
 }
 
 // Magnitudes as unsigned integers have the order of the floats, NaN being the largest.
@@ -101,11 +151,15 @@ __device__ void write_turned(const Tile& tile, int64_t row0, int64_t column0, in
 // Tile passes: 16 threads of 8 columns are a row, a pass is 16 rows.
 constexpr int kPassRows = kThreads / (kTile / kLane);
 
+template <Fp8Format kFormat>
 __global__ void __launch_bounds__(kThreads)
     round_gradient(const __nv_bfloat16* dy, const float* s_w, const float* s_x, int64_t m,
                    int64_t n, const uint32_t* row_largest, const uint32_t* column_largest,
-                   uint8_t* rows, float* row_scales, uint8_t* turned, float* column_scales) {
+                   uint8_t* rows, float* row_scales, uint8_t* turned, float* column_scales,
+                   const int32_t* counter, uint32_t layer) {
   __shared__ Tile tile;
+  const bool by_chance = counter != nullptr;
+  const uint32_t seed = by_chance ? mixed(static_cast<uint32_t>(*counter)) ^ mixed(layer) : 0u;
   const int64_t row0 = blockIdx.y * static_cast<int64_t>(kTile);
   const int64_t column0 = blockIdx.x * static_cast<int64_t>(kTile);
   const int offset = threadIdx.x % (kTile / kLane) * kLane;
@@ -115,7 +169,7 @@ __global__ void __launch_bounds__(kThreads)
     load8(s_w + column, factor);
 #pragma unroll
     for (int i = 0; i < kLane; ++i) {
-      const float scale = scale_of(__uint_as_float(column_largest[column + i]));
+      const float scale = scale_of<kFormat>(__uint_as_float(column_largest[column + i]));
       inverse[i] = 1.0f / scale;
       if (blockIdx.y == 0 && threadIdx.x < kTile / kLane) column_scales[column + i] = scale;
     }
@@ -126,7 +180,7 @@ __global__ void __launch_bounds__(kThreads)
       if (row >= m) break;
       float v[kLane], by_row[kLane];
       load8(dy + row * n + column, v);
-      const float row_scale = scale_of(__uint_as_float(row_largest[row]));
+      const float row_scale = scale_of<kFormat>(__uint_as_float(row_largest[row]));
       const float row_inverse = 1.0f / row_scale, row_factor = s_x[row];
       if (column == 0) row_scales[row] = row_scale;
 #pragma unroll
@@ -134,11 +188,14 @@ __global__ void __launch_bounds__(kThreads)
         by_row[i] = v[i] * factor[i] * row_inverse;
         v[i] = v[i] * row_factor * inverse[i];
       }
+      // The two forms are rounded independently.
+      choose8<kFormat>(by_row, by_chance, seed, row * n + column);
+      choose8<kFormat>(v, by_chance, ~seed, row * n + column);
       *reinterpret_cast<uint2*>(rows + row * n + column) =
-          make_uint2(fp8x4(by_row[0], by_row[1], by_row[2], by_row[3]),
-                     fp8x4(by_row[4], by_row[5], by_row[6], by_row[7]));
-      tile[place][offset / 4] = fp8x4(v[0], v[1], v[2], v[3]);
-      tile[place][offset / 4 + 1] = fp8x4(v[4], v[5], v[6], v[7]);
+          make_uint2(fp8x4<kFormat>(by_row[0], by_row[1], by_row[2], by_row[3]),
+                     fp8x4<kFormat>(by_row[4], by_row[5], by_row[6], by_row[7]));
+      tile[place][offset / 4] = fp8x4<kFormat>(v[0], v[1], v[2], v[3]);
+      tile[place][offset / 4 + 1] = fp8x4<kFormat>(v[4], v[5], v[6], v[7]);
     }
   }
   __syncthreads();
@@ -164,8 +221,8 @@ __global__ void __launch_bounds__(kThreads)
         v[i] = float_of(static_cast<int8_t>(raw.x >> (8 * i)));
         v[i + 4] = float_of(static_cast<int8_t>(raw.y >> (8 * i)));
       }
-      tile[place][offset / 4] = fp8x4(v[0], v[1], v[2], v[3]);
-      tile[place][offset / 4 + 1] = fp8x4(v[4], v[5], v[6], v[7]);
+      tile[place][offset / 4] = fp8x4<Fp8Format::kE4m3>(v[0], v[1], v[2], v[3]);
+      tile[place][offset / 4 + 1] = fp8x4<Fp8Format::kE4m3>(v[4], v[5], v[6], v[7]);
     }
   }
   __syncthreads();
@@ -185,17 +242,24 @@ bool fp8_gradient_supports(int64_t m, int64_t n) {
 }
 
 void fp8_gradient(const bfloat16* dy, const float* s_w, const float* s_x, int64_t m, int64_t n,
-                  uint8_t* rows, float* row_scales, uint8_t* turned, float* column_scales,
-                  uint32_t* workspace, Stream stream) {
+                  const Fp8Rounding& rounding, uint8_t* rows, float* row_scales, uint8_t* turned,
+                  float* column_scales, uint32_t* workspace, Stream stream) {
   if (m == 0) return;
   uint32_t *row_largest = workspace, *column_largest = workspace + m;
   check("fp8_gradient",
         cudaMemsetAsync(workspace, 0, static_cast<size_t>(m + n) * sizeof(uint32_t), stream));
   find_largest<<<blocks_of(m, n, kLargestRows, kLargestColumns), kThreads, 0, stream>>>(
       dev(dy), s_w, s_x, m, n, row_largest, column_largest);
-  round_gradient<<<blocks_of(m, n, kTile, kTile), kThreads, 0, stream>>>(
-      dev(dy), s_w, s_x, m, n, row_largest, column_largest, rows, row_scales, turned,
-      column_scales);
+  const auto round = [&](auto format) {
+    round_gradient<decltype(format)::value><<<blocks_of(m, n, kTile, kTile), kThreads, 0, stream>>>(
+        dev(dy), s_w, s_x, m, n, row_largest, column_largest, rows, row_scales, turned,
+        column_scales, rounding.counter, rounding.layer);
+  };
+  if (rounding.format == Fp8Format::kE5m2) {
+    round(std::integral_constant<Fp8Format, Fp8Format::kE5m2>{});
+  } else {
+    round(std::integral_constant<Fp8Format, Fp8Format::kE4m3>{});
+  }
   check_launch("fp8_gradient");
 }
 

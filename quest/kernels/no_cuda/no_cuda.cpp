@@ -40,8 +40,8 @@ void adamw(float*, const float*, float*, float*, int64_t, const AdamWSettings&, 
 }
 
 bool fp8_gradient_supports(int64_t, int64_t) { return false; }
-void fp8_gradient(const bfloat16*, const float*, const float*, int64_t, int64_t, uint8_t*, float*,
-                  uint8_t*, float*, uint32_t*, Stream) {
+void fp8_gradient(const bfloat16*, const float*, const float*, int64_t, int64_t, const Fp8Rounding&,
+                  uint8_t*, float*, uint8_t*, float*, uint32_t*, Stream) {
   missing("fp8_gradient");
 }
 void fp8_turn_codes(const int8_t*, int64_t, int64_t, uint8_t*, Stream) {
@@ -115,7 +115,7 @@ void gemm_lowbit(const int8_t*, const float*, const int8_t*, const float*, int64
   template void hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,                 \
                                      const QuantizedRows&, Stream);                                \
   template void add_rms_norm_hadamard_quantize<T>(const QuantSpec&, const T*, const T*,            \
-                                                  const float*, float, int64_t, int64_t, T*, T*,   \
+                                                  const float*, float, int64_t, int64_t, T*,       \
                                                   float*, const QuantizedRows&, Stream);           \
   template void swiglu_hadamard_quantize<T>(const QuantSpec&, const T*, int64_t, int64_t,          \
                                             const QuantizedRows&, Stream);                         \

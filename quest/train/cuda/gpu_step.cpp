@@ -75,9 +75,16 @@ class GpuStep::Impl {
         loss_(at::zeros({}, on_gpu(at::kFloat))) {}
 
   void micro_batch(const Batch& batch, double weight) {
+    if (step_ < 0) step_ = optimizer_.steps();
     check_batch(batch);
     with_cuda_errors([&] {
       upload(batch, weight);
+      if (model_.gradient_counter().defined()) {
+        // Of the step and the micro-batch, so that a resumed run rounds as one never stopped.
+        if (at_start_) ++step_;
+        at::Tensor(model_.gradient_counter())
+            .fill_(static_cast<int64_t>((step_ * 4096 + begun_) & 0x7fffffff));
+      }
       if (!graphs_) {
         run_micro_batch(at_start_);
       } else {
@@ -273,6 +280,7 @@ class GpuStep::Impl {
   bool judged_ = false;                // the last step's result was taken before its update
   bool graphs_;
   bool recorded_ = false;
+  int64_t step_ = -1;     // of the optimizer's count when training began, and those begun since
   bool at_start_ = true;  // of a step: the next micro-batch is its first
   at::Tensor control_, weight_, loss_;
   at::Tensor tokens_, targets_;  // the graphs' inputs
