@@ -194,8 +194,6 @@ at::Tensor rows_view(const at::Tensor& qkv, int64_t first, int64_t heads, int64_
   return qkv.view({qkv.size(0), qkv.size(1), -1, head_dim}).narrow(2, first, heads);
 }
 
-// bfloat16 on a GPU, on views of the fused matrix: cuDNN's attention, or where the same bits are
-// wanted every time, which its backward pass does not promise, LibTorch's flash attention.
 bool gpu_wants_same_bits() { return at::globalContext().deterministicAlgorithms(); }
 
 // Where same bits are wanted: LibTorch's flash attention takes its deterministic way only if others
@@ -222,6 +220,8 @@ bool gpu_uses_cudnn(const AttentionShape& shape, int64_t tokens) {
   return !gpu_wants_same_bits() && shape.heads == shape.kv_heads && tokens > 1;
 }
 
+// bfloat16 on a GPU, on views of the fused matrix: cuDNN's attention, or where the same bits are
+// wanted every time, which its backward pass does not promise, LibTorch's flash attention.
 class GpuAttentionFunction : public torch::autograd::Function<GpuAttentionFunction> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,

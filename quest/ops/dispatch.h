@@ -22,6 +22,11 @@ T* data(const at::Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());
 }
 
+template <class T>
+T* pointer_or_null(const at::Tensor& tensor) {
+  return tensor.defined() ? data<T>(tensor) : nullptr;
+}
+
 // Calls f with a value of the kernels' element type of `type`: float or bfloat16.
 template <class F>
 decltype(auto) with_kernel_type(at::ScalarType type, std::string_view where, F&& f) {

@@ -11,6 +11,7 @@
 #include "quest/kernels/cuda/swiglu.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
+#include "quest/ops/gpu_rows.h"
 #include "quest/ops/quant_product.h"
 #include "quest/ops/rms_norm.h"
 #include "quest/ops/swiglu.h"
@@ -21,41 +22,12 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Empty tensors for the codes of (m, k) values, and the kernel's view of them.
-QuantizedTensor empty_codes(const QuantSpec& spec, int64_t m, int64_t k, bool want_mask,
-                            const at::TensorOptions& options) {
-  QuantizedTensor q;
-  q.codes = at::empty({m, k}, options.dtype(at::kChar));
-  q.units = at::empty({m}, options.dtype(at::kFloat));
-  if (want_mask && has_gradient_mask(spec)) {
-    q.mask = at::empty({m, (k + 7) / 8}, options.dtype(at::kByte));
-  }
-  return q;
-}
-
-kernels::cuda::QuantizedRows rows_of(const QuantizedTensor& q) {
-  kernels::cuda::QuantizedRows rows;
-  rows.codes = data<int8_t>(q.codes);
-  rows.units = data<float>(q.units);
-  if (q.mask.defined()) rows.mask = data<uint8_t>(q.mask);
-  return rows;
-}
-
-const uint8_t* mask_or_null(const at::Tensor& mask) {
-  return mask.defined() ? data<uint8_t>(mask) : nullptr;
-}
-
 // y = rms_norm(x + delta) of rows; h and inverse_rms where wanted (defined).
 struct NormRows {
   at::Tensor x, delta, weight;
   double eps = 0;
   at::Tensor h, inverse_rms;
 };
-
-template <class T>
-T* pointer_or_null(const at::Tensor& tensor) {
-  return tensor.defined() ? data<T>(tensor) : nullptr;
-}
 
 void norm_rows(const NormRows& n, at::Tensor& y) {
   y = at::empty_like(n.x);
@@ -74,7 +46,7 @@ void norm_quantize_rows(const QuantSpec& spec, const NormRows& n, const Quantize
     kernels::cuda::add_rms_norm_hadamard_quantize<T>(
         spec, data<T>(n.x), pointer_or_null<T>(n.delta), data<float>(n.weight),
         static_cast<float>(n.eps), n.x.size(0), n.x.size(1), pointer_or_null<T>(n.h),
-        pointer_or_null<float>(n.inverse_rms), rows_of(q), current_stream());
+        pointer_or_null<float>(n.inverse_rms), gpu_rows(q), current_stream());
   });
 }
 
@@ -127,8 +99,8 @@ class NormQuantLinearFunction : public torch::autograd::Function<NormQuantLinear
     with_kernel_type(h.scalar_type(), "norm_quant_linear", [&](auto element) {
       using T = decltype(element);
       kernels::cuda::rms_norm_backward<T>(
-          &layer.recipe().activation, mask_or_null(q.mask), data<T>(grad_values), data<T>(h),
-          data<float>(norm), data<float>(inverse_rms), pointer_or_null<T>(grad_h), m, k,
+          &layer.recipe().activation, pointer_or_null<uint8_t>(q.mask), data<T>(grad_values),
+          data<T>(h), data<float>(norm), data<float>(inverse_rms), pointer_or_null<T>(grad_h), m, k,
           data<T>(grad_x), data<float>(grad_norm), data<float>(workspace), current_stream());
     });
     const at::Tensor grad_delta = ctx->saved_data["adds"].toBool() ? grad_x : at::Tensor();
@@ -150,7 +122,7 @@ class SwigluQuantLinearFunction : public torch::autograd::Function<SwigluQuantLi
       q = empty_codes(spec, m, f, grad_enabled, gate_up.options().requires_grad(false));
       with_kernel_type(gate_up.scalar_type(), "swiglu_quant_linear", [&](auto element) {
         using T = decltype(element);
-        kernels::cuda::swiglu_hadamard_quantize<T>(spec, data<T>(gate_up), m, f, rows_of(q),
+        kernels::cuda::swiglu_hadamard_quantize<T>(spec, data<T>(gate_up), m, f, gpu_rows(q),
                                                    current_stream());
       });
     } else {
@@ -174,9 +146,9 @@ class SwigluQuantLinearFunction : public torch::autograd::Function<SwigluQuantLi
     at::Tensor grad_gate_up = at::empty_like(gate_up);
     with_kernel_type(gate_up.scalar_type(), "swiglu_quant_linear", [&](auto element) {
       using T = decltype(element);
-      kernels::cuda::swiglu_backward<T>(&layer.recipe().activation, mask_or_null(q.mask),
-                                        data<T>(grad_values), data<T>(gate_up), m, f,
-                                        data<T>(grad_gate_up), current_stream());
+      kernels::cuda::swiglu_backward<T>(
+          &layer.recipe().activation, pointer_or_null<uint8_t>(q.mask), data<T>(grad_values),
+          data<T>(gate_up), m, f, data<T>(grad_gate_up), current_stream());
     });
     return {grad_gate_up, grad_weight, at::Tensor(), at::Tensor()};
   }

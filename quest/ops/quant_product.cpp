@@ -67,14 +67,7 @@ at::Tensor integer_product_on_gpu(const QuantizedTensor& x, const QuantizedWeigh
   return y;
 }
 
-const at::Tensor& values_of(const QuantSpec& spec, const QuantizedWeight& weight,
-                            at::ScalarType compute, at::Tensor& made) {
-  if (weight.values.defined()) return weight.values;
-  made = dequantize(spec, weight.quantized, compute);
-  return made;
-}
-
-// grad_y, or grad_y^T, times the quantized matrix's values -> out_type, on a CPU.
+// grad_y, or grad_y^T, times the quantized matrix's values -> out_type.
 at::Tensor product_with_values(const at::Tensor& grad_y, bool transposed, const QuantSpec& spec,
                                const QuantizedTensor& quantized, at::ScalarType compute,
                                at::ScalarType out_type) {
@@ -94,8 +87,9 @@ at::Tensor forward_product(const QuantRecipe& recipe, const QuantizedTensor& x,
     return x.codes.is_cuda() ? integer_product_on_gpu(x, weight, compute)
                              : integer_product_on_cpu(recipe.activation, x, weight, compute);
   }
-  at::Tensor made;
-  const at::Tensor& w = values_of(recipe.weight, weight, compute, made);
+  const at::Tensor w = weight.values.defined()
+                           ? weight.values
+                           : dequantize(recipe.weight, weight.quantized, compute);
   return matmul(dequantize(recipe.activation, x, compute), w.t(), compute);
 }
 
@@ -136,7 +130,7 @@ SavedLayer::Gradients SavedLayer::fp8_gradients(const at::Tensor& grad_y,
   const auto stream = current_stream();
   kernels::cuda::Fp8Rounding rounding;
   rounding.format = fp8_.e5m2 ? kernels::cuda::Fp8Format::kE5m2 : kernels::cuda::Fp8Format::kE4m3;
-  rounding.counter = fp8_.counter.defined() ? data<int32_t>(fp8_.counter) : nullptr;
+  rounding.counter = pointer_or_null<int32_t>(fp8_.counter);
   rounding.layer = fp8_.layer;
   kernels::cuda::fp8_gradient(data<bfloat16>(grad_y), data<float>(weight_->quantized.units),
                               data<float>(x.units), m, n, rounding, data<uint8_t>(rows),
@@ -154,10 +148,9 @@ SavedLayer::Gradients SavedLayer::fp8_gradients(const at::Tensor& grad_y,
   kernels::cuda::fp8_turn_codes(data<int8_t>(x.codes), m, k, data<uint8_t>(x_turned), stream);
   const at::Tensor grad_w = product(columns, x_turned, column_scales);
   out.weight = at::empty({n, k}, floats);
-  kernels::cuda::mask_hadamard<bfloat16, float>(
-      recipe_.weight, data<bfloat16>(grad_w),
-      weight_->quantized.mask.defined() ? data<uint8_t>(weight_->quantized.mask) : nullptr, n, k,
-      data<float>(out.weight), stream);
+  kernels::cuda::mask_hadamard<bfloat16, float>(recipe_.weight, data<bfloat16>(grad_w),
+                                                pointer_or_null<uint8_t>(weight_->quantized.mask),
+                                                n, k, data<float>(out.weight), stream);
   return out;
 }
 

@@ -11,24 +11,13 @@
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
+#include "quest/ops/gpu_rows.h"
 
 namespace quest::ops {
 namespace {
 
 at::Tensor empty_like_rows(const at::Tensor& x, std::vector<int64_t> shape, at::ScalarType type) {
   return at::empty(shape, x.options().dtype(type).requires_grad(false));
-}
-
-kernels::cuda::QuantizedRows gpu_rows(const QuantizedTensor& out) {
-  kernels::cuda::QuantizedRows rows;
-  if (out.codes.defined()) rows.codes = data<int8_t>(out.codes);
-  if (out.units.defined()) rows.units = data<float>(out.units);
-  if (out.mask.defined()) rows.mask = data<uint8_t>(out.mask);
-  if (out.values.defined()) {
-    rows.values = out.values.data_ptr();
-    rows.values_are_bfloat16 = out.values.scalar_type() == at::kBFloat16;
-  }
-  return rows;
 }
 
 void quantize_on_gpu(const QuantSpec& spec, const at::Tensor& x, const QuantizedTensor& out) {
@@ -84,11 +73,9 @@ void quantize_by_definition(const QuantSpec& spec, const at::Tensor& x, Quantize
   bad.check(name);
 }
 
-void quantize_by_kernel(const QuantSpec& spec, const at::Tensor& x, QuantizedTensor& out,
+void quantize_by_kernel(const QuantSpec& spec, const at::Tensor& x, const QuantizedTensor& out,
                         std::string_view name) {
   const int64_t m = x.size(0), k = x.size(1), mask_bytes = (k + 7) / 8;
-  out.codes = empty_like_rows(x, {m, k}, at::kChar);
-  out.units = empty_like_rows(x, {m}, at::kFloat);
   FirstBadRow bad;
   with_kernel_type(x.scalar_type(), "quantize", [&](auto element) {
     using T = decltype(element);
@@ -150,12 +137,40 @@ bool has_gradient_mask(const QuantSpec& spec) {
          (spec.estimator != GradientEstimator::kSte || spec.grid == Grid::kMask4of8);
 }
 
+QuantizedTensor empty_codes(const QuantSpec& spec, int64_t m, int64_t k, bool want_mask,
+                            const at::TensorOptions& options) {
+  QuantizedTensor q;
+  q.codes = at::empty({m, k}, options.dtype(at::kChar));
+  q.units = at::empty({m}, options.dtype(at::kFloat));
+  if (want_mask && has_gradient_mask(spec)) {
+    q.mask = at::empty({m, (k + 7) / 8}, options.dtype(at::kByte));
+  }
+  return q;
+}
+
+kernels::cuda::QuantizedRows gpu_rows(const QuantizedTensor& q) {
+  kernels::cuda::QuantizedRows rows;
+  if (q.codes.defined()) rows.codes = data<int8_t>(q.codes);
+  if (q.units.defined()) rows.units = data<float>(q.units);
+  if (q.mask.defined()) rows.mask = data<uint8_t>(q.mask);
+  if (q.values.defined()) {
+    rows.values = q.values.data_ptr();
+    rows.values_are_bfloat16 = q.values.scalar_type() == at::kBFloat16;
+  }
+  return rows;
+}
+
 QuantizedTensor quantize(const QuantSpec& spec, const at::Tensor& x, at::ScalarType value_type,
                          bool want_mask, std::string_view name) {
   RECORD_USER_SCOPE("quest::quantize");
   QUEST_CHECK(x.dim() == 2 && x.is_contiguous(), ErrorKind::kUsage,
               "[quantize] {}: x must be a contiguous matrix, it has {} dimensions", name, x.dim());
   QuantizedTensor out;
+  if (has_code_grid(spec) && x.scalar_type() != at::kDouble) {
+    out = empty_codes(spec, x.size(0), x.size(1), want_mask, x.options().requires_grad(false));
+    x.is_cuda() ? quantize_on_gpu(spec, x, out) : quantize_by_kernel(spec, x, out, name);
+    return out;
+  }
   if (want_mask && has_gradient_mask(spec)) {
     out.mask = empty_like_rows(x, {x.size(0), (x.size(1) + 7) / 8}, at::kByte);
   }
@@ -164,20 +179,12 @@ QuantizedTensor quantize(const QuantSpec& spec, const at::Tensor& x, at::ScalarT
       out.values = x.to(value_type);
       return out;
     }
-    if (has_code_grid(spec)) {
-      out.codes = empty_like_rows(x, {x.size(0), x.size(1)}, at::kChar);
-      out.units = empty_like_rows(x, {x.size(0)}, at::kFloat);
-    } else {
-      out.values = empty_like_rows(x, {x.size(0), x.size(1)}, value_type);
-    }
+    out.values = empty_like_rows(x, {x.size(0), x.size(1)}, value_type);
     quantize_on_gpu(spec, x, out);
     return out;
   }
   if (x.scalar_type() == at::kDouble) {
     quantize_by_definition<double>(spec, x, out, name);
-  } else if (has_code_grid(spec)) {
-    quantize_by_kernel(spec, x, out, name);
-    return out;
   } else if (spec.grid == Grid::kMask4of8) {
     quantize_by_definition<float>(spec, x.to(at::kFloat), out, name);
   } else {
@@ -228,9 +235,8 @@ at::Tensor quantize_backward(const QuantSpec& spec, const at::Tensor& mask,
   with_kernel_type(grad_values.scalar_type(), "quantize_backward", [&](auto element) {
     using T = decltype(element);
     if (grad_values.is_cuda()) {
-      kernels::cuda::mask_hadamard<T>(spec, data<T>(grad_values),
-                                      mask.defined() ? data<uint8_t>(mask) : nullptr, m, k,
-                                      data<T>(grad_values), current_stream());
+      kernels::cuda::mask_hadamard<T>(spec, data<T>(grad_values), pointer_or_null<uint8_t>(mask), m,
+                                      k, data<T>(grad_values), current_stream());
       return;
     }
     parallel_rows(m, k, [&](int64_t begin, int64_t end) {

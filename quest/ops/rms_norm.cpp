@@ -78,9 +78,9 @@ class AddRmsNormFunction : public torch::autograd::Function<AddRmsNormFunction> 
     const at::Tensor h = delta.defined() ? at::empty_like(x) : x;
     with_kernel_type(x.scalar_type(), "rms_norm", [&](auto element) {
       using T = decltype(element);
-      kernels::cuda::add_rms_norm<T>(data<T>(x), delta.defined() ? data<T>(delta) : nullptr,
-                                     data<float>(weight), static_cast<float>(eps), m, c, data<T>(h),
-                                     data<T>(y), data<float>(inverse_rms), current_stream());
+      kernels::cuda::add_rms_norm<T>(data<T>(x), pointer_or_null<T>(delta), data<float>(weight),
+                                     static_cast<float>(eps), m, c, data<T>(h), data<T>(y),
+                                     data<float>(inverse_rms), current_stream());
     });
     ctx->save_for_backward({h, weight, inverse_rms});
     ctx->saved_data["adds"] = delta.defined();

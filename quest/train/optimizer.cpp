@@ -42,12 +42,6 @@ void name_state(std::vector<StateTensor>& out, const std::vector<nn::NamedParame
   }
 }
 
-// LibTorch's fused updates do not raise the version of the tensors they write; the layers'
-// quantized copies are remade when it changes.
-void raise_versions(const std::vector<nn::NamedParameter>& parameters) {
-  for (const auto& p : parameters) p.tensor.unsafeGetTensorImpl()->bump_version();
-}
-
 // at::_fused_adamw_: one pass over each parameter, per group of equal weight decay.
 class AdamW : public Optimizer {
  public:
@@ -276,6 +270,10 @@ double sum_squares(const at::Tensor& tensor) {
 }
 
 }  // namespace
+
+void raise_versions(const std::vector<nn::NamedParameter>& parameters) {
+  for (const auto& p : parameters) p.tensor.unsafeGetTensorImpl()->bump_version();
+}
 
 void Optimizer::enqueue(const at::Tensor&) { QUEST_ASSERT(false, "{} has no enqueue", name()); }
 

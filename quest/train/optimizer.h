@@ -66,6 +66,10 @@ class Optimizer {
 std::unique_ptr<Optimizer> make_optimizer(const TrainConfig::Optimizer& settings,
                                           std::vector<nn::NamedParameter> parameters);
 
+// LibTorch's fused updates and CUDA graphs do not raise the version of the tensors they write; the
+// layers' quantized copies are remade when it changes.
+void raise_versions(const std::vector<nn::NamedParameter>& parameters);
+
 // Global 2-norm of all gradients: squares summed in double, tensor by tensor in order, each in
 // fixed chunks: the same for any number of threads. On a GPU in fixed parts too; waits for it.
 double gradient_norm(const std::vector<nn::NamedParameter>& parameters);

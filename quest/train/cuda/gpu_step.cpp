@@ -118,7 +118,7 @@ class GpuStep::Impl {
 
   void apply() {
     with_cuda_errors([&] { apply_update(); });
-    for (const auto& p : parameters_) p.tensor.unsafeGetTensorImpl()->bump_version();
+    raise_versions(parameters_);
   }
 
   Result take() {
@@ -263,7 +263,7 @@ class GpuStep::Impl {
     c10::cuda::getCurrentCUDAStream().synchronize();
     c10::cuda::CUDACachingAllocator::emptyCache();
     pool_ = at::cuda::graph_pool_handle();
-    for (const auto& p : parameters_) p.tensor.unsafeGetTensorImpl()->bump_version();
+    raise_versions(parameters_);
     record_graph(refresh_, [&] { model_.refresh(); });
     record_graph(first_, [&] { run_micro_batch(true); });
     if (micro_batches_ > 1) record_graph(further_, [&] { run_micro_batch(false); });
