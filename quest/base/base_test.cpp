@@ -1,5 +1,6 @@
 // Tests of the small headers of base: error, log, bfloat16, checksum, file_bytes, cpu_features,
 // shutdown, version.
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstring>
@@ -7,6 +8,7 @@
 #include <limits>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -233,10 +235,23 @@ TEST(ShutdownDeathTest, ASecondInterruptEndsTheProcess) {
       {
         install_shutdown_handlers();
         std::raise(SIGTERM);
+        std::this_thread::sleep_for(std::chrono::milliseconds(300));
         std::raise(SIGINT);
         std::exit(0);
       },
       ::testing::ExitedWithCode(130), "");
+}
+
+// timeout -s INT: the program and its group get the signal, microseconds apart.
+TEST(ShutdownDeathTest, TheSameInterruptTwiceIsOne) {
+  EXPECT_EXIT(
+      {
+        install_shutdown_handlers();
+        std::raise(SIGINT);
+        std::raise(SIGINT);
+        std::exit(0);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
 TEST(Version, NamesProgramNumberAndBuild) {

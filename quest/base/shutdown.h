@@ -8,7 +8,9 @@
 
 namespace quest {
 
-// Installs handlers once. The first signal sets the flag; a second SIGINT ends the process at once.
+// Installs handlers once. The first signal sets the flag; a SIGINT 0.2 s or more after it ends the
+// process at once. One that comes sooner is the same wish told twice (timeout(1) signals a program
+// and then its process group).
 void install_shutdown_handlers();
 // 0, or the number of the signal that came. Exit code of a program that stopped for it: 128 +
 // signal.
