@@ -12,6 +12,7 @@
 #include "quest/cli/device_option.h"
 #include "quest/kernels/golden_implementations.h"
 #include "quest/ops/golden_gpu.h"
+#include "quest/ops/golden_learned.h"
 #include "quest/ops/gpu.h"
 #include "quest/train/golden_trajectory.h"
 
@@ -81,7 +82,8 @@ void run_selftest(const SelftestArguments& arguments) {
   if (quantizers) {
     const auto implementations = device.is_cuda() ? ops::gpu_quantizer_implementations()
                                                   : kernels::quantizer_implementations();
-    print_cases(run_quantizer_golden(folder, implementations), tally);
+    const std::vector<GoldenCase> learned = ops::run_learned_golden(folder, device);
+    print_cases(run_quantizer_golden(folder, implementations, learned), tally);
   }
   print_cases(train::run_trajectory_golden(folder, device), tally);
   QUEST_CHECK(tally.passed + tally.failed + tally.skipped > 0, ErrorKind::kData,

@@ -130,6 +130,11 @@ std::vector<NamedShape> llama_tensors(const LlamaConfig& config) {
   return out;
 }
 
+bool is_quantizer_tensor(std::string_view name) {
+  return name.find(".weight_quantizer.") != std::string_view::npos ||
+         name.find(".input_quantizer.") != std::string_view::npos;
+}
+
 void check_llama_tensors(const CheckpointFiles& files, const LlamaConfig& config) {
   const std::string where = files.folder().string();
   // Before the list is made: a config.json may ask for billions of blocks.
@@ -153,7 +158,7 @@ void check_llama_tensors(const CheckpointFiles& files, const LlamaConfig& config
                 where, wanted.name, dtype_name(tensor.dtype));
   }
   for (const auto& [name, view] : files.tensors()) {
-    const bool ignored = name.ends_with("rotary_emb.inv_freq") ||
+    const bool ignored = name.ends_with("rotary_emb.inv_freq") || is_quantizer_tensor(name) ||
                          (name == "lm_head.weight" && config.tie_word_embeddings);
     if (!names.contains(name) && !ignored) unknown.push_back(name);
   }

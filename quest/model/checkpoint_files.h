@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "quest/base/safetensors.h"
@@ -49,8 +50,11 @@ struct NamedShape {
 };
 // The tensors of a Llama under Hugging Face names; a tied head is not one of them.
 std::vector<NamedShape> llama_tensors(const LlamaConfig& config);
-// Proves that the folder holds them, all in a float type, and no others besides rotary tables and
-// the head of a tied model. Throws kData naming what is missing and unknown.
+// What a registered quantizer has learned (ops/tensor_quantizer.h), by its name: beside those of a
+// Llama.
+bool is_quantizer_tensor(std::string_view name);
+// Proves that the folder holds them, all in a float type, and no others besides rotary tables, the
+// head of a tied model and tensors of quantizers. Throws kData naming what is missing and unknown.
 void check_llama_tensors(const CheckpointFiles& files, const LlamaConfig& config);
 
 }  // namespace quest

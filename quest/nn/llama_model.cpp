@@ -92,6 +92,7 @@ void LlamaModel::init_weights(uint64_t seed) {
   const double residual = 0.02 / std::sqrt(2.0 * static_cast<double>(config_.num_layers));
   uint64_t stream = 0;
   for (const NamedParameter& p : parameters()) {
+    if (p.of_quantizer) continue;
     const bool output = p.name.ends_with("o_proj.weight") || p.name.ends_with("down_proj.weight");
     if (p.tensor.dim() == 1) {
       p.tensor.detach().fill_(1.0);
@@ -100,6 +101,16 @@ void LlamaModel::init_weights(uint64_t seed) {
     }
     ++stream;
   }
+}
+
+void LlamaModel::begin_quantizers(const at::Tensor& tokens) {
+  bool learns = false;
+  each_layer([&](const QuantLinear& layer) { learns |= !layer.learned().empty(); });
+  if (!learns) return;
+  const at::NoGradGuard no_grad;
+  each_layer([](QuantLinear& layer) { layer.set_beginning(true); });
+  hidden_states(tokens, nullptr);
+  each_layer([](QuantLinear& layer) { layer.set_beginning(false); });
 }
 
 const at::Tensor& LlamaModel::head() const {
@@ -199,6 +210,9 @@ std::vector<NamedParameter> LlamaModel::parameters() const {
     for (const QuantLinear* layer : {&block.attention.qkv_proj, &block.attention.o_proj,
                                      &block.mlp.gate_up_proj, &block.mlp.down_proj}) {
       all.push_back({layer->name() + ".weight", layer->weight(), true});
+      for (ops::LearnedTensor& t : layer->learned()) {
+        all.push_back({std::move(t.name), std::move(t.value), true, true});
+      }
     }
   }
   all.push_back({"model.norm.weight", final_norm_, false});
@@ -254,18 +268,14 @@ void LlamaModel::use_fp8_backward(bool e5m2, bool by_chance) {
     gradient_counter_ = at::zeros({1}, at::TensorOptions(at::kInt).device(device_));
     how.counter = gradient_counter_;
   }
-  for (const auto& block : blocks_) {
-    for (QuantLinear* layer : block->layers()) {
-      layer->use_fp8_backward(how);
-      ++how.layer;
-    }
-  }
+  each_layer([&](QuantLinear& layer) {
+    layer.use_fp8_backward(how);
+    ++how.layer;
+  });
 }
 
 void LlamaModel::refresh() {
-  for (const auto& block : blocks_) {
-    for (QuantLinear* layer : block->layers()) layer->refresh();
-  }
+  each_layer([](QuantLinear& layer) { layer.refresh(); });
   head_copy(/*grad_enabled=*/true);
 }
 

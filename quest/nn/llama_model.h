@@ -27,6 +27,7 @@ struct NamedParameter {
   std::string name;   // ours: "model.layers.0.self_attn.qkv_proj.weight"
   at::Tensor tensor;  // the leaf that autograd fills
   bool weight_decay;  // block matrices only (not embedding, head, norms)
+  bool of_quantizer = false;  // learned by a registered quantizer (ops/tensor_quantizer.h)
 };
 struct HfTensor {
   std::string name;  // Hugging Face's: "model.layers.0.self_attn.q_proj.weight"
@@ -60,7 +61,11 @@ class LlamaModel {
   at::Device device() const { return device_; }
 
   // N(0, 0.02), output projections N(0, 0.02/sqrt(2L)), norms 1; a function of the seed alone.
+  // What registered quantizers learn stays without values.
   void init_weights(uint64_t seed);
+  // Gives first values to what registered quantizers learn and has none yet, by a forward pass over
+  // tokens (B,T). Nothing to do for recipes of grids.
+  void begin_quantizers(const at::Tensor& tokens);
 
   // tokens, targets (B,T) int64, on the CPU or already on the model's device (unchecked there).
   // Mean cross-entropy over targets that are not -100, FP32 (FP64 with kFloat64). Logits are never
@@ -99,6 +104,13 @@ class LlamaModel {
   at::Tensor head_copy(bool grad_enabled);  // the head's weight in the compute type
   const at::Tensor& head() const;
   void grow(KvState& state, int64_t batch, int64_t positions) const;
+  // All quantized layers, in order.
+  template <class Visit>
+  void each_layer(Visit&& visit) const {
+    for (const auto& block : blocks_) {
+      for (QuantLinear* layer : block->layers()) visit(*layer);
+    }
+  }
 
   LlamaConfig config_;
   QuantRecipe recipe_;

@@ -34,7 +34,9 @@ QuantLinear::QuantLinear(std::string name, int64_t in_features, int64_t out_feat
                          const QuantRecipe& recipe, const Placement& placement)
     : name_(std::move(name)),
       weight_(make_parameter({out_features, in_features}, placement)),
-      state_(recipe, scalar_type(placement.compute), name_) {}
+      state_(recipe, scalar_type(placement.compute), name_) {
+  state_.make_registered_sides(out_features, in_features, weight_.options().requires_grad(false));
+}
 
 at::Tensor QuantLinear::forward(const at::Tensor& x) {
   return ops::quant_linear(x, weight_, state_);

@@ -43,7 +43,14 @@ class QuantLinear {
     state_.use_fp8_backward(weight_.size(0), weight_.size(1), how);
   }
   // Quantizes the weight anew, into the same memory on a GPU, if it changed since the last time.
-  void refresh() { state_.weight_side(weight_, /*want_mask=*/true); }
+  // Registered quantizers keep nothing.
+  void refresh() {
+    if (!state_.has_registered()) state_.weight_side(weight_, /*want_mask=*/true);
+  }
+
+  // What registered quantizers learn (ops/tensor_quantizer.h); empty for grids.
+  std::vector<ops::LearnedTensor> learned() const { return state_.learned(); }
+  void set_beginning(bool beginning) { state_.set_beginning(beginning); }
 
   const std::string& name() const { return name_; }  // "model.layers.0.mlp.down_proj"
   const at::Tensor& weight() const { return weight_; }

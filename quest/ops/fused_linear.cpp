@@ -168,6 +168,7 @@ class SwigluQuantLinearFunction : public torch::autograd::Function<SwigluQuantLi
 }  // namespace
 
 bool fuses_input(const QuantRecipe& recipe) {
+  if (recipe.weight.registered != nullptr) return false;
   return has_code_grid(recipe.activation) || recipe.activation == QuantSpec{};
 }
 

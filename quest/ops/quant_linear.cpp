@@ -2,11 +2,13 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "quest/kernels/cuda/fp8_gradient.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
+#include "quest/ops/baselines.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
 #include "quest/ops/quant_product.h"
@@ -57,7 +59,44 @@ class QuantLinearFunction : public torch::autograd::Function<QuantLinearFunction
   }
 };
 
+// Whoever links a layer has the baselines' names before main.
+[[maybe_unused]] const bool g_has_baselines = (register_baselines(), true);
+
+at::Tensor registered_linear(const at::Tensor& x, const at::Tensor& weight,
+                             QuantLinearState& state) {
+  const auto values = [&](RegisteredSide* side, const QuantSpec& spec, const at::Tensor& tensor,
+                          const char* what) {
+    if (side != nullptr) return side->values(tensor, state.compute(), state.beginning());
+    if (!spec.is_quantized() && !spec.hadamard) return tensor.to(state.compute());
+    return fake_quantize(spec, tensor, state.compute(), state.name() + what);
+  };
+  const at::Tensor qx = values(state.registered_input(), state.recipe().activation, x, " input");
+  const at::Tensor qw =
+      values(state.registered_weight(), state.recipe().weight, weight, ".weight");
+  return at::linear(qx, qw);
+}
+
 }  // namespace
+
+void QuantLinearState::make_registered_sides(int64_t n, int64_t k,
+                                             const at::TensorOptions& master) {
+  const auto make = [&](const QuantSpec& spec, bool is_weight, const char* what) {
+    if (spec.registered == nullptr) return std::unique_ptr<RegisteredSide>();
+    return std::make_unique<RegisteredSide>(
+        spec, QuantizerPlace{spec.bits, is_weight, n, k, master}, name_ + what);
+  };
+  registered_weight_ = make(recipe_.weight, true, ".weight_quantizer");
+  registered_input_ = make(recipe_.activation, false, ".input_quantizer");
+}
+
+std::vector<LearnedTensor> QuantLinearState::learned() const {
+  std::vector<LearnedTensor> all;
+  for (const auto* side : {&registered_weight_, &registered_input_}) {
+    if (!*side) continue;
+    for (LearnedTensor& t : (*side)->learned()) all.push_back(std::move(t));
+  }
+  return all;
+}
 
 std::shared_ptr<const QuantizedWeight> QuantLinearState::weight_side(const at::Tensor& weight,
                                                                      bool want_mask) {
@@ -163,6 +202,9 @@ at::Tensor quant_linear(const at::Tensor& x, const at::Tensor& weight, QuantLine
   check_linear(x, weight, state);
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);
+  if (state.has_registered()) return registered_linear(as_matrix(x), weight, state).view(shape);
+  QUEST_ASSERT(!state.recipe().weight.registered && !state.recipe().activation.registered,
+               "{} was not made for its registered quantizers", state.name());
   // Inside a Function's forward the grad mode is always off: it is read here.
   const bool grad_enabled = at::GradMode::is_enabled();
   return QuantLinearFunction::apply(as_matrix(x), weight, &state, grad_enabled).view(shape);

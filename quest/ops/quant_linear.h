@@ -4,7 +4,8 @@
 // in the FP32 epilogue, others as values of the compute type. Backward, Q in the rotated basis:
 //   dx = (M_x * (dy Q_w)) H^T        dw = (M_w * (dy^T Q_a)) H^T
 // Saved for backward: codes, units and mask bits of x; the weight's are shared by all
-// micro-batches.
+// micro-batches. Registered quantizers (tensor_quantizer.h) bring gradients of their own; with one
+// on either side the whole layer goes through LibTorch's autograd, both sides anew in every pass.
 #pragma once
 
 #include <memory>
@@ -15,6 +16,7 @@
 
 #include "quest/kernels/gemm_lowbit.h"
 #include "quest/ops/quantized_tensor.h"
+#include "quest/ops/tensor_quantizer.h"
 
 namespace quest::ops {
 
@@ -22,6 +24,7 @@ namespace quest::ops {
 enum class ProductPlan {
   kIntegerCodes,  // kernels::gemm_lowbit, on a GPU kernels::cuda::gemm_lowbit
   kValues,        // LibTorch's product of dequantized values
+  kRegistered,    // LibTorch's product and gradients of what registered quantizers give
 };
 // Shape (N,K) of the weight. On a GPU codes need a Hopper chip, N a multiple of 8 and K of 16, and
 // at most 7 bits.
@@ -54,6 +57,21 @@ class QuantLinearState {
   const QuantRecipe& recipe() const { return recipe_; }
   at::ScalarType compute() const { return compute_; }
   const std::string& name() const { return name_; }
+
+  // Makes the sides that registered quantizers quantize (tensor_quantizer.h), for a weight (N,K)
+  // whose master type and device `master` has. Before the first product; nothing for recipes of
+  // grids.
+  void make_registered_sides(int64_t n, int64_t k, const at::TensorOptions& master);
+  bool has_registered() const { return registered_weight_ || registered_input_; }
+  RegisteredSide* registered_weight() { return registered_weight_.get(); }
+  RegisteredSide* registered_input() { return registered_input_.get(); }
+  // With full names; empty for recipes of grids.
+  std::vector<LearnedTensor> learned() const;
+  // Until it is called again with false: learned tensors without values get their first from what
+  // comes in.
+  void set_beginning(bool beginning) { beginning_ = beginning; }
+  bool beginning() const { return beginning_; }
+
   // How gradients are rounded for FP8 backward products.
   struct Fp8Backward {
     bool e5m2 = false;   // else e4m3
@@ -80,6 +98,8 @@ class QuantLinearState {
   at::ScalarType compute_;
   std::string name_;
   std::optional<Fp8Backward> fp8_backward_;
+  std::unique_ptr<RegisteredSide> registered_weight_, registered_input_;
+  bool beginning_ = false;
   std::shared_ptr<QuantizedWeight> cached_;
   uint32_t cached_version_ = 0;
   const void* cached_data_ = nullptr;

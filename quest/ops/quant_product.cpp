@@ -175,6 +175,9 @@ bool supports_fp8_backward(const QuantRecipe& recipe) {
 
 ProductPlan choose_product_plan(const QuantRecipe& recipe, int64_t n, int64_t k,
                                 at::ScalarType compute, at::DeviceType device) {
+  if (recipe.weight.registered != nullptr || recipe.activation.registered != nullptr) {
+    return ProductPlan::kRegistered;
+  }
   if (compute == at::kDouble || !has_integer_codes(recipe.weight) ||
       !has_integer_codes(recipe.activation)) {
     return ProductPlan::kValues;
@@ -191,7 +194,12 @@ ProductPlan choose_product_plan(const QuantRecipe& recipe, int64_t n, int64_t k,
 
 std::string product_plan_text(const QuantRecipe& recipe, int64_t n, int64_t k,
                               at::ScalarType compute, at::DeviceType device) {
-  if (choose_product_plan(recipe, n, k, compute, device) == ProductPlan::kIntegerCodes) {
+  const ProductPlan plan = choose_product_plan(recipe, n, k, compute, device);
+  if (plan == ProductPlan::kRegistered) {
+    return fmt::format("{} values of {} x {} (LibTorch, autograd)", at::toString(compute),
+                       to_string(recipe.weight), to_string(recipe.activation));
+  }
+  if (plan == ProductPlan::kIntegerCodes) {
     return fmt::format("integer codes ({})", device == at::kCUDA ? kernels::cuda::gemm_lowbit_plan()
                                                                  : kernels::gemm_lowbit_plan());
   }

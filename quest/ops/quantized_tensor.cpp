@@ -129,7 +129,8 @@ at::Tensor decode(const QuantSpec& spec, const at::Tensor& codes, const float* u
 }  // namespace
 
 bool has_code_grid(const QuantSpec& spec) {
-  return spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8;
+  return spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8 &&
+         spec.grid != Grid::kRegistered;
 }
 
 bool has_gradient_mask(const QuantSpec& spec) {

@@ -21,7 +21,7 @@ struct QuantizedTensor {
   bool has_codes() const { return codes.defined(); }
 };
 
-// Grids that have codes: all but kNone and kMask4of8.
+// Grids that have codes: all but kNone, kMask4of8 and kRegistered.
 bool has_code_grid(const QuantSpec& spec);
 // Whether gradients of the spec go through a mask: false where all its bits are one.
 bool has_gradient_mask(const QuantSpec& spec);

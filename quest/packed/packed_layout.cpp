@@ -49,6 +49,8 @@ void check_shapes(const LlamaConfig& config) {
 
 void check_grids(const QuantRecipe& recipe) {
   for (const QuantSpec* side : {&recipe.weight, &recipe.activation}) {
+    QUEST_CHECK(side->grid != Grid::kRegistered, ErrorKind::kUsage,
+                "{} has no packed form: it is for training and comparison", to_string(*side));
     QUEST_CHECK(side->grid != Grid::kMask4of8, ErrorKind::kUsage,
                 "{} has no packed form: it leaves its values unrounded", to_string(*side));
   }

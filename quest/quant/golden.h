@@ -2,8 +2,8 @@
 //
 // A golden folder holds quantizers.safetensors: inputs `x` and `grad_out` (R rows of K) and for
 // each case `<spec>.y` and `<spec>.grad_x`, where <spec> is the text of a QuantSpec (quant_spec.h),
-// all F32; Lloyd-Max levels `gauss<b>.levels`; and learned-step cases (`<format>.lsq*`), which are
-// skipped. R, K and the cases are read from the file. An optional golden.json states trust limits:
+// all F32; Lloyd-Max levels `gauss<b>.levels`; and learned-step cases (`<format>.lsq*`), which
+// ops/golden_learned.h judges. R, K and the cases are read from the file. An optional golden.json states trust limits:
 // key "<spec>.trust", a number in units of rms.
 //
 // The rule. y and grad_x of a Hadamard case are in the original basis; both sides are rotated back
@@ -66,8 +66,13 @@ QuantizerResult run_scalar_quantizer(const QuantSpec& spec, std::span<const floa
 
 // One result per case, in the order of their names. Throws kIo or kData if the file is missing or
 // is not what this header says (no `x`, wrong shapes or types); a tensor name that is no case is a
-// failed case.
+// failed case. `learned`: results of the learned-step cases; those that are not there are skipped.
 std::vector<GoldenCase> run_quantizer_golden(const std::filesystem::path& folder,
-                                             std::span<const QuantizerImplementation> others = {});
+                                             std::span<const QuantizerImplementation> others = {},
+                                             std::span<const GoldenCase> learned = {});
+
+// The case of a learned step that a tensor belongs to: "int2.lsq_plus_weight.alpha_weight" ->
+// "int2.lsq_plus_weight"; empty if it belongs to none.
+std::string learned_case_of(const std::string& tensor_name);
 
 }  // namespace quest

@@ -121,7 +121,8 @@ CodeFormat code_format(const QuantSpec& spec) {
       break;
     case Grid::kNone:
     case Grid::kMask4of8:
-      QUEST_THROW(ErrorKind::kUsage, "grid {} has no codes", grid_name(spec.grid));
+    case Grid::kRegistered:
+      QUEST_THROW(ErrorKind::kUsage, "grid {} has no codes", grid_word(spec));
   }
   return format;
 }

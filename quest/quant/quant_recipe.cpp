@@ -2,6 +2,7 @@
 
 #include "quest/base/error.h"
 #include "quest/quant/quant_spec.h"
+#include "quest/quant/registered_quantizer.h"
 
 namespace quest {
 namespace {
@@ -101,9 +102,54 @@ std::optional<Grids> parse_base(std::string_view base) {
   return Grids{grid(*weight), grid(*activation), *weight, *activation};
 }
 
+// "w4a4_lsq", "w4a16_paretoq_hadamard", "bitnet"; nothing if the name ends in no registered
+// quantizer and is no registered recipe.
+std::optional<QuantRecipe> registered_recipe(std::string_view name) {
+  QuantRecipe recipe;
+  recipe.name = std::string(name);
+  std::string_view base = name;
+  const bool hadamard = take_suffix(base, "_hadamard");
+  for (const RegisteredRecipe* known : registered_recipes()) {
+    if (base != known->name) continue;
+    recipe.weight = spec_from_string(known->weight);
+    recipe.activation = spec_from_string(known->activation);
+    recipe.weight.hadamard = recipe.activation.hadamard = hadamard;
+    return recipe;
+  }
+  const RegisteredQuantizer* quantizer = nullptr;  // of several that fit, the longest name
+  for (const RegisteredQuantizer* q : registered_quantizers()) {
+    const bool longer = quantizer == nullptr || q->name.size() > quantizer->name.size();
+    if (longer && base.ends_with("_" + q->name)) quantizer = q;
+  }
+  if (quantizer == nullptr) return std::nullopt;
+  take_suffix(base, "_" + quantizer->name);
+  const std::optional<Grids> grids = parse_base(base);
+  const auto side = [&](int bits) {
+    QuantSpec spec;
+    spec.hadamard = hadamard;
+    if (bits == 16) return spec;
+    spec.grid = Grid::kRegistered;
+    spec.registered = quantizer;
+    spec.bits = bits;
+    return spec;
+  };
+  const bool is_width = base.starts_with('w') && grids;
+  if (!is_width) throw_unknown_recipe(name, "does not exist");
+  recipe.weight = side(grids->weight_bits);
+  recipe.activation = side(grids->activation_bits);
+  if (!recipe.is_quantized()) {
+    throw_unknown_recipe(name, "has a suffix that has no effect: it quantizes nothing");
+  }
+  return recipe;
+}
+
 }  // namespace
 
 QuantRecipe recipe_from_name(std::string_view name) {
+  if (const std::optional<QuantRecipe> registered = registered_recipe(name)) {
+    validate(*registered);
+    return *registered;
+  }
   std::string_view base = name;
   const Variant variant = take_variant(base);
   const std::optional<Grids> grids = parse_base(base);
@@ -128,8 +174,8 @@ QuantRecipe recipe_from_name(std::string_view name) {
   return recipe;
 }
 
-const std::vector<RecipeHelp>& recipe_names() {
-  static const std::vector<RecipeHelp> names = {
+std::vector<RecipeHelp> recipe_names() {
+  std::vector<RecipeHelp> names = {
       {"bf16", "no quantization (also: none, w16a16)"},
       {"w<b>a<c>",
        "b-bit weights, c-bit activations, 1 to 8 each (w4a4, w1a1, w4a8, ...); a side of "
@@ -151,6 +197,15 @@ const std::vector<RecipeHelp>& recipe_names() {
       {"<any>_ste", "straight-through estimator on every quantized side"},
       {"fp4_halfgap", "fp4 with the trust limit at half of its own top gap"},
   };
+  for (const RegisteredRecipe* recipe : registered_recipes()) {
+    names.push_back({recipe->name, recipe->help});
+  }
+  for (const RegisteredQuantizer* q : registered_quantizers()) {
+    names.push_back({(q->for_activations ? "w<b>a<c>_" : "w<b>a16_") + q->name, q->help});
+  }
+  if (!registered_quantizers().empty()) {
+    names.push_back({"<those>_hadamard", "behind the names above: with the transform"});
+  }
   return names;
 }
 
@@ -164,6 +219,15 @@ void validate(const QuantRecipe& recipe) {
   };
   check_side(recipe.weight, "weight side");
   check_side(recipe.activation, "activation side");
+  const auto check_use = [&](const QuantSpec& spec, bool allowed, std::string_view what) {
+    QUEST_CHECK(spec.registered == nullptr || allowed, ErrorKind::kUsage,
+                "recipe {}: {} does not quantize {}; leave them at 16 bits, or give them another "
+                "quantizer (quant.{}.grid)",
+                recipe.name, grid_word(spec), what, what == "weights" ? "weight" : "activation");
+  };
+  const RegisteredQuantizer *w = recipe.weight.registered, *a = recipe.activation.registered;
+  check_use(recipe.weight, w != nullptr && w->for_weights, "weights");
+  check_use(recipe.activation, a != nullptr && a->for_activations, "activations");
   QUEST_CHECK(
       recipe.weight.hadamard == recipe.activation.hadamard, ErrorKind::kUsage,
       "recipe {}: hadamard is {} for weights and {} for activations; rotate both (the side that "

@@ -1,10 +1,12 @@
 #include "quest/quant/quant_spec.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
 
 #include "quest/base/error.h"
+#include "quest/quant/registered_quantizer.h"
 
 namespace quest {
 namespace {
@@ -45,9 +47,13 @@ constexpr std::string_view kTrustScalePrefix = "_s";
 constexpr std::string_view kSpecHelp =
     "a spec is <format>[.hadamard].<estimator>, format one of int1..int8, ternary, gauss1..gauss4, "
     "gauss1_converged..gauss4_converged, fp4, int4_4of8; estimator one of trust, trust_s<factor>, "
-    "trust_halfgap (fp4 only), clip, clip<factor>, ste; or none[.hadamard], masked_4of8[.hadamard]";
+    "trust_halfgap (fp4 only), clip, clip<factor>, ste; or none[.hadamard], masked_4of8[.hadamard]; "
+    "or a registered quantizer with its bits, lsq4[.hadamard]";
+
+constexpr GridEntry kRegisteredEntry{Grid::kRegistered, "registered", "", 1, 8};
 
 const GridEntry& grid_entry(Grid grid) {
+  if (grid == Grid::kRegistered) return kRegisteredEntry;
   for (const GridEntry& entry : kGrids) {
     if (entry.grid == grid) return entry;
   }
@@ -60,7 +66,9 @@ bool is_trust(GradientEstimator estimator) {
 }
 
 // Grids whose gradient mask does not depend on an estimator.
-bool has_estimator(Grid grid) { return grid != Grid::kNone && grid != Grid::kMask4of8; }
+bool has_estimator(Grid grid) {
+  return grid != Grid::kNone && grid != Grid::kMask4of8 && grid != Grid::kRegistered;
+}
 
 template <class Entries>
 std::string join_names(const Entries& entries) {
@@ -94,6 +102,27 @@ std::optional<float> parse_factor(std::string_view text) {
   return value;
 }
 
+// "lsq4", "absmean_ternary": the name, and a digit where it leaves a choice.
+bool parse_registered(std::string_view word, QuantSpec& spec) {
+  const bool has_digit = !word.empty() && word.back() >= '1' && word.back() <= '8';
+  const RegisteredQuantizer* found = find_registered_quantizer(word);
+  if (found != nullptr && found->min_bits == found->max_bits) {
+    spec.bits = found->min_bits;
+  } else if (has_digit) {
+    found = find_registered_quantizer(word.substr(0, word.size() - 1));
+    spec.bits = word.back() - '0';
+    if (found != nullptr && (spec.bits < found->min_bits || spec.bits > found->max_bits)) {
+      return false;
+    }
+  } else {
+    return false;
+  }
+  if (found == nullptr) return false;
+  spec.grid = Grid::kRegistered;
+  spec.registered = found;
+  return true;
+}
+
 // "int4", "gauss3_converged", "fp4", ... into grid and bits; false if there is no such format.
 bool parse_format(std::string_view word, QuantSpec& spec) {
   if (word == "int4_sparse_4_8") word = "int4_4of8";
@@ -117,7 +146,7 @@ bool parse_format(std::string_view word, QuantSpec& spec) {
     spec.bits = rest[0] - '0';
     return true;
   }
-  return false;
+  return parse_registered(word, spec);
 }
 
 // "trust_s0.5", "clip1.3", "ste", ... ; false if there is no such estimator.
@@ -151,6 +180,30 @@ Grid grid_from_name(std::string_view name) {
   QUEST_THROW(ErrorKind::kUsage, "grid \"{}\" does not exist: use one of {}", name, grid_names());
 }
 
+bool is_grid_name(std::string_view name) {
+  return std::any_of(kGrids.begin(), kGrids.end(),
+                     [&](const GridEntry& entry) { return entry.name == name; });
+}
+
+std::string grid_word(const QuantSpec& spec) {
+  return spec.registered != nullptr ? spec.registered->name : std::string(grid_name(spec.grid));
+}
+
+void set_grid(QuantSpec& spec, std::string_view word) {
+  spec.registered = find_registered_quantizer(word);
+  spec.grid = spec.registered != nullptr ? Grid::kRegistered : grid_from_name(word);
+  const GridEntry& entry = grid_entry(spec.grid);
+  const int low = spec.registered != nullptr ? spec.registered->min_bits : entry.min_bits;
+  const int high = spec.registered != nullptr ? spec.registered->max_bits : entry.max_bits;
+  if (low == high) {
+    spec.bits = low;
+  } else if (spec.bits > high) {
+    spec.bits = std::min(4, high);
+  } else {
+    spec.bits = std::max(spec.bits, low);
+  }
+}
+
 std::string_view estimator_name(GradientEstimator estimator) {
   for (const EstimatorEntry& entry : kEstimators) {
     if (entry.estimator == estimator) return entry.name;
@@ -167,7 +220,11 @@ GradientEstimator estimator_from_name(std::string_view name) {
               estimator_names());
 }
 
-std::string grid_names() { return join_names(kGrids); }
+std::string grid_names() {
+  std::string names = join_names(kGrids);
+  for (const RegisteredQuantizer* q : registered_quantizers()) names += ", " + q->name;
+  return names;
+}
 std::string estimator_names() { return join_names(kEstimators); }
 
 std::optional<int> fixed_bits(Grid grid) {
@@ -178,6 +235,15 @@ std::optional<int> fixed_bits(Grid grid) {
 
 void validate(const QuantSpec& spec) {
   const GridEntry& entry = grid_entry(spec.grid);
+  QUEST_CHECK((spec.grid == Grid::kRegistered) == (spec.registered != nullptr), ErrorKind::kUsage,
+              "grid is {} with {} registered quantizer", entry.name,
+              spec.registered == nullptr ? "no" : "a");
+  if (spec.registered != nullptr) {
+    const RegisteredQuantizer& q = *spec.registered;
+    QUEST_CHECK(spec.bits >= q.min_bits && spec.bits <= q.max_bits, ErrorKind::kUsage,
+                "bits is {}, allowed for {} are {} to {}", spec.bits, q.name, q.min_bits,
+                q.max_bits);
+  }
   QUEST_CHECK(entry.min_bits != entry.max_bits || spec.bits == entry.min_bits, ErrorKind::kUsage,
               "bits is {}, but grid {} always has {}", spec.bits, entry.name, entry.min_bits);
   QUEST_CHECK(spec.bits >= entry.min_bits && spec.bits <= entry.max_bits, ErrorKind::kUsage,
@@ -201,8 +267,11 @@ void validate(const QuantSpec& spec) {
 std::string to_string(const QuantSpec& spec) {
   validate(spec);
   const GridEntry& entry = grid_entry(spec.grid);
-  std::string text(entry.format);
-  if (entry.min_bits != entry.max_bits) text += std::to_string(spec.bits);
+  const RegisteredQuantizer* q = spec.registered;
+  std::string text(q != nullptr ? q->name : entry.format);
+  const bool has_choice =
+      q != nullptr ? q->min_bits != q->max_bits : entry.min_bits != entry.max_bits;
+  if (has_choice) text += std::to_string(spec.bits);
   if (spec.grid == Grid::kGaussianConverged) text += kConvergedSuffix;
   if (spec.hadamard) text += ".hadamard";
   if (!has_estimator(spec.grid)) return text;
@@ -253,6 +322,8 @@ double storage_bits(const QuantSpec& spec) {
       return (4 * 4 + 2 * 2) / 8.0;
     case Grid::kMask4of8:
       return (4 * 16 + 2 * 2) / 8.0;
+    case Grid::kRegistered:
+      return spec.registered->storage_bits > 0 ? spec.registered->storage_bits : spec.bits;
     default:
       return spec.bits;
   }

@@ -32,6 +32,7 @@ enum class Grid {
   kFp4,                // E2M1
   kUniform4of8,        // 4-bit uniform grid, then 2 of 4 pairs in each 8 kept (int4_4of8)
   kMask4of8,           // only the 4:8 mask: values unrounded where kept, 0 elsewhere
+  kRegistered,         // none of these: QuantSpec::registered says which; training only
 };
 
 enum class GradientEstimator {
@@ -42,6 +43,8 @@ enum class GradientEstimator {
   kSte,           // mask = 1
 };
 
+struct RegisteredQuantizer;
+
 struct QuantSpec {
   Grid grid = Grid::kNone;
   int bits = 16;  // of one code; 16 for kNone, 4 for kFp4 and the 4:8 grids, 2 for kTernary
@@ -49,6 +52,8 @@ struct QuantSpec {
   GradientEstimator estimator = GradientEstimator::kTrust;  // kNone, kMask4of8: no effect, kTrust
   float trust_scale = 1.0f;  // the paper's outer trust factor s; 1 unless the estimator is a trust
   float clip_scale = 1.0f;   // 1 unless the estimator is kClip
+  // Of kRegistered, else null (registered_quantizer.h). Its gradient is its own: estimator kTrust.
+  const RegisteredQuantizer* registered = nullptr;
 
   bool operator==(const QuantSpec&) const = default;
   bool is_quantized() const { return grid != Grid::kNone; }
@@ -64,9 +69,14 @@ void validate(const QuantSpec& spec);
 // "ste". The inverses throw kUsage and list what exists.
 std::string_view grid_name(Grid grid);
 Grid grid_from_name(std::string_view name);
+bool is_grid_name(std::string_view name);
+// The same with registered quantizers, whose word is their own name ("lsq"). set_grid changes bits
+// only where the grid does not allow them.
+std::string grid_word(const QuantSpec& spec);
+void set_grid(QuantSpec& spec, std::string_view word);
 std::string_view estimator_name(GradientEstimator estimator);
 GradientEstimator estimator_from_name(std::string_view name);
-// All names, separated by ", ": for help texts and errors.
+// All names, registered quantizers included, separated by ", ": for help texts and errors.
 std::string grid_names();
 std::string estimator_names();
 // The bits of a grid that leaves no choice (kNone 16, kTernary 2, kFp4 and the 4:8 grids 4).
@@ -75,7 +85,8 @@ std::optional<int> fixed_bits(Grid grid);
 // <format>[.hadamard].<estimator>[parameter]: "int4.hadamard.trust", "int4.hadamard.trust_s0.5",
 // "int1.hadamard.clip1.3", "gauss3.ste", "gauss3_converged.trust", "fp4.hadamard.trust_halfgap",
 // "ternary.clip", "int4_4of8.trust"; without estimator: "none", "none.hadamard", "masked_4of8",
-// "masked_4of8.hadamard". The same words as the cases of the golden files.
+// "masked_4of8.hadamard", and registered quantizers ("lsq4", "lsq4.hadamard"). The same words as
+// the cases of the golden files.
 std::string to_string(const QuantSpec& spec);
 // Inverse of to_string (also reads int4_sparse_4_8 for int4_4of8). Throws kUsage, listing what
 // exists.
@@ -92,7 +103,8 @@ struct QuantRecipe {
 
 // bf16 (aliases none, w16a16), w<b>a<b'> with b, b' in 1..8 or 16, ternary, fp4, int4_4of8,
 // gauss<b>, gauss<b>_converged, and behind any of them the suffixes "_nohadamard" and one of
-// "_trust", "_clip", "_ste" (fp4 also "_halfgap"): recipe_names() lists all with a line of help.
+// "_trust", "_clip", "_ste" (fp4 also "_halfgap"); w<b>a<b'> with the name of a registered quantizer
+// behind it ("w4a4_lsq"), and then "_hadamard": recipe_names() lists all with a line of help.
 // Each side follows its own width: a 1-bit side is Hadamard + clip 1.3 (1.25 without Hadamard), any
 // other Hadamard + trust. If one side is quantized with the transform, the other has hadamard =
 // true as well (unrounded). Throws kUsage and lists what exists.
@@ -101,13 +113,14 @@ struct RecipeHelp {
   std::string pattern;
   std::string help;
 };
-const std::vector<RecipeHelp>& recipe_names();
+std::vector<RecipeHelp> recipe_names();
 // Throws kUsage: both sides valid, and both or neither rotated.
 void validate(const QuantRecipe& recipe);
 
 // Bits that one weight or activation value takes in storage, row scales aside, for tables: bits;
 // log2(3) = 1.585 for ternary; 2.5 for int4_4of8 (of 8 values 4 codes of 4 bits and 2 pair indices
-// of 2 bits); 8.5 for masked_4of8 (the same with 16-bit values); 16 for none.
+// of 2 bits); 8.5 for masked_4of8 (the same with 16-bit values); 16 for none; of a registered
+// quantizer what it says.
 double storage_bits(const QuantSpec& spec);
 
 }  // namespace quest

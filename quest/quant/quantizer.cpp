@@ -80,6 +80,8 @@ RowConstants<Real> row_constants(const QuantSpec& spec, Real rms) {
     case Grid::kNone:
     case Grid::kMask4of8:
       break;
+    case Grid::kRegistered:
+      QUEST_ASSERT(false, "{} has no rows of its own", to_string(spec));
   }
   return {1, 1, 0, 0};
 }

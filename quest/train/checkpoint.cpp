@@ -13,6 +13,7 @@
 #include "quest/base/json_util.h"
 #include "quest/base/log.h"
 #include "quest/base/version.h"
+#include "quest/model/checkpoint_files.h"
 #include "quest/train/weights.h"
 
 namespace quest::train {
@@ -225,6 +226,8 @@ TrainState load_checkpoint(const fs::path& checkpoint, const CheckpointParts& pa
   }
   if (rule == parts.optimizer.name()) {
     for (const StateTensor& t : parts.optimizer.state()) {
+      // A child run may learn what its parent did not.
+      if (!strict && is_quantizer_tensor(t.name) && !file.contains(t.name)) continue;
       copy_tensor(file.tensor(t.name), t.tensor, where);
     }
     int64_t steps = -1;

@@ -23,7 +23,7 @@ int64_t state_copies(const TrainConfig& config) {
 }
 
 double mask_bytes(const QuantSpec& spec) {
-  const bool masked = spec.is_quantized() &&
+  const bool masked = spec.is_quantized() && spec.registered == nullptr &&
                       (spec.estimator != GradientEstimator::kSte || spec.grid == Grid::kMask4of8);
   return masked ? 1.0 / 8 : 0;
 }
@@ -32,8 +32,10 @@ double mask_bytes(const QuantSpec& spec) {
 bool passes_through(const QuantSpec& spec) { return spec.grid == Grid::kNone && !spec.hadamard; }
 
 // Bytes of one value that ops::quantize keeps for the backward pass.
+// Registered quantizers keep what they round, too, in FP32.
 double kept_bytes(const QuantSpec& spec, double compute_size) {
-  const bool codes = spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8 && compute_size < 8;
+  if (spec.registered != nullptr) return compute_size + std::max(4.0, compute_size);
+  const bool codes = ops::has_code_grid(spec) && compute_size < 8;
   return (codes ? 1.0 : compute_size) + mask_bytes(spec);
 }
 

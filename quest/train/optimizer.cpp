@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
@@ -42,6 +43,11 @@ void name_state(std::vector<StateTensor>& out, const std::vector<nn::NamedParame
   }
 }
 
+double decay_of(const nn::NamedParameter& p, const TrainConfig::Optimizer& settings) {
+  if (!p.weight_decay) return 0;
+  return p.of_quantizer ? settings.quantizer_weight_decay : settings.weight_decay;
+}
+
 // at::_fused_adamw_: one pass over each parameter, per group of equal weight decay.
 class AdamW : public Optimizer {
  public:
@@ -57,10 +63,12 @@ class AdamW : public Optimizer {
     const at::NoGradGuard no_grad;
     const std::vector<at::Tensor> grads = gradients(parameters_);
     ++steps_;
-    for (const bool decay : {true, false}) {
+    std::set<double> decays;
+    for (const nn::NamedParameter& p : parameters_) decays.insert(decay_of(p, settings_));
+    for (const double decay : decays) {
       std::vector<at::Tensor> p, g, first, second, count;
       for (size_t k = 0; k < parameters_.size(); ++k) {
-        if (parameters_[k].weight_decay != decay) continue;
+        if (decay_of(parameters_[k], settings_) != decay) continue;
         p.push_back(parameters_[k].tensor);
         g.push_back(grads[k]);
         first.push_back(first_[k]);
@@ -68,10 +76,8 @@ class AdamW : public Optimizer {
         count.push_back(at::scalar_tensor(static_cast<double>(steps_),
                                           at::TensorOptions(at::kFloat).device(p.back().device())));
       }
-      if (p.empty()) continue;
-      at::_fused_adamw_(p, g, first, second, {}, count, lr, settings_.beta1, settings_.beta2,
-                        decay ? settings_.weight_decay : 0.0, settings_.eps, /*amsgrad=*/false,
-                        /*maximize=*/false);
+      at::_fused_adamw_(p, g, first, second, {}, count, lr, settings_.beta1, settings_.beta2, decay,
+                        settings_.eps, /*amsgrad=*/false, /*maximize=*/false);
     }
     raise_versions(parameters_);
   }
@@ -82,7 +88,7 @@ class AdamW : public Optimizer {
     for (size_t k = 0; k < parameters_.size(); ++k) {
       ops::adamw_step(parameters_[k].tensor, grads[k], first_[k], second_[k],
                       {settings_.beta1, settings_.beta2, settings_.eps,
-                       parameters_[k].weight_decay ? settings_.weight_decay : 0.0},
+                       decay_of(parameters_[k], settings_)},
                       control);
     }
   }
@@ -114,8 +120,8 @@ class Sgd : public Optimizer {
     const std::vector<at::Tensor> grads = gradients(parameters_);
     std::vector<at::Tensor> tensors;
     for (const auto& p : parameters_) {
-      if (p.weight_decay && settings_.weight_decay > 0) {
-        at::Tensor(p.tensor).mul_(1 - lr * settings_.weight_decay);
+      if (const double decay = decay_of(p, settings_); decay > 0) {
+        at::Tensor(p.tensor).mul_(1 - lr * decay);
       }
       tensors.push_back(p.tensor);
     }
@@ -168,7 +174,9 @@ class ScheduleFreeAdamW : public Optimizer {
       at::Tensor y = parameters_[k].tensor;
       second_[k].mul_(settings_.beta2).addcmul_(grads[k], grads[k], 1 - settings_.beta2);
       at::Tensor direction = grads[k] / second_[k].div(correction).sqrt_().add_(settings_.eps);
-      if (parameters_[k].weight_decay) direction.add_(y, settings_.weight_decay);
+      if (const double decay = decay_of(parameters_[k], settings_); decay > 0) {
+        direction.add_(y, decay);
+      }
       y.lerp_(z_[k], c);
       y.add_(direction, lr * (settings_.beta1 * (1 - c) - 1));
       z_[k].sub_(direction, lr);

@@ -141,20 +141,13 @@ std::vector<std::string> split_names(const std::string& names) {
   return out;
 }
 
-// Only uniform and Gaussian grids leave a choice of bits.
-void set_grid(QuantSpec& spec, Grid grid) {
-  spec.grid = grid;
-  const int some = spec.bits > 8 ? 4 : spec.bits;
-  spec.bits = fixed_bits(grid).value_or(some);
-}
-
 void declare_side(Declaration& d, const std::string& side, QuantSpec& spec) {
   const std::string key = "quant." + side + ".";
   // The shortest text of a float, so that 1.3f is written 1.3.
   const auto shortest = [](float x) { return std::stod(fmt::format("{}", x)); };
   d.text(
-      key + "grid", [&spec] { return std::string(grid_name(spec.grid)); },
-      [&spec](const std::string& word) { set_grid(spec, grid_from_name(word)); },
+      key + "grid", [&spec] { return grid_word(spec); },
+      [&spec](const std::string& word) { set_grid(spec, word); },
       split_names(grid_names()), "levels that the " + side + "s are rounded to");
   d.integer(
       key + "bits", [&spec] { return spec.bits; },
@@ -330,6 +323,8 @@ void declare_optimizer(Declaration& d, TrainConfig& c) {
   d.real("optimizer.eps", o.eps, 0, 1, "AdamW: added to the denominator");
   d.real("optimizer.weight_decay", o.weight_decay, 0, 1e3,
          "decoupled (SGD: of lr times weight), on block matrices only", {"--weight-decay"});
+  d.real("optimizer.quantizer_weight_decay", o.quantizer_weight_decay, 0, 1e3,
+         "the same for what quantizers learn (lsq, lsq_plus, pact, paretoq)", {"", true, true});
   d.real("optimizer.momentum", o.momentum, 0, 0.999999999, "SGD");
   d.boolean("optimizer.nesterov", o.nesterov, "SGD: Nesterov momentum");
   d.real("optimizer.clip_norm", o.clip_norm, 0, 1e9, "largest norm of the gradient; 0: no limit",

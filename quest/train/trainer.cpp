@@ -133,6 +133,14 @@ TrainOutcome Trainer::run(bool must_resume) {
   return finish(folder.path());
 }
 
+// From the first batch that the run trains on.
+void Trainer::begin_quantizers() {
+  const DataLoaderState here = loader_->state();
+  const Batch first = loader_->next();
+  loader_->restore(here);
+  model_->begin_quantizers(to_tensor(first.inputs, first));
+}
+
 std::vector<Trainer::StepResult> Trainer::advance() {
   if (!gpu_step_) return {step()};
   begin_gpu_step();

@@ -80,6 +80,7 @@ class Trainer {
   void restore_or_begin(const RunFolder& folder, bool must_resume);
   void resume(const std::filesystem::path& checkpoint);
   void begin_from_parent();
+  void begin_quantizers();
 
   // One step. On a GPU steps are set going one ahead of their results, which come in order.
   std::vector<StepResult> advance();

@@ -159,6 +159,7 @@ void Trainer::restore_or_begin(const RunFolder& folder, bool must_resume) {
     } else {
       model_->init_weights(static_cast<uint64_t>(config_.run.seed));
     }
+    begin_quantizers();
   }
   state_.config_hash = config_hash(config_);
   state_.data_fingerprint = data_fingerprint_;

@@ -15,6 +15,14 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("({})", fmt::join(shape, ", "));
 }
 
+// Where a folder has no recipe of its own (plain weights in a test), its tensors decide.
+bool same_recipe(const fs::path& config_json, const QuantRecipe& recipe) {
+  if (!fs::exists(config_json)) return true;
+  QuantRecipe theirs;
+  load_llama_config(config_json, &theirs);
+  return theirs.weight == recipe.weight && theirs.activation == recipe.activation;
+}
+
 }  // namespace
 
 void copy_tensor(const TensorView& from, const at::Tensor& to, const std::string& where) {
@@ -40,7 +48,9 @@ void add_tensor(SafetensorsWriter& writer, const std::string& name, const at::Te
 void load_weights(nn::LlamaModel& model, const fs::path& folder) {
   const CheckpointFiles files(folder);
   check_llama_tensors(files, model.config());
+  const bool takes_learned = same_recipe(folder / "config.json", model.recipe());
   for (const nn::HfTensor& t : model.hf_tensors()) {
+    if (is_quantizer_tensor(t.name) && !takes_learned) continue;
     copy_tensor(files.tensor(t.name), t.view, folder.string());
   }
 }
