@@ -24,9 +24,9 @@
 namespace quest::nn {
 
 struct NamedParameter {
-  std::string name;   // ours: "model.layers.0.self_attn.qkv_proj.weight"
-  at::Tensor tensor;  // the leaf that autograd fills
-  bool weight_decay;  // block matrices only (not embedding, head, norms)
+  std::string name;           // ours: "model.layers.0.self_attn.qkv_proj.weight"
+  at::Tensor tensor;          // the leaf that autograd fills
+  bool weight_decay;          // block matrices only (not embedding, head, norms)
   bool of_quantizer = false;  // learned by a registered quantizer (ops/tensor_quantizer.h)
 };
 struct HfTensor {

@@ -205,7 +205,7 @@ class ParetoQ : public TensorQuantizer {
   std::vector<LearnedTensor> learned() override { return {{"scale", scale_}}; }
   void begin(const at::Tensor& x) override {
     const at::Tensor largest = x.abs().amax({1}, /*keepdim=*/true);
-    const at::Tensor first = bits_ == 1                ? x.abs().mean({1}, /*keepdim=*/true)
+    const at::Tensor first = bits_ == 1               ? x.abs().mean({1}, /*keepdim=*/true)
                              : ternary_ || bits_ == 2 ? largest
                                                       : largest / q_max(bits_);
     scale_.detach().copy_(first.clamp_min(kSmallestScale));

@@ -11,9 +11,9 @@
 //   paretoq_ternary   SEQ with three levels
 //
 // and the recipe "bitnet" (absmean_ternary x absmax8). Their exact formulas stand at the functions
-// in baselines.cpp; those of LSQ and LSQ+ are checked with the authors' golden values, all gradients
-// with their stated surrogates (baselines_test.cpp). The straight-through baseline of the paper is
-// the recipe w<b>a<c>_nohadamard_ste: a grid.
+// in baselines.cpp; those of LSQ and LSQ+ are checked with the authors' golden values, all
+// gradients with their stated surrogates (baselines_test.cpp). The straight-through baseline of the
+// paper is the recipe w<b>a<c>_nohadamard_ste: a grid.
 //
 // They are part of a program that makes layers: quant_linear.cpp registers them at its start.
 #pragma once
@@ -25,8 +25,8 @@ namespace quest::ops {
 // Once for all calls.
 void register_baselines();
 
-// Values and gradients with given learned values, for tests and golden values: x (rows,K), step (1),
-// offset (1) or undefined.
+// Values and gradients with given learned values, for tests and golden values: x (rows,K), step
+// (1), offset (1) or undefined.
 at::Tensor lsq(const at::Tensor& x, const at::Tensor& step, const at::Tensor& offset, int bits);
 // First step and offset: 2 mean|x| / sqrt(q_max) (LSQ); 2 alpha rms / (2^bits - 1) and
 // min(x) - step q_min (LSQ+).

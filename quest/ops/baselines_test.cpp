@@ -34,8 +34,8 @@ class Side {
  public:
   Side(const std::string& spec, bool is_weight, const at::Tensor& x)
       : spec_(spec_from_string(spec)),
-        side_(spec_,
-              QuantizerPlace{spec_.bits, is_weight, x.size(0), x.size(1), x.options()}, "side"),
+        side_(spec_, QuantizerPlace{spec_.bits, is_weight, x.size(0), x.size(1), x.options()},
+              "side"),
         x_(leaf(x, at::kDouble)) {
     side_.values(x_.detach(), at::kDouble, /*beginning=*/true);
     const double factor = spec_.bits == 1 ? 1.5 : spec_.bits < 6 ? 0.6 : 0.1;
@@ -100,8 +100,7 @@ void check_learned_scale(const std::string& spec, bool is_weight, const Definiti
 
   at::Tensor x = side.x().detach().clone();
   at::Tensor scales = as_double(side.learned()[0].value).clone();
-  at::Tensor offset = has_offset ? as_double(side.learned()[1].value).clone()
-                                 : normal({1}, 1) * 0;
+  at::Tensor offset = has_offset ? as_double(side.learned()[1].value).clone() : normal({1}, 1) * 0;
   const at::Tensor x0 = x.clone(), scales0 = scales.clone(), offset0 = offset.clone();
   const auto at_row = [](const at::Tensor& t, int64_t row) {
     return t.data_ptr<double>()[std::min<int64_t>(row, t.numel() - 1)];
@@ -115,8 +114,7 @@ void check_learned_scale(const std::string& spec, bool is_weight, const Definiti
   for (int64_t i = 0; i < x.numel(); ++i) {
     const int64_t row = i / kColumns;
     const double s = at_row(scales, row), o = at_row(offset, 0);
-    expected.data_ptr<double>()[i] =
-        s * nearest(d.levels, (x0.data_ptr<double>()[i] - o) / s) + o;
+    expected.data_ptr<double>()[i] = s * nearest(d.levels, (x0.data_ptr<double>()[i] - o) / s) + o;
   }
   expect_within(y, expected, 1e-12, "values");
   const at::Tensor weights = g.contiguous();
@@ -199,10 +197,8 @@ TEST(Baselines, BitNetRoundsToMeansAndMaximaAndPassesEveryGradient) {
     at::Tensor expected = side->x().detach().clone();
     for (int64_t row = 0; row < kRows; ++row) {
       at::Tensor values = expected[row];
-      const double unit =
-          side == &ternary ? mean : values.abs().max().item<double>() / 7;
-      const std::vector<double> levels =
-          side == &ternary ? range(-1, 1, unit) : range(-8, 7, unit);
+      const double unit = side == &ternary ? mean : values.abs().max().item<double>() / 7;
+      const std::vector<double> levels = side == &ternary ? range(-1, 1, unit) : range(-8, 7, unit);
       for (int64_t i = 0; i < kColumns; ++i) {
         values[i].fill_(nearest(levels, values[i].item<double>()));
       }
@@ -286,8 +282,8 @@ TEST(QuantLinear, RegisteredSidesLearnThroughTheProduct) {
       return recipe.weight.hadamard ? hadamard(t) : t;
     };
     const at::Tensor qw = lsq(rotate(w2), learned[0], {}, recipe.weight.bits);
-    const at::Tensor qx = lsq(rotate(flat), learned[1], plus ? learned[2] : at::Tensor(),
-                              recipe.activation.bits);
+    const at::Tensor qx =
+        lsq(rotate(flat), learned[1], plus ? learned[2] : at::Tensor(), recipe.activation.bits);
     const at::Tensor expected = qx.matmul(qw.t());
     (expected * expected).sum().backward();
     expect_within(y.view({6, 5}), expected, 1e-10, "y");

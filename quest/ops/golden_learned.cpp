@@ -89,15 +89,15 @@ class LearnedGolden {
       const at::Tensor size = golden.abs().amax({1}, /*keepdim=*/true).clamp_min(1e-30);
       return (ours - golden).abs() / size;
     };
-    const at::Tensor off = at::maximum(deviation(y, read(name + ".y")),
-                                       deviation(grad_x, read(name + ".grad_x")));
+    const at::Tensor off =
+        at::maximum(deviation(y, read(name + ".y")), deviation(grad_x, read(name + ".grad_x")));
     const at::Tensor differs = (off <= kTolerance).logical_not();  // NaN differs
     result_.values = off.numel();
     result_.ties = differs.logical_and(tied).sum().item<int64_t>();
     const at::Tensor counted = off.masked_fill(differs.logical_and(tied), 0);
     note_deviation(counted.max().item<double>(), kTolerance, "y or grad_x");
-    if (result_.ties > 0 && static_cast<double>(result_.ties) >=
-                                kTieFraction * static_cast<double>(result_.values)) {
+    if (result_.ties > 0 &&
+        static_cast<double>(result_.ties) >= kTieFraction * static_cast<double>(result_.values)) {
       fail(fmt::format("{} ties of {} values", result_.ties, result_.values));
     }
   }
@@ -121,7 +121,8 @@ class LearnedGolden {
 
   void note_deviation(double off, double allowed, const std::string& what) {
     result_.max_deviation = std::max(result_.max_deviation, off);
-    if (!(off <= allowed)) fail(fmt::format("{} differs by {:.3g}, allowed {}", what, off, allowed));
+    if (!(off <= allowed))
+      fail(fmt::format("{} differs by {:.3g}, allowed {}", what, off, allowed));
   }
 
   const SafetensorsReader& file_;
@@ -132,8 +133,7 @@ class LearnedGolden {
 
 }  // namespace
 
-std::vector<GoldenCase> run_learned_golden(const std::filesystem::path& folder,
-                                           at::Device device) {
+std::vector<GoldenCase> run_learned_golden(const std::filesystem::path& folder, at::Device device) {
   const SafetensorsReader file(folder / "quantizers.safetensors");
   std::set<std::string> names;
   for (const TensorView& tensor : file.tensors()) names.insert(learned_case_of(tensor.name));

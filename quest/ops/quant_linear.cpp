@@ -71,8 +71,7 @@ at::Tensor registered_linear(const at::Tensor& x, const at::Tensor& weight,
     return fake_quantize(spec, tensor, state.compute(), state.name() + what);
   };
   const at::Tensor qx = values(state.registered_input(), state.recipe().activation, x, " input");
-  const at::Tensor qw =
-      values(state.registered_weight(), state.recipe().weight, weight, ".weight");
+  const at::Tensor qw = values(state.registered_weight(), state.recipe().weight, weight, ".weight");
   return at::linear(qx, qw);
 }
 

@@ -129,8 +129,7 @@ at::Tensor decode(const QuantSpec& spec, const at::Tensor& codes, const float* u
 }  // namespace
 
 bool has_code_grid(const QuantSpec& spec) {
-  return spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8 &&
-         spec.grid != Grid::kRegistered;
+  return spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8 && spec.grid != Grid::kRegistered;
 }
 
 bool has_gradient_mask(const QuantSpec& spec) {

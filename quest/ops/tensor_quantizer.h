@@ -27,8 +27,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "quest/quant/registered_quantizer.h"
 #include "quest/quant/quantizer.h"
+#include "quest/quant/registered_quantizer.h"
 
 namespace quest::ops {
 

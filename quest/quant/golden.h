@@ -3,8 +3,8 @@
 // A golden folder holds quantizers.safetensors: inputs `x` and `grad_out` (R rows of K) and for
 // each case `<spec>.y` and `<spec>.grad_x`, where <spec> is the text of a QuantSpec (quant_spec.h),
 // all F32; Lloyd-Max levels `gauss<b>.levels`; and learned-step cases (`<format>.lsq*`), which
-// ops/golden_learned.h judges. R, K and the cases are read from the file. An optional golden.json states trust limits:
-// key "<spec>.trust", a number in units of rms.
+// ops/golden_learned.h judges. R, K and the cases are read from the file. An optional golden.json
+// states trust limits: key "<spec>.trust", a number in units of rms.
 //
 // The rule. y and grad_x of a Hadamard case are in the original basis; both sides are rotated back
 // before they are compared. Every value must agree to 1e-5 of its row's largest |golden|. A value

@@ -47,7 +47,8 @@ constexpr std::string_view kTrustScalePrefix = "_s";
 constexpr std::string_view kSpecHelp =
     "a spec is <format>[.hadamard].<estimator>, format one of int1..int8, ternary, gauss1..gauss4, "
     "gauss1_converged..gauss4_converged, fp4, int4_4of8; estimator one of trust, trust_s<factor>, "
-    "trust_halfgap (fp4 only), clip, clip<factor>, ste; or none[.hadamard], masked_4of8[.hadamard]; "
+    "trust_halfgap (fp4 only), clip, clip<factor>, ste; or none[.hadamard], "
+    "masked_4of8[.hadamard]; "
     "or a registered quantizer with its bits, lsq4[.hadamard]";
 
 constexpr GridEntry kRegisteredEntry{Grid::kRegistered, "registered", "", 1, 8};

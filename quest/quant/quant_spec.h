@@ -103,11 +103,11 @@ struct QuantRecipe {
 
 // bf16 (aliases none, w16a16), w<b>a<b'> with b, b' in 1..8 or 16, ternary, fp4, int4_4of8,
 // gauss<b>, gauss<b>_converged, and behind any of them the suffixes "_nohadamard" and one of
-// "_trust", "_clip", "_ste" (fp4 also "_halfgap"); w<b>a<b'> with the name of a registered quantizer
-// behind it ("w4a4_lsq"), and then "_hadamard": recipe_names() lists all with a line of help.
-// Each side follows its own width: a 1-bit side is Hadamard + clip 1.3 (1.25 without Hadamard), any
-// other Hadamard + trust. If one side is quantized with the transform, the other has hadamard =
-// true as well (unrounded). Throws kUsage and lists what exists.
+// "_trust", "_clip", "_ste" (fp4 also "_halfgap"); w<b>a<b'> with the name of a registered
+// quantizer behind it ("w4a4_lsq"), and then "_hadamard": recipe_names() lists all with a line of
+// help. Each side follows its own width: a 1-bit side is Hadamard + clip 1.3 (1.25 without
+// Hadamard), any other Hadamard + trust. If one side is quantized with the transform, the other has
+// hadamard = true as well (unrounded). Throws kUsage and lists what exists.
 QuantRecipe recipe_from_name(std::string_view name);
 struct RecipeHelp {
   std::string pattern;

@@ -86,10 +86,10 @@ class AdamW : public Optimizer {
   void enqueue(const at::Tensor& control) override {
     const std::vector<at::Tensor> grads = gradients(parameters_);
     for (size_t k = 0; k < parameters_.size(); ++k) {
-      ops::adamw_step(parameters_[k].tensor, grads[k], first_[k], second_[k],
-                      {settings_.beta1, settings_.beta2, settings_.eps,
-                       decay_of(parameters_[k], settings_)},
-                      control);
+      ops::adamw_step(
+          parameters_[k].tensor, grads[k], first_[k], second_[k],
+          {settings_.beta1, settings_.beta2, settings_.eps, decay_of(parameters_[k], settings_)},
+          control);
     }
   }
 

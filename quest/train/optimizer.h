@@ -6,9 +6,10 @@
 //   for (const StateTensor& s : optimizer->state()) ...  // into the checkpoint
 //
 // Weight decay is decoupled (Loshchilov and Hutter, arXiv 1711.05101) and acts on parameters with
-// weight_decay only, by a rate of its own on what quantizers learn. Every operation is element-wise or has a fixed order, so that a run does not
-// depend on when it was stopped and resumed. Parameters are FP32 or FP64; state has their type.
-// Errors: kData when state does not fit. Thread rules: one thread at a time.
+// weight_decay only, by a rate of its own on what quantizers learn. Every operation is element-wise
+// or has a fixed order, so that a run does not depend on when it was stopped and resumed.
+// Parameters are FP32 or FP64; state has their type. Errors: kData when state does not fit. Thread
+// rules: one thread at a time.
 #pragma once
 
 #include <cstdint>

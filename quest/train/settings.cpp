@@ -147,8 +147,8 @@ void declare_side(Declaration& d, const std::string& side, QuantSpec& spec) {
   const auto shortest = [](float x) { return std::stod(fmt::format("{}", x)); };
   d.text(
       key + "grid", [&spec] { return grid_word(spec); },
-      [&spec](const std::string& word) { set_grid(spec, word); },
-      split_names(grid_names()), "levels that the " + side + "s are rounded to");
+      [&spec](const std::string& word) { set_grid(spec, word); }, split_names(grid_names()),
+      "levels that the " + side + "s are rounded to");
   d.integer(
       key + "bits", [&spec] { return spec.bits; },
       [&spec](int64_t bits) { spec.bits = static_cast<int>(bits); }, 1, 16,

@@ -98,8 +98,8 @@ struct TrainConfig {
     double eps = 1e-8;
     double weight_decay = 0.1;
     double quantizer_weight_decay = 0.1;  // of what registered quantizers learn
-    double momentum = 0.9;  // SGD
-    bool nesterov = false;  // SGD
+    double momentum = 0.9;                // SGD
+    bool nesterov = false;                // SGD
     double clip_norm = 1;
   } optimizer;
 

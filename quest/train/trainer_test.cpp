@@ -15,8 +15,10 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/philox.h"
+#include "quest/base/safetensors.h"
 #include "quest/base/shutdown.h"
 #include "quest/base/testing.h"
+#include "quest/model/checkpoint_files.h"
 #include "quest/train/weights.h"
 
 namespace quest::train {
@@ -137,8 +139,47 @@ TEST_F(TrainerTest, LearnsAndLeavesACompleteFolder) {
   EXPECT_EQ(weights(second), weights(outcome));
 }
 
+// What quantizers learn goes with the weights: trained, decayed, taken over by --init where the
+// recipe is the same, begun anew where it is not.
+TEST_F(TrainerTest, LearnedQuantizersAreParametersOfTheRun) {
+  TrainConfig c = tiny("lsq");
+  c.quant = recipe_from_name("w4a4_lsq");
+  c.optimizer.lr = 1e-3;
+  const auto learned = [&](const TrainOutcome& outcome) {
+    const SafetensorsReader file(outcome.run / "final" / "model.safetensors");
+    std::vector<float> values;
+    for (const TensorView& t : file.tensors()) {
+      if (is_quantizer_tensor(t.name)) values.push_back(t.to_vector<float>().at(0));
+    }
+    return values;
+  };
+  const std::vector<float> first = learned(train(c));
+  ASSERT_EQ(first.size(), 16u);  // 2 blocks of 4 layers of 2 sides
+  for (const float value : first) EXPECT_GT(value, 0);
+
+  TrainConfig decayed = c;
+  decayed.run.name = "decayed";
+  decayed.optimizer.quantizer_weight_decay = 500;
+  EXPECT_NE(config_hash(decayed), config_hash(c));
+  const std::vector<float> smaller = learned(train(decayed));
+  for (size_t i = 0; i < first.size(); ++i) EXPECT_LT(smaller[i], first[i]);
+
+  TrainConfig on = c;
+  on.run.name = "on";
+  on.run.init = (folder_ / "runs" / "lsq" / "final").string();
+  on.optimizer.lr = 0;
+  EXPECT_EQ(learned(train(on)), first);
+  on.run.name = "other";
+  on.quant = recipe_from_name("w2a2_lsq");
+  const std::vector<float> anew = learned(train(on));
+  for (size_t i = 0; i < first.size(); ++i) EXPECT_GT(anew[i], 1.5f * first[i]);
+  on.run.name = "without";
+  on.quant = recipe_from_name("w4a4");
+  EXPECT_TRUE(learned(train(on)).empty());
+}
+
 TEST_F(TrainerTest, StoppedAfterEveryStepAndResumedIsBitwiseTheSame) {
-  std::vector<TrainConfig> configs(4, tiny(""));
+  std::vector<TrainConfig> configs(5, tiny(""));
   configs[0].run.name = "accumulation";
   configs[0].train.micro_batch_size = 2;
   configs[0].averaging.ema_decay = 0.9;
@@ -155,6 +196,9 @@ TEST_F(TrainerTest, StoppedAfterEveryStepAndResumedIsBitwiseTheSame) {
   configs[3].run.name = "bf16";
   configs[3].train.compute_type = "bf16";
   configs[3].quant = recipe_from_name("bf16");
+  configs[4].run.name = "learned";
+  configs[4].quant = recipe_from_name("w3a3_lsq_plus_hadamard");
+  configs[4].averaging.ema_decay = 0.9;
   for (TrainConfig c : configs) {
     SCOPED_TRACE(c.run.name);
     const TrainOutcome straight = train(c);

@@ -16,8 +16,8 @@ namespace quest::train {
 // Reads model.safetensors, or the shards that model.safetensors.index.json names, in F32, F64, F16
 // or BF16. Tensors that are missing, of a wrong shape or unknown are named in a kData error and the
 // model keeps the weights it had. Tied models may bring a lm_head.weight, which is not read; rotary
-// tables (rotary_emb.inv_freq) are computed, not read. What registered quantizers learn is taken over
-// if the folder's recipe (config.json) is the model's; otherwise it stays without values
+// tables (rotary_emb.inv_freq) are computed, not read. What registered quantizers learn is taken
+// over if the folder's recipe (config.json) is the model's; otherwise it stays without values
 // (nn::LlamaModel::begin_quantizers).
 void load_weights(nn::LlamaModel& model, const std::filesystem::path& folder);
 
