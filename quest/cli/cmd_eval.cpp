@@ -31,6 +31,7 @@ void run_eval(const EvalArguments& arguments) {
   nlohmann::ordered_json json = evaluate(arguments.evaluate, *loaded.tokenizer, scorer);
   json["model"] = loaded.folder.string();
   json["recipe"] = loaded.model->recipe().name;
+  json["trained_as"] = loaded.trained.name;
   json["compute_type"] = arguments.load.compute_type;
   json["device"] = arguments.load.device;
   if (!arguments.evaluate.json.empty()) {
@@ -48,6 +49,10 @@ void add_eval_command(CLI::App& app) {
   add_evaluate_options(*command, arguments->evaluate);
   command->add_option("--tokenizer", arguments->load.tokenizer,
                       "tokenizer folder or file, or 'bytes' (default: the model's)");
+  command->add_option(
+      "--quant", arguments->load.recipe,
+      "compute with this recipe instead of the trained one: post-training rounding, "
+      "with the Hadamard transform as QuaRot does (w4a4, w2a2_nohadamard, ...)");
   command->add_option("--batch", arguments->batch, "windows computed at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();

@@ -33,13 +33,15 @@ LoadedModel load_model(const std::filesystem::path& folder, const LoadOptions& o
   train::keep_freed_memory();
   const nn::ComputeType compute = nn::compute_type_from_name(options.compute_type);
   const at::Device device = use_device(options.device);  // before files of gigabytes are read
+  std::optional<QuantRecipe> given;
+  if (!options.recipe.empty()) given = recipe_from_name(options.recipe);
   LoadedModel loaded;
   loaded.folder = find_model_folder(folder);
   if (std::filesystem::exists(loaded.folder / "checksums.json")) {
     verify_folder(loaded.folder);
   }
-  QuantRecipe recipe;
-  const LlamaConfig config = load_llama_config(loaded.folder / "config.json", &recipe);
+  const LlamaConfig config = load_llama_config(loaded.folder / "config.json", &loaded.trained);
+  const QuantRecipe recipe = given.value_or(loaded.trained);
   loaded.tokenizer = load_tokenizer(
       options.tokenizer.empty() ? loaded.folder : std::filesystem::path(options.tokenizer));
   QUEST_CHECK(loaded.tokenizer->vocab_size() <= config.vocab_size, ErrorKind::kData,
@@ -52,6 +54,7 @@ LoadedModel load_model(const std::filesystem::path& folder, const LoadOptions& o
             loaded.folder.string(), recipe.name, to_string(recipe.weight),
             to_string(recipe.activation), static_cast<double>(config.parameters()) / 1e6,
             options.compute_type, device.is_cuda() ? " on the GPU" : "");
+  if (given) log::info("rounded after training, which was {}", loaded.trained.name);
   return loaded;
 }
 
