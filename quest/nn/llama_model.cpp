@@ -254,19 +254,23 @@ void LlamaModel::use_fp8_backward(bool e5m2, bool by_chance) {
     gradient_counter_ = at::zeros({1}, at::TensorOptions(at::kInt).device(device_));
     how.counter = gradient_counter_;
   }
-  for (const auto& block : blocks_) {
-    for (QuantLinear* layer : block->layers()) {
-      layer->use_fp8_backward(how);
-      ++how.layer;
-    }
+  for (QuantLinear* layer : layers()) {
+    layer->use_fp8_backward(how);
+    ++how.layer;
   }
 }
 
 void LlamaModel::refresh() {
-  for (const auto& block : blocks_) {
-    for (QuantLinear* layer : block->layers()) layer->refresh();
-  }
+  for (QuantLinear* layer : layers()) layer->refresh();
   head_copy(/*grad_enabled=*/true);
+}
+
+std::vector<QuantLinear*> LlamaModel::layers() const {
+  std::vector<QuantLinear*> all;
+  for (const auto& block : blocks_) {
+    for (QuantLinear* layer : block->layers()) all.push_back(layer);
+  }
+  return all;
 }
 
 void LlamaModel::zero_grad() {

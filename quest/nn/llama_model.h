@@ -78,10 +78,13 @@ class LlamaModel {
   // In a fixed order.
   std::vector<NamedParameter> parameters() const;
   std::vector<HfTensor> hf_tensors() const;
+  // The products of the blocks, in the order of the forward pass.
+  std::vector<QuantLinear*> layers() const;
   void zero_grad();
   // What loss() keeps less of: recompute in llama_block.h. The result is the same to the bit. The
   // model must live until the backward pass.
   void set_recompute(Recompute recompute) { recompute_ = recompute; }
+  Recompute recompute() const { return recompute_; }
   // Backward products of the blocks in FP8 (GPU): ops::QuantLinearState::use_fp8_backward.
   // by_chance: gradients are rounded by chance, anew for each value of gradient_counter.
   void use_fp8_backward(bool e5m2 = false, bool by_chance = false);

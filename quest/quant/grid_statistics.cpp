@@ -24,15 +24,11 @@ double kept_mass(double a, double b) {
   return mass(a, b) - mass(root3 * a, root3 * b) + mass(2 * a, 2 * b) / 2;
 }
 
-// Values of the grid for a row of RMS 1, ascending; of 4:8 those of kept pairs.
+// Values that a row of RMS 1 is rounded to, ascending: without 4:8's 0, which is for pairs.
 std::vector<double> levels(const QuantSpec& spec, double unit) {
-  const CodeFormat format = code_format(spec);
   std::vector<double> out;
-  for (const int code : codes_in_order(spec)) {
-    if (spec.grid == Grid::kUniform4of8 && code == 0) continue;
-    const double number = format.is_integer ? format.multiplier * code + format.offset
-                                            : double{format.levels[static_cast<size_t>(code)]};
-    out.push_back(unit * number);
+  for (const double number : numbers_in_order(spec)) {
+    if (spec.grid != Grid::kUniform4of8 || number != 0) out.push_back(unit * number);
   }
   return out;
 }
@@ -74,6 +70,16 @@ std::vector<int> codes_in_order(const QuantSpec& spec) {
     }
   }
   return codes;
+}
+
+std::vector<double> numbers_in_order(const QuantSpec& spec) {
+  const CodeFormat format = code_format(spec);
+  std::vector<double> numbers;
+  for (const int code : codes_in_order(spec)) {
+    numbers.push_back(format.is_integer ? format.multiplier * code + format.offset
+                                        : double{format.levels[static_cast<size_t>(code)]});
+  }
+  return numbers;
 }
 
 std::optional<double> gaussian_masked_fraction(const QuantSpec& spec) {

@@ -18,6 +18,8 @@ namespace quest {
 // The int8 codes that quantize_row can write, by ascending value; 4:8 has a 0 among them, for what
 // it drops. Throws kUsage for grids without codes (kNone, kMask4of8).
 std::vector<int> codes_in_order(const QuantSpec& spec);
+// Their numbers (value = unit * number), ascending.
+std::vector<double> numbers_in_order(const QuantSpec& spec);
 
 // The share of values of a row from N(0,1) that pass no gradient, for rows so long that their RMS
 // is 1 (a row of K values differs by O(1/K)). Exact, from the normal distribution function.

@@ -101,7 +101,11 @@ TEST(GridStatistics, CodesAreThoseThatRowsGiveInOrder) {
         "gauss4.ste", "gauss3_converged.ste", "fp4.ste", "int4_4of8.ste"}) {
     const QuantSpec spec = spec_from_string(text);
     const std::vector<int> codes = codes_in_order(spec);
+    const std::vector<double> numbers = numbers_in_order(spec);
+    EXPECT_EQ(numbers.size(), codes.size()) << text;
     EXPECT_TRUE(std::is_sorted(codes.begin(), codes.end())) << text;
+    EXPECT_TRUE(std::is_sorted(numbers.begin(), numbers.end())) << text;
+    EXPECT_EQ(numbers.front(), -numbers.back()) << text;
     EXPECT_EQ(codes_of_a_wide_row(spec), codes) << text;
   }
 }
