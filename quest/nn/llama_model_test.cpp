@@ -478,11 +478,11 @@ TEST(LlamaModel, WatchersSeeInputsAndTheResidualStream) {
   const at::Tensor loss = model->loss(tokens, tokens);
   EXPECT_EQ(loss.item<double>(), unwatched);
   const std::string first = "model.layers.0.", last = "model.layers.1.";
-  EXPECT_EQ(names, (std::vector<std::string>{
-                       first + "self_attn.qkv_proj", first + "self_attn.o_proj",
-                       first + "mlp.gate_up_proj", first + "mlp.down_proj",
-                       last + "self_attn.qkv_proj", last + "self_attn.o_proj",
-                       last + "mlp.gate_up_proj", last + "mlp.down_proj"}));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{first + "self_attn.qkv_proj", first + "self_attn.o_proj",
+                                      first + "mlp.gate_up_proj", first + "mlp.down_proj",
+                                      last + "self_attn.qkv_proj", last + "self_attn.o_proj",
+                                      last + "mlp.gate_up_proj", last + "mlp.down_proj"}));
   ASSERT_EQ(residuals.size(), 4u);
   const auto gradients = torch::autograd::grad({loss}, residuals, {}, /*retain_graph=*/true);
   // What arrives at the first block is what the embedding's rows get.

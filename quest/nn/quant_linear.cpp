@@ -69,8 +69,8 @@ at::Tensor QuantLinear::forward_swiglu(const at::Tensor& gate_up) {
 void QuantLinear::quantize(bool on) {
   plain_.reset();
   if (!on) {
-    plain_ = std::make_unique<ops::QuantLinearState>(recipe_from_name("bf16"), state_.compute(),
-                                                     name_);
+    plain_ =
+        std::make_unique<ops::QuantLinearState>(recipe_from_name("bf16"), state_.compute(), name_);
   }
 }
 

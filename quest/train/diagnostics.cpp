@@ -16,6 +16,7 @@ namespace quest::train {
 namespace {
 
 constexpr const char* kMasksName = "masks.safetensors";
+constexpr int64_t kFp8Rows = 16;  // FP8 backward products take tokens in multiples of it
 
 // A model whose layers are watched and whose quantizers may be off: as it was when this ends.
 class Watched {
@@ -39,13 +40,15 @@ class Watched {
 };
 
 // (B,T) inputs and targets of the file's first windows.
-std::pair<at::Tensor, at::Tensor> first_windows(const TokenFile& file, int64_t batch,
-                                                int64_t length) {
+std::pair<at::Tensor, at::Tensor> first_windows(const TokenFile& file, const TrainConfig& config) {
   const int64_t available = file.token_count() - 1;
-  QUEST_CHECK(available >= 1, ErrorKind::kData, "{} has {} tokens: too few for diagnostics",
-              file.path().string(), available + 1);
-  length = std::min(length, available);
-  batch = std::min(batch, available / length);
+  const int64_t multiple = config.train.backward == "fp8" ? kFp8Rows : 1;
+  const int64_t length = std::min(config.train.sequence_length, available) / multiple * multiple;
+  QUEST_CHECK(length > 0, ErrorKind::kData,
+              "{} has {} tokens, train.sequence_length is {}: diagnostics need at least {} and one "
+              "more (set diagnostics.every to 0)",
+              file.path().string(), available + 1, config.train.sequence_length, multiple);
+  const int64_t batch = std::min(config.diagnostics.batch_size, available / length);
   std::vector<int32_t> ids(static_cast<size_t>(batch * length + 1));
   file.read(0, ids);
   const auto tensor = [&](int64_t shift) {
@@ -88,8 +91,7 @@ Diagnostics::Diagnostics(nn::LlamaModel& model, const TokenFile& file, const Tra
       every_(config.diagnostics.every),
       masks_(config.diagnostics.keep_masks) {
   QUEST_ASSERT(every_ > 0, "diagnostics every {} steps", every_);
-  std::tie(tokens_, targets_) =
-      first_windows(file, config.diagnostics.batch_size, config.train.sequence_length);
+  std::tie(tokens_, targets_) = first_windows(file, config);
 }
 
 std::vector<at::Tensor> Diagnostics::residual_gradients(int64_t sequence,
@@ -180,9 +182,8 @@ std::string diagnostics_plan(const TrainConfig& config, const LlamaConfig& model
   if (d.every == 0) return "";
   // Forward and the gradient of activations, not of weights, with and without quantizers.
   const int64_t times = steps / d.every + 1;
-  const double share =
-      4.0 / 3 * static_cast<double>(d.batch_size * times) /
-      static_cast<double>(config.train.batch_size * std::max<int64_t>(steps, 1));
+  const double share = 4.0 / 3 * static_cast<double>(d.batch_size * times) /
+                       static_cast<double>(config.train.batch_size * std::max<int64_t>(steps, 1));
   int64_t weights = 0;
   if (ops::has_gradient_mask(config.quant.weight)) {
     weights = model.non_embedding_parameters();

@@ -5,9 +5,10 @@
 //   if (diagnostics.due(step)) metrics.write(line, diagnostics.measure(step).histograms);
 //
 // The batch: the first diagnostics.batch_size windows of train.sequence_length tokens of the file
-// (as many as it has, one shorter one if it has none), without masks of document starts. Sequences
-// are computed one at a time and without recomputation, so that memory is that of one sequence;
-// with quantizers off, weights are there in the compute type too.
+// (as many as it has, one shorter one if it has none; with FP8 backward products of a multiple of
+// 16 tokens), without masks of document starts. Sequences are computed one at a time and without
+// recomputation, so that memory is that of one sequence; with quantizers off, weights are there in
+// the compute type too.
 //
 // measure() gives the object "diagnostics" of a line of metrics.jsonl:
 //   layers           of each quantized layer: {"name", "weight": {..}, "input": {..}}, the two
@@ -18,16 +19,16 @@
 //                    sequence's mean loss with respect to r, and g' the same of the same weights
 //                    and tokens with all quantizers off, forward and backward: mean and standard
 //                    deviation over all tokens of cos(g, g'). Tokens where g or g' is zero are left
-//                    out. Errors add up from the last block's mlp, where it is nearest to 1, towards
-//                    block 0 (QuEST, arXiv 2502.05003, Figure 2). A run without quantizers has 1
-//                    everywhere, and of its layers the kurtosis alone.
+//                    out. Errors add up from the last block's mlp, where it is nearest to 1,
+//                    towards block 0 (QuEST, arXiv 2502.05003, Figure 2). A run without quantizers
+//                    has 1 everywhere, and of its layers the kurtosis alone.
 //   masks_retained   {"since_step", "retained"}: of the weights of all layers whose gradient was
 //                    masked at that earlier diagnostic step, the share that is masked now (Figure
 //                    9). Absent without masks, and at the first step.
 //
 // A run is the same to the bit with and without: nothing of the model, its gradients or random
 // numbers changes. Errors: kNumeric naming the tensor where values are not finite (CPU), kData for
-// a file of fewer than 2 tokens. Thread rules: one thread at a time.
+// a file that is too short. Thread rules: one thread at a time.
 #pragma once
 
 #include <cstdint>

@@ -18,8 +18,9 @@ namespace quest::train {
 namespace {
 
 constexpr int64_t kValuesAtOnce = 1 << 20;  // bounds the memory for values in FP64
-constexpr double kEdge = 6;                 // of the histogram of values, in RMS
-constexpr int64_t kBuckets = 96;
+// Of the histogram of values: where it ends, in RMS, and buckets per RMS (a power of two, so that
+// limits are exact).
+constexpr int64_t kEdge = 6, kPerUnit = 8, kBuckets = 2 * kEdge * kPerUnit;
 constexpr int64_t kSmallestBlock = 16;  // of the Hadamard transform
 
 // Bits that are set.
@@ -54,7 +55,7 @@ SideStatistics::SideStatistics(const QuantSpec& spec, std::string name)
     : spec_(spec), name_(std::move(name)) {
   histogram_.tag = "diagnostics.values/" + name_;
   for (int64_t i = 1; i <= kBuckets; ++i) {
-    histogram_.limits.push_back(kEdge * (2.0 * static_cast<double>(i) / kBuckets - 1));
+    histogram_.limits.push_back(static_cast<double>(i) / kPerUnit - kEdge);
   }
   histogram_.counts.resize(kBuckets);
 }
@@ -79,8 +80,7 @@ void SideStatistics::add(const at::Tensor& x, std::vector<uint8_t>* mask_bits) {
 
 void SideStatistics::add_rows(const at::Tensor& x, std::vector<uint8_t>* mask_bits) {
   values_ += x.numel();
-  const ops::QuantizedTensor q =
-      ops::quantize(spec_, x, at::kFloat, /*want_mask=*/true, name_);
+  const ops::QuantizedTensor q = ops::quantize(spec_, x, at::kFloat, /*want_mask=*/true, name_);
   const bool can_rotate = x.size(1) % kSmallestBlock == 0;
   at::Tensor rotated;  // f64
   if (can_rotate) {
@@ -115,9 +115,9 @@ void SideStatistics::add_values(const at::Tensor& xh) {
   const at::Tensor rms = xh.square().mean(-1, /*keepdim=*/true).sqrt();
   // A row of zeros has no RMS to be measured in: zeros they stay.
   const at::Tensor z = at::nan_to_num(xh / at::where(rms > 0, rms, 1));
-  const at::Tensor bucket = ((z / (2 * kEdge) + 0.5) * kBuckets).clamp(0, kBuckets - 1);
-  // Buckets hold what is at most their limit, as TensorBoard's do.
-  add_counts((bucket.ceil() - 1).clamp_min(0).to(at::kLong), histogram_.counts);
+  // Buckets hold what is at most their limit.
+  const at::Tensor bucket = ((z + kEdge) * kPerUnit).ceil() - 1;
+  add_counts(bucket.clamp(0, kBuckets - 1).to(at::kLong), histogram_.counts);
   const double low = z.min().item<double>(), high = z.max().item<double>();
   histogram_.min = histogram_.count > 0 ? std::min(histogram_.min, low) : low;
   histogram_.max = histogram_.count > 0 ? std::max(histogram_.max, high) : high;

@@ -364,10 +364,9 @@ void Trainer::diagnose_now() {
     log::warn("step {}: no diagnostics: {}", state_.step, error.what());
     return;
   }
-  metrics_->write({{"step", state_.step},
-                   {"tokens", state_.tokens},
-                   {"diagnostics", std::move(report.json)}},
-                  report.histograms);
+  metrics_->write(
+      {{"step", state_.step}, {"tokens", state_.tokens}, {"diagnostics", std::move(report.json)}},
+      report.histograms);
   log::debug("step {}: diagnostics in {:.2f} s", state_.step, seconds_since(start));
 }
 

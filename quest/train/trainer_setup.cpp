@@ -138,7 +138,7 @@ RunPlan Trainer::plan() const {
 }
 
 CheckpointParts Trainer::parts() {
-  return {*model_, *optimizer_, *averages_, *tokenizer_, config_to_toml(config_),
+  return {*model_,           *optimizer_, *averages_, *tokenizer_, config_to_toml(config_),
           diagnostics_.get()};
 }
 
