@@ -1,5 +1,5 @@
 // Diagnostics of a training run: what its quantizers do to weights, inputs and gradients, measured
-// between steps on a fixed batch that is not trained on.
+// between steps on a fixed batch of the validation file (of the training file if there is none).
 //
 //   Diagnostics diagnostics(model, validation, config);   // with diagnostics.every above 0
 //   if (diagnostics.due(step)) metrics.write(line, diagnostics.measure(step).histograms);

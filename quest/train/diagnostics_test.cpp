@@ -21,16 +21,18 @@ using ::testing::StartsWith;
 
 class DiagnosticsTest : public ::testing::Test {
  protected:
-  TokenFile tokens(int64_t count) const {
+  TokenFile tokens(int64_t count, int64_t first = 0) const {
     const auto tokenizer = make_byte_tokenizer();
     TokenFileInfo info;
     info.vocab_size = tokenizer->vocab_size();
     info.tokenizer_fingerprint = tokenizer->fingerprint();
-    const auto path = folder_ / fmt::format("{}.qtok", count);
+    const auto path = folder_ / fmt::format("{}.qtok", first + count);
     TokenFileWriter writer(path, info);
     writer.begin_document();
     std::vector<int32_t> ids;  // none twice in a hundred
-    for (int64_t k = 0; k < count; ++k) ids.push_back(static_cast<int32_t>(k * 37 % 100));
+    for (int64_t k = first; k < first + count; ++k) {
+      ids.push_back(static_cast<int32_t>(k * 37 % 100));
+    }
     writer.append(ids, count);
     writer.finish();
     return TokenFile::open(path);
@@ -148,6 +150,25 @@ TEST_F(DiagnosticsTest, CosineAtTheFirstBlockIsThatOfTheEmbeddingsGradient) {
   EXPECT_NEAR(json["gradient_cosine"][0]["mean"].get<double>(), cosine.mean().item<double>(), 2e-6);
   EXPECT_NEAR(json["gradient_cosine"][0]["std"].get<double>(),
               cosine.std(/*unbiased=*/false).item<double>(), 2e-6);
+}
+
+TEST_F(DiagnosticsTest, ABatchIsTheMeanOfItsSequences) {
+  TrainConfig c = config();
+  const auto measure = [&](const TokenFile& file, int64_t batch) {
+    c.diagnostics.batch_size = batch;
+    const auto m = model("w1a1");
+    return Diagnostics(*m, file, c).measure(0).json;
+  };
+  const auto both = measure(tokens(25), 2), first = measure(tokens(13), 1),
+             second = measure(tokens(13, 12), 1);
+  for (size_t part = 0; part < 6; ++part) {
+    EXPECT_NEAR(cosines(both)[part], (cosines(first)[part] + cosines(second)[part]) / 2, 2e-6);
+  }
+  const auto masked = [](const nlohmann::ordered_json& json) {
+    return json["layers"][2]["input"]["masked"].get<double>();
+  };
+  EXPECT_NEAR(masked(both), (masked(first) + masked(second)) / 2, 2e-6);
+  EXPECT_NE(masked(first), masked(second));
 }
 
 TEST_F(DiagnosticsTest, LeavesTheModelAsItWas) {

@@ -228,6 +228,8 @@ TEST_F(TrainerTest, DiagnosticsWithoutValidationFileTakeTrainingText) {
   EXPECT_TRUE(lines.back().contains("diagnostics"));
   EXPECT_EQ(lines.back()["step"], 6);
   EXPECT_EQ(lines.back()["diagnostics"]["masks_retained"][0]["since_step"], 0);
+  SingleProcess group;
+  EXPECT_NE(Trainer(c, group).plan().text().find("\ndiagnostics  2 times"), std::string::npos);
 }
 
 // A run of its own from the first step on, also for what is measured.
@@ -489,6 +491,7 @@ TEST_F(TrainerTest, PlanCountsWhatWillBeDone) {
   EXPECT_NEAR(plan.seconds_at(0.5) * 0.5 * 1e12,
               plan.flops_per_token * static_cast<double>(plan.steps) * 64, 1);
   EXPECT_NE(plan.text().find("without embedding"), std::string::npos);
+  EXPECT_EQ(plan.text().find("diagnostics"), std::string::npos);
   EXPECT_FALSE(fs::exists(folder_ / "runs"));  // nothing was written
 }
 
