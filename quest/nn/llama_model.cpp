@@ -105,12 +105,12 @@ void LlamaModel::init_weights(uint64_t seed) {
 
 void LlamaModel::begin_quantizers(const at::Tensor& tokens) {
   bool learns = false;
-  each_layer([&](const QuantLinear& layer) { learns |= !layer.learned().empty(); });
+  for (const QuantLinear* layer : layers()) learns |= !layer->learned().empty();
   if (!learns) return;
   const at::NoGradGuard no_grad;
-  each_layer([](QuantLinear& layer) { layer.set_beginning(true); });
+  for (QuantLinear* layer : layers()) layer->set_beginning(true);
   hidden_states(tokens, nullptr);
-  each_layer([](QuantLinear& layer) { layer.set_beginning(false); });
+  for (QuantLinear* layer : layers()) layer->set_beginning(false);
 }
 
 const at::Tensor& LlamaModel::head() const {
@@ -268,15 +268,23 @@ void LlamaModel::use_fp8_backward(bool e5m2, bool by_chance) {
     gradient_counter_ = at::zeros({1}, at::TensorOptions(at::kInt).device(device_));
     how.counter = gradient_counter_;
   }
-  each_layer([&](QuantLinear& layer) {
-    layer.use_fp8_backward(how);
+  for (QuantLinear* layer : layers()) {
+    layer->use_fp8_backward(how);
     ++how.layer;
-  });
+  }
 }
 
 void LlamaModel::refresh() {
-  each_layer([](QuantLinear& layer) { layer.refresh(); });
+  for (QuantLinear* layer : layers()) layer->refresh();
   head_copy(/*grad_enabled=*/true);
+}
+
+std::vector<QuantLinear*> LlamaModel::layers() const {
+  std::vector<QuantLinear*> all;
+  for (const auto& block : blocks_) {
+    for (QuantLinear* layer : block->layers()) all.push_back(layer);
+  }
+  return all;
 }
 
 void LlamaModel::zero_grad() {

@@ -83,10 +83,13 @@ class LlamaModel {
   // In a fixed order.
   std::vector<NamedParameter> parameters() const;
   std::vector<HfTensor> hf_tensors() const;
+  // The products of the blocks, in the order of the forward pass.
+  std::vector<QuantLinear*> layers() const;
   void zero_grad();
   // What loss() keeps less of: recompute in llama_block.h. The result is the same to the bit. The
   // model must live until the backward pass.
   void set_recompute(Recompute recompute) { recompute_ = recompute; }
+  Recompute recompute() const { return recompute_; }
   // Backward products of the blocks in FP8 (GPU): ops::QuantLinearState::use_fp8_backward.
   // by_chance: gradients are rounded by chance, anew for each value of gradient_counter.
   void use_fp8_backward(bool e5m2 = false, bool by_chance = false);
@@ -104,14 +107,6 @@ class LlamaModel {
   at::Tensor head_copy(bool grad_enabled);  // the head's weight in the compute type
   const at::Tensor& head() const;
   void grow(KvState& state, int64_t batch, int64_t positions) const;
-  // All quantized layers, in order.
-  template <class Visit>
-  void each_layer(Visit&& visit) const {
-    for (const auto& block : blocks_) {
-      for (QuantLinear* layer : block->layers()) visit(*layer);
-    }
-  }
-
   LlamaConfig config_;
   QuantRecipe recipe_;
   ComputeType compute_;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <set>
 
+#include <ATen/ops/allclose.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/equal.h>
@@ -12,6 +13,8 @@
 #include <ATen/ops/silu.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "quest/model/rope_table.h"
 #include "quest/ops/attention.h"
@@ -443,6 +446,58 @@ TEST(LlamaModel, RefusesImpossibleRecipes) {
       ErrorKind::kUsage, "100");
   LlamaModel(config, recipe_from_name("bf16"), ComputeType::kFloat32);
   LlamaModel(config, recipe_from_name("w4a4_nohadamard"), ComputeType::kFloat32);
+}
+
+TEST(LlamaModel, WithoutQuantizersItIsThePlainModelOfItsWeights) {
+  const auto quantized = make_model(small_config(), "w2a2", ComputeType::kFloat32);
+  const auto plain = make_model(small_config(), "bf16", ComputeType::kFloat32);
+  const at::Tensor tokens = random_tokens(2, 7, 96);
+  const at::Tensor with = quantized->logits(tokens);
+  for (QuantLinear* layer : quantized->layers()) layer->quantize(false);
+  EXPECT_TRUE(at::equal(quantized->logits(tokens), plain->logits(tokens)));
+  for (QuantLinear* layer : quantized->layers()) layer->quantize(true);
+  EXPECT_TRUE(at::equal(quantized->logits(tokens), with));
+  EXPECT_FALSE(at::equal(with, plain->logits(tokens)));
+}
+
+TEST(LlamaModel, WatchersSeeInputsAndTheResidualStream) {
+  const LlamaConfig config = small_config();
+  const auto model = make_model(config, "w4a4", ComputeType::kFloat32);
+  const at::Tensor tokens = random_tokens(2, 7, 96);
+  const double unwatched = model->loss(tokens, tokens).item<double>();
+  std::vector<std::string> names;
+  std::vector<at::Tensor> residuals;
+  for (QuantLinear* layer : model->layers()) {
+    layer->watch([&, layer](const LayerInput& input) {
+      names.push_back(layer->name());
+      EXPECT_FALSE(input.values.requires_grad());
+      EXPECT_EQ(input.values.size(-1), layer->weight().size(1));
+      if (input.residual.defined()) residuals.push_back(input.residual);
+    });
+  }
+  const at::Tensor loss = model->loss(tokens, tokens);
+  EXPECT_EQ(loss.item<double>(), unwatched);
+  const std::string first = "model.layers.0.", last = "model.layers.1.";
+  EXPECT_EQ(names,
+            (std::vector<std::string>{first + "self_attn.qkv_proj", first + "self_attn.o_proj",
+                                      first + "mlp.gate_up_proj", first + "mlp.down_proj",
+                                      last + "self_attn.qkv_proj", last + "self_attn.o_proj",
+                                      last + "mlp.gate_up_proj", last + "mlp.down_proj"}));
+  ASSERT_EQ(residuals.size(), 4u);
+  const auto gradients = torch::autograd::grad({loss}, residuals, {}, /*retain_graph=*/true);
+  // What arrives at the first block is what the embedding's rows get.
+  model->zero_grad();
+  loss.backward();
+  const at::Tensor embedding = model->parameters().front().tensor;
+  const at::Tensor rows = at::zeros_like(embedding).index_add(
+      0, tokens.view(-1), gradients[0].reshape({-1, config.hidden_size}));
+  EXPECT_TRUE(at::allclose(rows, embedding.grad(), 1e-5, 1e-8));
+  EXPECT_GT(embedding.grad().abs().max().item<double>(), 0);
+
+  for (QuantLinear* layer : model->layers()) layer->watch({});
+  names.clear();
+  model->loss(tokens, tokens);
+  EXPECT_TRUE(names.empty());
 }
 
 TEST(ComputeTypes, NamesAndTheirErrors) {

@@ -1,9 +1,12 @@
 #include "quest/nn/quant_linear.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 
 #include "quest/base/error.h"
 #include "quest/ops/fused_linear.h"
+#include "quest/ops/rms_norm.h"
+#include "quest/ops/swiglu.h"
 
 namespace quest::nn {
 
@@ -39,17 +42,45 @@ QuantLinear::QuantLinear(std::string name, int64_t in_features, int64_t out_feat
 }
 
 at::Tensor QuantLinear::forward(const at::Tensor& x) {
-  return ops::quant_linear(x, weight_, state_);
+  if (watcher_) {
+    const at::NoGradGuard no_grad;
+    watcher_({x.detach(), {}});
+  }
+  return ops::quant_linear(x, weight_, state());
 }
 
+// A watcher sees what the fused operations make on their way, made once more for it.
 std::pair<at::Tensor, at::Tensor> QuantLinear::forward_normed(const at::Tensor& x,
                                                               const at::Tensor& delta,
                                                               const at::Tensor& norm, double eps) {
-  return ops::norm_quant_linear(x, delta, norm, eps, weight_, state_);
+  if (watcher_) {
+    const at::NoGradGuard no_grad;
+    watcher_({ops::add_rms_norm(x, delta, norm, eps), delta.defined() ? delta : x});
+  }
+  return ops::norm_quant_linear(x, delta, norm, eps, weight_, state());
 }
 
 at::Tensor QuantLinear::forward_swiglu(const at::Tensor& gate_up) {
-  return ops::swiglu_quant_linear(gate_up, weight_, state_);
+  if (watcher_) {
+    const at::NoGradGuard no_grad;
+    watcher_({ops::swiglu(gate_up), {}});
+  }
+  return ops::swiglu_quant_linear(gate_up, weight_, state());
+}
+
+at::Tensor QuantLinear::registered_values(bool is_weight, const at::Tensor& rows) {
+  ops::RegisteredSide* side = is_weight ? state_.registered_weight() : state_.registered_input();
+  QUEST_ASSERT(side != nullptr, "{} has no registered quantizer on this side", name_);
+  const at::NoGradGuard no_grad;
+  return side->values(rows, at::kFloat, /*beginning=*/false);
+}
+
+void QuantLinear::quantize(bool on) {
+  plain_.reset();
+  if (!on) {
+    plain_ =
+        std::make_unique<ops::QuantLinearState>(recipe_from_name("bf16"), state_.compute(), name_);
+  }
 }
 
 }  // namespace quest::nn

@@ -3,6 +3,8 @@
 // Quantization is a property of the layer: the modules that use it do not know about it.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,14 @@ struct Placement {
 
 // A leaf of zeros that requires a gradient.
 at::Tensor make_parameter(std::vector<int64_t> shape, const Placement& placement);
+
+// What a forward pass hands to a layer, shown to whoever watches.
+struct LayerInput {
+  at::Tensor values;  // (..., in_features): what is quantized; without a gradient
+  // Layers behind a norm: the tensor of the graph whose gradient is that of the residual stream
+  // (x + delta) there. Undefined for others.
+  at::Tensor residual;
+};
 
 class QuantLinear {
  public:
@@ -50,15 +60,31 @@ class QuantLinear {
 
   // What registered quantizers learn (ops/tensor_quantizer.h); empty for grids.
   std::vector<ops::LearnedTensor> learned() const { return state_.learned(); }
+  // What a registered quantizer makes of rows (M,K) as this layer's weight or input: (M,K) FP32,
+  // rotated if its spec is. Without a gradient. Not for grids.
+  at::Tensor registered_values(bool is_weight, const at::Tensor& rows);
   void set_beginning(bool beginning) { state_.set_beginning(beginning); }
+
+  // Called in every forward pass before the product, which it does not change; empty: nobody.
+  // (A recomputed part runs forward twice.)
+  using Watcher = std::function<void(const LayerInput&)>;
+  void watch(Watcher watcher) { watcher_ = std::move(watcher); }
+  // Whether forward passes quantize. Without, the layer is a plain product of the compute type and
+  // its quantizers keep what they have made.
+  void quantize(bool on);
 
   const std::string& name() const { return name_; }  // "model.layers.0.mlp.down_proj"
   const at::Tensor& weight() const { return weight_; }
+  const QuantRecipe& recipe() const { return state_.recipe(); }
 
  private:
+  ops::QuantLinearState& state() { return plain_ ? *plain_ : state_; }
+
   std::string name_;
   at::Tensor weight_;
   ops::QuantLinearState state_;
+  std::unique_ptr<ops::QuantLinearState> plain_;  // in use while quantizers are off
+  Watcher watcher_;
 };
 
 }  // namespace quest::nn

@@ -133,7 +133,7 @@ bool has_code_grid(const QuantSpec& spec) {
 }
 
 bool has_gradient_mask(const QuantSpec& spec) {
-  return spec.is_quantized() &&
+  return spec.is_quantized() && spec.registered == nullptr &&
          (spec.estimator != GradientEstimator::kSte || spec.grid == Grid::kMask4of8);
 }
 

@@ -201,6 +201,7 @@ fs::path save_checkpoint(const fs::path& run, const CheckpointParts& parts,
     throw;
   }
   parts.optimizer.to_training_point();
+  if (parts.diagnostics != nullptr) parts.diagnostics->save(folder.path());
   write_file_atomically(folder.path() / "state.json", to_json(state).dump(1) + "\n");
   folder.publish();
   replace_link(run / "checkpoints" / "latest", destination.filename().string());
@@ -243,6 +244,7 @@ TrainState load_checkpoint(const fs::path& checkpoint, const CheckpointParts& pa
               parts.optimizer.name());
   }
   restore_averages(file, parts, strict);
+  if (strict && parts.diagnostics != nullptr) parts.diagnostics->load(checkpoint);
   return state;
 }
 

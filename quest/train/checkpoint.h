@@ -5,6 +5,7 @@
 //     model.safetensors     master weights under Hugging Face names: the point to evaluate
 //     tokenizer files       as the tokenizer saves itself
 //     optimizer.safetensors optimizer and averages, and the training point where it differs
+//     masks.safetensors     weight masks of earlier diagnostics, if there are any
 //     state.json            TrainState
 //     config.toml           the run's configuration
 //     checksums.json        of all of them
@@ -31,6 +32,7 @@
 #include "quest/nn/llama_model.h"
 #include "quest/text/tokenizer.h"
 #include "quest/train/averaging.h"
+#include "quest/train/diagnostics.h"
 #include "quest/train/guards.h"
 #include "quest/train/metrics.h"
 #include "quest/train/optimizer.h"
@@ -62,6 +64,7 @@ struct CheckpointParts {
   WeightAverages& averages;
   const Tokenizer& tokenizer;
   std::string config_toml;
+  Diagnostics* diagnostics = nullptr;  // nullptr: none are made
 };
 
 // Writes RUN/checkpoints/step-XXXXXXXX and points `latest` to it. Returns its path.
@@ -70,6 +73,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run,
 
 // Reads weights, optimizer and averages. The optimizer's state is only taken if it is of the same
 // rule; with `strict` another one is an error, otherwise it is left as it was and that is logged.
+// Diagnostics, too, go on with `strict` only.
 TrainState load_checkpoint(const std::filesystem::path& checkpoint, const CheckpointParts& parts,
                            bool strict);
 TrainState read_train_state(const std::filesystem::path& checkpoint);

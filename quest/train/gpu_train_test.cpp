@@ -444,6 +444,47 @@ TEST_F(GpuTrainer, ResumedIsAsNeverStopped) {
   EXPECT_EQ(losses(resumed), curve);
 }
 
+TEST_F(GpuTrainer, DiagnosticsChangeNothingAndAreThoseOfTheCpu) {
+  const auto measured = [](const TrainOutcome& outcome) {
+    std::vector<nlohmann::json> out;
+    std::ifstream file(outcome.run / "metrics.jsonl");
+    for (std::string line; std::getline(file, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (json.contains("diagnostics")) out.push_back(json["diagnostics"]);
+    }
+    return out;
+  };
+  for (const char* recipe : {"bf16", "w4a4", "w1a1", "int4_4of8"}) {
+    SCOPED_TRACE(recipe);
+    TrainConfig c = config(recipe, "cuda", recipe);
+    const TrainOutcome without = train(c);
+    c.run.folder = (folder_ / "diagnosed").string();
+    c.diagnostics.every = 10;
+    const TrainOutcome with = train(c);
+    EXPECT_EQ(with.summary["weights_xxh3_128"], without.summary["weights_xxh3_128"]);
+    EXPECT_EQ(losses(with), losses(without));
+    c.train.device = "cpu";
+    const auto gpu = measured(with), cpu = measured(train(c));
+    ASSERT_EQ(gpu.size(), 3u);
+    ASSERT_EQ(cpu.size(), 3u);
+    for (size_t k = 0; k < cpu[0]["layers"].size(); ++k) {
+      const auto &a = cpu[0]["layers"][k]["weight"], &b = gpu[0]["layers"][k]["weight"];
+      for (const char* exact : {"masked", "dead_codes", "code_use"}) {  // codes are, bit for bit
+        EXPECT_EQ(a.value(exact, nlohmann::json()), b.value(exact, nlohmann::json())) << exact;
+      }
+      EXPECT_NEAR(a["kurtosis"].get<double>(), b["kurtosis"].get<double>(), 1e-4);
+    }
+    for (size_t part = 0; part < 4; ++part) {
+      EXPECT_NEAR(gpu[0]["gradient_cosine"][part]["mean"].get<double>(),
+                  cpu[0]["gradient_cosine"][part]["mean"].get<double>(), 0.01);
+    }
+    if (gpu[2].contains("masks_retained")) {
+      EXPECT_NEAR(gpu[2]["masks_retained"][1]["retained"].get<double>(),
+                  cpu[2]["masks_retained"][1]["retained"].get<double>(), 0.05);
+    }
+  }
+}
+
 TEST_F(GpuTrainer, OtherOptimizersAndGuardsWork) {
   for (const char* optimizer : {"sgd", "schedule_free_adamw"}) {
     TrainConfig c = config(optimizer, "cuda", "w4a4");

@@ -44,6 +44,56 @@ std::string host_name() {
   return name;
 }
 
+// Nothing for what is no number.
+void add_scalar(const std::string& tag, const nlohmann::ordered_json& value,
+                tensorboard::Summary& summary) {
+  if (!value.is_number()) return;
+  tensorboard::Summary::Value* scalar = summary.add_value();
+  scalar->set_tag(tag);
+  scalar->set_simple_value(value.get<float>());
+}
+
+void add_diagnostics(const nlohmann::ordered_json& diagnostics, tensorboard::Summary& summary) {
+  const auto list = [&](const char* key) {
+    return diagnostics.value(key, nlohmann::ordered_json::array());
+  };
+  for (const auto& layer : list("layers")) {
+    for (const char* side : {"weight", "input"}) {
+      const std::string name = fmt::format("{}.{}", layer.at("name").get<std::string>(), side);
+      for (const auto& [key, value] : layer.at(side).items()) {
+        add_scalar(fmt::format("diagnostics.{}/{}", key, name), value, summary);
+      }
+    }
+  }
+  for (const auto& part : list("gradient_cosine")) {
+    const std::string name = fmt::format("block{}.{}", part.at("block").get<int64_t>(),
+                                         part.at("part").get<std::string>());
+    for (const auto& [key, suffix] : {std::pair("mean", ""), std::pair("std", "_std")}) {
+      if (!part.contains(key)) continue;
+      add_scalar(fmt::format("diagnostics.gradient_cosine{}/{}", suffix, name), part.at(key),
+                 summary);
+    }
+  }
+  for (const auto& masks : list("masks_retained")) {
+    add_scalar(fmt::format("diagnostics.masks_retained/since_step_{}",
+                           masks.at("since_step").get<int64_t>()),
+               masks.at("retained"), summary);
+  }
+}
+
+void add_histogram(const Histogram& histogram, tensorboard::Summary& summary) {
+  tensorboard::Summary::Value* value = summary.add_value();
+  value->set_tag(histogram.tag);
+  tensorboard::HistogramProto* out = value->mutable_histo();
+  out->set_min(histogram.min);
+  out->set_max(histogram.max);
+  out->set_num(histogram.count);
+  out->set_sum(histogram.sum);
+  out->set_sum_squares(histogram.sum_squares);
+  for (const double limit : histogram.limits) out->add_bucket_limit(limit);
+  for (const double count : histogram.counts) out->add_bucket(count);
+}
+
 }  // namespace
 
 AppendFile::AppendFile(fs::path path, int64_t length) : path_(std::move(path)) {
@@ -105,17 +155,21 @@ std::string tensorboard_header(double wall_time) {
   return tfrecord(event.SerializeAsString());
 }
 
-std::string tensorboard_event(const nlohmann::ordered_json& line, double wall_time) {
+std::string tensorboard_event(const nlohmann::ordered_json& line, double wall_time,
+                              const std::vector<Histogram>& histograms) {
   tensorboard::Event event;
   event.set_wall_time(wall_time);
   event.set_step(line.at("step").get<int64_t>());
-  for (const auto& [key, value] : line.items()) {
-    if (key == "step" || !value.is_number()) continue;
-    const bool validation = line.contains("validation_loss");
-    tensorboard::Summary::Value* scalar = event.mutable_summary()->add_value();
-    scalar->set_tag((validation ? "validation/" : "train/") + key);
-    scalar->set_simple_value(value.get<float>());
+  tensorboard::Summary& summary = *event.mutable_summary();
+  if (line.contains("diagnostics")) {
+    add_diagnostics(line.at("diagnostics"), summary);
+  } else {
+    const std::string group = line.contains("validation_loss") ? "validation/" : "train/";
+    for (const auto& [key, value] : line.items()) {
+      if (key != "step") add_scalar(group + key, value, summary);
+    }
   }
+  for (const Histogram& h : histograms) add_histogram(h, summary);
   return tfrecord(event.SerializeAsString());
 }
 
@@ -145,9 +199,10 @@ MetricsWriter::MetricsWriter(const fs::path& run, bool tensorboard, const Metric
   if (events_->length() == 0) events_->append(tensorboard_header(now));
 }
 
-void MetricsWriter::write(const nlohmann::ordered_json& line) {
+void MetricsWriter::write(const nlohmann::ordered_json& line,
+                          const std::vector<Histogram>& histograms) {
   metrics_->append(line.dump() + "\n");
-  if (events_) events_->append(tensorboard_event(line, seconds_since_1970()));
+  if (events_) events_->append(tensorboard_event(line, seconds_since_1970(), histograms));
 }
 
 MetricsPosition MetricsWriter::sync() {

@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -42,9 +43,20 @@ class AppendFile {
 // TFRecord framing of one message: length, masked CRC-32C of it, bytes, masked CRC-32C of them.
 std::string tfrecord(std::string_view message);
 uint32_t masked_crc32c(std::string_view bytes);
+// How often values occur: counts[i] of them are in (limits[i - 1], limits[i]].
+struct Histogram {
+  std::string tag;
+  double min = 0, max = 0;
+  double count = 0, sum = 0, sum_squares = 0;  // of the values
+  std::vector<double> limits, counts;
+};
+
 // One TensorBoard event with every number of the line as a scalar: below validation/ if the line
-// has a validation_loss, else below train/.
-std::string tensorboard_event(const nlohmann::ordered_json& line, double wall_time);
+// has a validation_loss, else below train/. Of a line with diagnostics (diagnostics.h) their
+// numbers alone, grouped by what they are: diagnostics.masked/LAYER.weight,
+// diagnostics.gradient_cosine/block0.attn, diagnostics.masks_retained/since_step_0.
+std::string tensorboard_event(const nlohmann::ordered_json& line, double wall_time,
+                              const std::vector<Histogram>& histograms = {});
 std::string tensorboard_header(double wall_time);  // a file's first event
 
 struct MetricsPosition {
@@ -58,8 +70,8 @@ class MetricsWriter {
   MetricsWriter(const std::filesystem::path& run, bool tensorboard,
                 const MetricsPosition& position);
 
-  // A JSON object with "step". Not-finite numbers become null.
-  void write(const nlohmann::ordered_json& line);
+  // A JSON object with "step". Not-finite numbers become null. Histograms are for TensorBoard.
+  void write(const nlohmann::ordered_json& line, const std::vector<Histogram>& histograms = {});
   // Everything written is on the disk.
   MetricsPosition sync();
 

@@ -91,6 +91,50 @@ TEST(TensorBoard, EventsAreWhatTheFormatSays) {
   EXPECT_NE(validation.find("validation/validation_loss"), std::string::npos);
 }
 
+TEST(TensorBoard, HistogramsAreWhatTheFormatSays) {
+  Histogram h;
+  h.tag = "h";
+  h.min = 1;
+  h.max = 2;
+  h.count = 3;
+  h.sum = 4;
+  h.sum_squares = 5;
+  h.limits = {6};
+  h.counts = {7};
+  const auto event = read_records(tensorboard_event({{"step", 1}}, 0, {h}));
+  ASSERT_EQ(event.size(), 1u);
+  const auto number = [](double x) { return std::string(reinterpret_cast<const char*>(&x), 8); };
+  std::string histogram = "\x09" + number(1) + "\x11" + number(2) + "\x19" + number(3) + "\x21" +
+                          number(4) + "\x29" + number(5) + "\x32\x08" + number(6) + "\x3a\x08" +
+                          number(7);
+  const auto size = [](const std::string& text) {
+    return std::string(1, static_cast<char>(text.size()));
+  };
+  const std::string value = "\x0a\x01h\x2a" + size(histogram) + histogram;  // histo: field 5
+  const std::string summary = "\x0a" + size(value) + value;
+  EXPECT_EQ(event[0], "\x10\x01\x2a" + size(summary) + summary);
+}
+
+TEST(TensorBoard, DiagnosticsAreGroupedByWhatTheyAre) {
+  const auto line = nlohmann::ordered_json::parse(R"({"step":5,"tokens":77,"diagnostics":{
+    "layers":[{"name":"a","weight":{"masked":0.5,"code_use":[1,2]},"input":{"kurtosis":3}}],
+    "gradient_cosine":[{"block":1,"part":"mlp","mean":0.5,"std":null},{"block":2,"part":"attn"}],
+    "masks_retained":[{"since_step":9,"retained":1}]}})");
+  const auto records = read_records(tensorboard_event(line, 0));
+  ASSERT_EQ(records.size(), 1u);
+  const auto has = [&](const std::string& tag) {
+    return records[0].find(std::string(1, static_cast<char>(tag.size())) + tag + "\x15") !=
+           std::string::npos;
+  };
+  EXPECT_TRUE(has("diagnostics.masked/a.weight"));
+  EXPECT_TRUE(has("diagnostics.kurtosis/a.input"));
+  EXPECT_TRUE(has("diagnostics.gradient_cosine/block1.mlp"));
+  EXPECT_TRUE(has("diagnostics.masks_retained/since_step_9"));
+  for (const char* absent : {"code_use", "_std", "block2", "tokens"}) {
+    EXPECT_EQ(records[0].find(absent), std::string::npos) << absent;
+  }
+}
+
 TEST(Metrics, ResumeCutsWhatTheCheckpointDidNotSee) {
   const testing::TemporaryFolder run;
   MetricsPosition position;

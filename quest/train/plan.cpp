@@ -8,6 +8,7 @@
 #include "quest/ops/attention.h"
 #include "quest/ops/fused_linear.h"
 #include "quest/ops/quant_linear.h"
+#include "quest/train/diagnostics.h"
 #include "quest/train/optimizer.h"
 
 namespace quest::train {
@@ -98,6 +99,7 @@ RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, const Mem
   plan.peak_flops = peak_flops;
   plan.device = config.train.device;
   plan.memory = memory;
+  plan.diagnostics = diagnostics_plan(config, model, steps);
   plan.code = code_plan_text(config, model);
   return plan;
 }
@@ -148,6 +150,7 @@ std::string RunPlan::text() const {
   line("time", fmt::format("{} at 30 % of this machine's {}, never less than {}",
                            format_duration(seconds_at(0.3)), quantity(peak_flops, "FLOP/s"),
                            format_duration(seconds_at(1))));
+  if (!diagnostics.empty()) line("diagnostics", diagnostics);
   return out;
 }
 

@@ -25,7 +25,8 @@ struct RunPlan {
   double peak_flops = 0;       // per second, of this machine
   std::string device;          // where it is trained, and whose memory is planned
   MemoryPlan memory;
-  std::string code;  // code_plan_text()
+  std::string diagnostics;  // diagnostics_plan()
+  std::string code;         // code_plan_text()
   double seconds_at(double utilization) const;
 
   // The lines that --dry-run prints.

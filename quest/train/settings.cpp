@@ -388,6 +388,21 @@ void declare_watching(Declaration& d, TrainConfig& c) {
             "plain mean of the weights over this many steps, evaluated beside them; 0: none");
   d.integer("averaging.interval", a.interval, 1, kMany, "steps between the weights averaged");
 
+  auto& x = c.diagnostics;
+  d.integer("diagnostics.every", x.every, 0, kMany,
+            "steps between diagnostics of every quantized layer: masked values, use of codes, "
+            "error, kurtosis, cosine of the gradient with the unquantized one; also before the "
+            "first step; the run stays the same to the bit; 0: never",
+            aside);
+  d.integer("diagnostics.batch_size", x.batch_size, 1, 1 << 20,
+            "sequences they are measured on: the first of the validation file, or of the training "
+            "file if there is none",
+            aside);
+  d.integer("diagnostics.keep_masks", x.keep_masks, 0, 1 << 20,
+            "earlier steps, spread over the run, whose weight masks are kept to tell how many are "
+            "masked still: one bit per weight each",
+            aside);
+
   d.integer("log.every", c.log.every, 1, kMany, "steps between lines of metrics.jsonl", aside);
   d.real("log.seconds", c.log.seconds, 0, 1e6,
          "seconds between progress lines where stderr is no terminal", aside);

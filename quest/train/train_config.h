@@ -144,6 +144,12 @@ struct TrainConfig {
     int64_t interval = 1;
   } averaging;
 
+  struct Diagnostics {
+    int64_t every = 0;
+    int64_t batch_size = 4;
+    int64_t keep_masks = 8;
+  } diagnostics;
+
   struct Log {
     int64_t every = 1;
     double seconds = 10;

@@ -96,7 +96,8 @@ TrainOutcome Trainer::run(bool must_resume) {
       last_status = status(result);
     }
   };
-  last_result_ = start;
+  if (saved_step_ < 0) diagnose_now();
+  last_result_ = Clock::now();
   while (state_.step < total) {
     report(advance());
     if (progress) progress->update(state_.step - first, last_status);
@@ -105,6 +106,11 @@ TrainOutcome Trainer::run(bool must_resume) {
     if (evaluates || state_.step == total) {
       report(drain());
       evaluate_now(state_.step == total && config_.eval.full_at_end);
+      last_result_ = Clock::now();
+    }
+    if (diagnostics_ && diagnostics_->due(state_.step)) {
+      report(drain());
+      diagnose_now();
       last_result_ = Clock::now();
     }
     // The heap keeps what a step has freed (allocator.h): between steps is where its peak is seen.
@@ -351,6 +357,25 @@ void Trainer::evaluate_now(bool whole_file) {
   }
   if (std::isfinite(own.loss)) state_.validation_loss = own.loss;
   state_.evaluation = line;
+}
+
+// All ranks have the same weights: one of them looks.
+void Trainer::diagnose_now() {
+  if (!diagnostics_ || group_.rank() != 0) return;
+  const Clock::time_point start = Clock::now();
+  Diagnostics::Report report;
+  try {
+    report = diagnostics_->measure(state_.step);
+  } catch (const Error& error) {
+    // A value that is not finite is for the guards to judge.
+    if (error.kind() != ErrorKind::kNumeric) throw;
+    log::warn("step {}: no diagnostics: {}", state_.step, error.what());
+    return;
+  }
+  metrics_->write(
+      {{"step", state_.step}, {"tokens", state_.tokens}, {"diagnostics", std::move(report.json)}},
+      report.histograms);
+  log::debug("step {}: diagnostics in {:.2f} s", state_.step, seconds_since(start));
 }
 
 bool Trainer::checkpoint_due() const {

@@ -30,6 +30,7 @@
 #include "quest/text/tokenizer.h"
 #include "quest/train/averaging.h"
 #include "quest/train/checkpoint.h"
+#include "quest/train/diagnostics.h"
 #include "quest/train/gpu_step.h"
 #include "quest/train/guards.h"
 #include "quest/train/lr_schedule.h"
@@ -101,6 +102,7 @@ class Trainer {
   // Between steps.
   void write_training_line(const StepResult& result);
   void evaluate_now(bool whole_file);
+  void diagnose_now();
   void save(const std::filesystem::path& run);
   bool checkpoint_due() const;
   TrainOutcome finish(const std::filesystem::path& run);
@@ -120,6 +122,7 @@ class Trainer {
   std::deque<StepResult> under_way_;   // on the GPU, without their results yet
   std::chrono::steady_clock::time_point last_result_;
   std::unique_ptr<WeightAverages> averages_;
+  std::unique_ptr<Diagnostics> diagnostics_;  // with diagnostics.every
   std::optional<LrSchedule> schedule_;
   std::optional<Guards> guards_;
   std::unique_ptr<MetricsWriter> metrics_;

@@ -119,6 +119,10 @@ void Trainer::make_model() {
                              config_.train.gradient_rounding == "stochastic");
   }
   model_->set_recompute(nn::recompute_from_name(config_.train.recompute));
+  if (config_.diagnostics.every > 0) {
+    const TokenFile& file = validation_ ? *validation_ : loader_->files().front();
+    diagnostics_ = std::make_unique<Diagnostics>(*model_, file, config_);
+  }
   if (on_gpu) {
     gpu_step_ = std::make_unique<GpuStep>(*model_, *optimizer_, config_, accumulation_);
   }
@@ -134,7 +138,8 @@ RunPlan Trainer::plan() const {
 }
 
 CheckpointParts Trainer::parts() {
-  return {*model_, *optimizer_, *averages_, *tokenizer_, config_to_toml(config_)};
+  return {*model_,           *optimizer_, *averages_, *tokenizer_, config_to_toml(config_),
+          diagnostics_.get()};
 }
 
 void Trainer::restore_or_begin(const RunFolder& folder, bool must_resume) {

@@ -185,10 +185,13 @@ TEST_F(TrainerTest, StoppedAfterEveryStepAndResumedIsBitwiseTheSame) {
   configs[0].averaging.ema_decay = 0.9;
   configs[0].averaging.horizon = 4;
   configs[0].averaging.interval = 2;
+  configs[0].diagnostics.every = 2;
+  configs[0].diagnostics.keep_masks = 2;
   configs[1].run.name = "schedule_free";
   configs[1].optimizer.name = "schedule_free_adamw";
   configs[1].schedule.name = "constant";
   configs[1].quant = recipe_from_name("w1a1");
+  configs[1].diagnostics.every = 1;
   configs[2].run.name = "sgd";
   configs[2].optimizer.name = "sgd";
   configs[2].optimizer.lr = 0.1;
@@ -222,6 +225,73 @@ TEST_F(TrainerTest, StoppedAfterEveryStepAndResumedIsBitwiseTheSame) {
       }
     }
   }
+}
+
+TEST_F(TrainerTest, DiagnosticsChangeNothing) {
+  std::vector<TrainConfig> configs(3, tiny(""));
+  configs[0].run.name = "accumulation";
+  configs[0].train.micro_batch_size = 2;
+  configs[0].averaging.ema_decay = 0.9;
+  configs[1].run.name = "recompute";
+  configs[1].train.recompute = "block";
+  configs[1].quant = recipe_from_name("w1a1");
+  configs[2].run.name = "bf16";
+  configs[2].train.compute_type = "bf16";
+  configs[2].optimizer.name = "schedule_free_adamw";
+  configs[2].schedule.name = "constant";
+  for (TrainConfig c : configs) {
+    SCOPED_TRACE(c.run.name);
+    const TrainOutcome without = train(c);
+    c.run.folder = (folder_ / "diagnosed").string();
+    c.diagnostics.every = 4;
+    c.diagnostics.batch_size = 2;
+    const TrainOutcome with = train(c);
+    EXPECT_EQ(with.run.filename(), without.run.filename());
+    EXPECT_EQ(weights(with), weights(without));
+    EXPECT_EQ(with.summary["validation_loss"], without.summary["validation_loss"]);
+    std::vector<nlohmann::ordered_json> lines = metrics(with.run);
+    std::vector<int64_t> steps;
+    std::erase_if(lines, [&](const nlohmann::ordered_json& line) {
+      if (!line.contains("diagnostics")) return false;
+      steps.push_back(line.at("step").get<int64_t>());
+      EXPECT_EQ(line.at("tokens"), steps.back() * 64);
+      EXPECT_EQ(line.at("diagnostics").at("layers").size(), 8u);
+      return true;
+    });
+    EXPECT_EQ(steps, (std::vector<int64_t>{0, 4}));
+    EXPECT_EQ(lines, metrics(without.run));
+  }
+}
+
+TEST_F(TrainerTest, DiagnosticsWithoutValidationFileTakeTrainingText) {
+  TrainConfig c = tiny("alone");
+  fs::remove(folder_ / "validation.qtok");
+  c.diagnostics.every = 6;
+  const auto lines = metrics(train(c).run);
+  EXPECT_TRUE(lines.front().contains("diagnostics"));
+  EXPECT_TRUE(lines.back().contains("diagnostics"));
+  EXPECT_EQ(lines.back()["step"], 6);
+  EXPECT_EQ(lines.back()["diagnostics"]["masks_retained"][0]["since_step"], 0);
+  SingleProcess group;
+  EXPECT_NE(Trainer(c, group).plan().text().find("\ndiagnostics  2 times"), std::string::npos);
+}
+
+// A run of its own from the first step on, also for what is measured.
+TEST_F(TrainerTest, AChildRunDiagnosesBeforeItsFirstStep) {
+  TrainConfig c = tiny("parent");
+  c.diagnostics.every = 3;
+  c.train.steps = 4;
+  const TrainOutcome parent = train(c);
+  c.run.name = "child";
+  c.run.parent = (parent.run / "checkpoints" / "step-00000004").string();
+  c.train.steps = 6;
+  std::vector<int64_t> steps;
+  for (const auto& line : metrics(train(c).run)) {
+    if (!line.contains("diagnostics")) continue;
+    steps.push_back(line.at("step").get<int64_t>());
+    EXPECT_EQ(line["diagnostics"].contains("masks_retained"), steps.size() > 1);
+  }
+  EXPECT_EQ(steps, (std::vector<int64_t>{4, 6}));
 }
 
 TEST_F(TrainerTest, ADamagedCheckpointIsLeftAside) {
@@ -465,6 +535,7 @@ TEST_F(TrainerTest, PlanCountsWhatWillBeDone) {
   EXPECT_NEAR(plan.seconds_at(0.5) * 0.5 * 1e12,
               plan.flops_per_token * static_cast<double>(plan.steps) * 64, 1);
   EXPECT_NE(plan.text().find("without embedding"), std::string::npos);
+  EXPECT_EQ(plan.text().find("diagnostics"), std::string::npos);
   EXPECT_FALSE(fs::exists(folder_ / "runs"));  // nothing was written
 }
 

@@ -106,6 +106,8 @@ class KillResume : public ::testing::Test {
                                                "--checkpoint-every=3",
                                                "--ema=0.9",
                                                "--averaging.horizon=4",
+                                               "--diagnostics.every=4",
+                                               "--diagnostics.keep_masks=3",
                                                "--threads=1",
                                                "--log.peak_tflops=1",
                                                "--name=kill"};
@@ -132,7 +134,7 @@ TEST_F(KillResume, FinalWeightsAndCurveAreThoseOfAnUndisturbedRun) {
     whole = std::chrono::duration<double>(Clock::now() - begin).count();
   }
   const Result calm = read_result(folder_ / "calm" / "kill");
-  ASSERT_EQ(calm.curve.size(), 48u + 8u);
+  ASSERT_EQ(calm.curve.size(), 48u + 8u + 13u);
   EXPECT_EQ(read_result(folder_ / "calm again" / "kill").weights, calm.weights);
 
   const int64_t wanted = from_environment("QUEST_KILL_COUNT", 20);

@@ -1,0 +1,192 @@
+#include "quest/train/side_statistics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/bincount.h>
+#include <ATen/ops/nan_to_num.h>
+#include <ATen/ops/where.h>
+
+#include "quest/base/error.h"
+#include "quest/ops/quantized_tensor.h"
+#include "quest/quant/grid_statistics.h"
+
+namespace quest::train {
+namespace {
+
+constexpr int64_t kValuesAtOnce = 1 << 20;  // bounds the memory for values in FP64
+// Of the histogram of values: where it ends, in RMS, and buckets per RMS (a power of two, so that
+// limits are exact).
+constexpr int64_t kEdge = 6, kPerUnit = 8, kBuckets = 2 * kEdge * kPerUnit;
+constexpr int64_t kSmallestBlock = 16;  // of the Hadamard transform
+
+// Bits that are set.
+int64_t count_bits(const at::Tensor& bytes) {
+  at::Tensor v = bytes - (bytes.bitwise_right_shift(1)).bitwise_and(0x55);
+  v = v.bitwise_and(0x33) + v.bitwise_right_shift(2).bitwise_and(0x33);
+  v = (v + v.bitwise_right_shift(4)).bitwise_and(0x0f);
+  return v.sum(at::kLong).item<int64_t>();
+}
+
+at::Tensor rotate(const at::Tensor& x, const std::string& name) {
+  QuantSpec transform;
+  transform.hadamard = true;
+  return ops::quantize(transform, x, at::kFloat, /*want_mask=*/false, name).values;
+}
+
+// How often each of [0, size) is there.
+template <class Counts>
+void add_counts(const at::Tensor& indices, Counts& counts) {
+  const at::Tensor found =
+      at::bincount(indices.view(-1), {}, static_cast<int64_t>(counts.size())).cpu();
+  for (size_t i = 0; i < counts.size(); ++i) {
+    counts[i] += static_cast<typename Counts::value_type>(found.const_data_ptr<int64_t>()[i]);
+  }
+}
+
+}  // namespace
+
+double rounded(double value) { return std::strtod(fmt::format("{:.6g}", value).c_str(), nullptr); }
+
+SideStatistics::SideStatistics(const QuantSpec& spec, std::string name, Values values)
+    : spec_(spec), name_(std::move(name)), registered_(std::move(values)) {
+  QUEST_ASSERT((spec.registered != nullptr) == static_cast<bool>(registered_),
+               "values of {} come from its quantizer", to_string(spec));
+  histogram_.tag = "diagnostics.values/" + name_;
+  for (int64_t i = 1; i <= kBuckets; ++i) {
+    histogram_.limits.push_back(static_cast<double>(i) / kPerUnit - kEdge);
+  }
+  histogram_.counts.resize(kBuckets);
+}
+
+void SideStatistics::Kurtosis::add(const at::Tensor& x) {
+  const at::Tensor squares = x.square();
+  const at::Tensor power = squares.mean(-1).square();  // (M)
+  const at::Tensor some = power > 0;
+  sum += at::where(some, squares.square().mean(-1) / power, 0).sum().item<double>();
+  rows += some.sum().item<int64_t>();
+}
+
+void SideStatistics::add(const at::Tensor& x, std::vector<uint8_t>* mask_bits) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor rows = x.detach().reshape({-1, x.size(-1)});
+  // Whole: some scales are of the whole tensor.
+  const at::Tensor values = registered_ ? registered_(rows) : at::Tensor();
+  const int64_t at_once = std::max<int64_t>(1, kValuesAtOnce / rows.size(1));
+  for (int64_t row = 0; row < rows.size(0); row += at_once) {
+    const int64_t count = std::min(at_once, rows.size(0) - row);
+    add_rows(rows.narrow(0, row, count).to(at::kFloat).contiguous(),
+             registered_ ? values.narrow(0, row, count) : values, mask_bits);
+  }
+}
+
+void SideStatistics::add_rows(const at::Tensor& x, const at::Tensor& values,
+                              std::vector<uint8_t>* mask_bits) {
+  values_ += x.numel();
+  ops::QuantizedTensor q;
+  if (values.defined()) {
+    q.values = values;
+  } else {
+    q = ops::quantize(spec_, x, at::kFloat, /*want_mask=*/true, name_);
+  }
+  const bool can_rotate = x.size(1) % kSmallestBlock == 0;
+  at::Tensor rotated;  // f64
+  if (can_rotate) {
+    rotated = rotate(x, name_).to(at::kDouble);
+    rotated_.add(rotated);
+  }
+  const at::Tensor plain = x.to(at::kDouble);
+  plain_.add(plain);
+  const at::Tensor& xh = spec_.hadamard ? rotated : plain;
+  add_values(xh);
+  if (spec_.is_quantized()) {
+    const at::Tensor rounded_values = ops::dequantize(spec_, q, at::kFloat).to(at::kDouble);
+    error_ += (rounded_values - xh).square().sum().item<double>();
+    power_ += xh.square().sum().item<double>();
+  }
+  if (q.has_codes()) add_codes(q.codes);
+  if (q.mask.defined()) {
+    passing_ += count_bits(q.mask);
+    if (mask_bits != nullptr) {
+      const at::Tensor bytes = q.mask.cpu().contiguous();
+      const auto* begin = bytes.const_data_ptr<uint8_t>();
+      mask_bits->insert(mask_bits->end(), begin, begin + bytes.numel());
+    }
+  }
+}
+
+void SideStatistics::add_codes(const at::Tensor& codes) {
+  add_counts(codes.to(at::kLong) + 128, codes_);
+}
+
+void SideStatistics::add_values(const at::Tensor& xh) {
+  const at::Tensor rms = xh.square().mean(-1, /*keepdim=*/true).sqrt();
+  // A row of zeros has no RMS to be measured in: zeros they stay.
+  const at::Tensor z = at::nan_to_num(xh / at::where(rms > 0, rms, 1));
+  // Buckets hold what is at most their limit.
+  const at::Tensor bucket = ((z + kEdge) * kPerUnit).ceil() - 1;
+  add_counts(bucket.clamp(0, kBuckets - 1).to(at::kLong), histogram_.counts);
+  const double low = z.min().item<double>(), high = z.max().item<double>();
+  histogram_.min = histogram_.count > 0 ? std::min(histogram_.min, low) : low;
+  histogram_.max = histogram_.count > 0 ? std::max(histogram_.max, high) : high;
+  histogram_.count += static_cast<double>(z.numel());
+  histogram_.sum += z.sum().item<double>();
+  histogram_.sum_squares += z.square().sum().item<double>();
+}
+
+nlohmann::ordered_json SideStatistics::json() const {
+  nlohmann::ordered_json out = nlohmann::ordered_json::object();
+  const double all = static_cast<double>(values_);
+  if (values_ == 0) return out;
+  if (ops::has_gradient_mask(spec_)) {
+    out["masked"] = rounded(static_cast<double>(values_ - passing_) / all);
+    if (const auto expected = gaussian_masked_fraction(spec_)) {
+      out["masked_gaussian"] = rounded(*expected);
+    }
+  }
+  if (spec_.is_quantized() && power_ > 0) out["relative_error"] = rounded(error_ / power_);
+  if (plain_.rows > 0) {
+    out["kurtosis"] = rounded(plain_.sum / static_cast<double>(plain_.rows));
+  }
+  if (rotated_.rows > 0) {
+    out["kurtosis_rotated"] = rounded(rotated_.sum / static_cast<double>(rotated_.rows));
+  }
+  if (ops::has_code_grid(spec_)) {
+    int64_t dead = 0;
+    std::vector<double> use;
+    for (const int code : codes_in_order(spec_)) {
+      const int64_t count = codes_[static_cast<size_t>(code + 128)];
+      dead += count == 0;
+      use.push_back(rounded(static_cast<double>(count) / all));
+    }
+    out["dead_codes"] = dead;
+    out["code_use"] = use;
+  }
+  return out;
+}
+
+std::vector<Histogram> SideStatistics::histograms() const {
+  std::vector<Histogram> out = {histogram_};
+  if (!ops::has_code_grid(spec_)) return out;
+  const std::vector<double> numbers = numbers_in_order(spec_);
+  const std::vector<int> codes = codes_in_order(spec_);
+  Histogram h;
+  h.tag = "diagnostics.codes/" + name_;
+  h.min = numbers.front();
+  h.max = numbers.back();
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const double count = static_cast<double>(codes_[static_cast<size_t>(codes[i] + 128)]);
+    h.limits.push_back(i + 1 == codes.size() ? numbers[i] : (numbers[i] + numbers[i + 1]) / 2);
+    h.counts.push_back(count);
+    h.count += count;
+    h.sum += count * numbers[i];
+    h.sum_squares += count * numbers[i] * numbers[i];
+  }
+  out.push_back(std::move(h));
+  return out;
+}
+
+}  // namespace quest::train

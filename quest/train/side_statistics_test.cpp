@@ -1,0 +1,203 @@
+#include "quest/train/side_statistics.h"
+
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "quest/ops/testing_tensors.h"
+#include "quest/quant/grid_statistics.h"
+#include "quest/quant/hadamard.h"
+#include "quest/quant/quantizer.h"
+
+namespace quest::train {
+namespace {
+
+using ::testing::ElementsAre;
+
+std::vector<std::string> keys(const nlohmann::ordered_json& object) {
+  std::vector<std::string> out;
+  for (const auto& [key, value] : object.items()) out.push_back(key);
+  return out;
+}
+
+double kurtosis(std::span<const float> x) {
+  double m2 = 0, m4 = 0;
+  for (const double v : x) {
+    m2 += v * v;
+    m4 += v * v * v * v;
+  }
+  return m4 * static_cast<double>(x.size()) / (m2 * m2);
+}
+
+// The same numbers row by row, by the scalar definition.
+struct Plain {
+  int64_t masked = 0, values = 0;
+  double error = 0, power = 0, kurtosis = 0, kurtosis_rotated = 0;
+  std::map<int, int64_t> codes;
+  std::vector<uint8_t> mask;
+};
+
+Plain by_definition(const QuantSpec& spec, const at::Tensor& x) {
+  Plain out;
+  const int64_t m = x.size(0);
+  const auto k = static_cast<size_t>(x.size(1));
+  std::vector<float> values(k), xh(k);
+  std::vector<int8_t> codes(k);
+  std::vector<uint8_t> mask((k + 7) / 8);
+  for (int64_t row = 0; row < m; ++row) {
+    const std::span<const float> in(x.const_data_ptr<float>() + row * x.size(1), k);
+    quantize_row<float>(spec, in,
+                        {.codes = codes, .mask = mask, .values = values, .transformed = xh});
+    for (size_t i = 0; i < k; ++i) {
+      out.masked += (mask[i / 8] >> (i % 8) & 1) == 0;
+      out.error += std::pow(double{values[i]} - double{xh[i]}, 2);
+      out.power += std::pow(double{xh[i]}, 2);
+      ++out.codes[codes[i]];
+    }
+    out.values += x.size(1);
+    out.mask.insert(out.mask.end(), mask.begin(), mask.end());
+    std::vector<float> rotated(in.begin(), in.end());
+    hadamard_transform<float>(rotated);
+    out.kurtosis += kurtosis(in) / static_cast<double>(m);
+    out.kurtosis_rotated += kurtosis(rotated) / static_cast<double>(m);
+  }
+  return out;
+}
+
+// Rows of very different sizes, with outliers.
+at::Tensor rough_rows(int64_t m, int64_t k) {
+  at::Tensor x = testing::normal({m, k}, 5, at::kFloat);
+  x *= testing::normal({m, 1}, 6, at::kFloat).square() + 0.01;
+  x.select(1, 3).mul_(20);
+  return x;
+}
+
+TEST(SideStatistics, EqualsThePlainComputation) {
+  const at::Tensor x = rough_rows(37, 80);  // blocks of 16, ten bytes of mask
+  for (const char* text : {"int4.hadamard.trust", "int1.hadamard.clip1.3", "int8.trust",
+                           "int2.clip", "ternary.hadamard.trust", "gauss3.trust",
+                           "fp4.hadamard.trust", "int4_4of8.hadamard.trust"}) {
+    SCOPED_TRACE(text);
+    const QuantSpec spec = spec_from_string(text);
+    const Plain plain = by_definition(spec, x);
+    SideStatistics side(spec, "x");
+    std::vector<uint8_t> mask;
+    side.add(x.narrow(0, 0, 20).view({2, 10, 80}), &mask);
+    side.add(x.narrow(0, 20, 17), &mask);
+    const nlohmann::ordered_json json = side.json();
+    EXPECT_THAT(keys(json), ElementsAre("masked", "masked_gaussian", "relative_error", "kurtosis",
+                                        "kurtosis_rotated", "dead_codes", "code_use"));
+    const double all = static_cast<double>(plain.values);
+    EXPECT_EQ(json["masked"], rounded(static_cast<double>(plain.masked) / all));
+    EXPECT_EQ(json["masked_gaussian"], rounded(*gaussian_masked_fraction(spec)));
+    EXPECT_NEAR(json["relative_error"].get<double>(), plain.error / plain.power, 2e-6);
+    EXPECT_NEAR(json["kurtosis"].get<double>(), plain.kurtosis, 1e-4);
+    EXPECT_NEAR(json["kurtosis_rotated"].get<double>(), plain.kurtosis_rotated, 1e-4);
+    EXPECT_EQ(mask, plain.mask);
+    std::vector<double> use;
+    int64_t dead = 0;
+    for (const int code : codes_in_order(spec)) {
+      const auto found = plain.codes.find(code);
+      dead += found == plain.codes.end();
+      use.push_back(found == plain.codes.end() ? 0
+                                               : rounded(static_cast<double>(found->second) / all));
+    }
+    EXPECT_EQ(json["code_use"].get<std::vector<double>>(), use);
+    EXPECT_EQ(json["dead_codes"], dead);
+  }
+}
+
+// More values than are taken at once.
+TEST(SideStatistics, LargeTensorsGoInPieces) {
+  const at::Tensor x = rough_rows(1100, 1024);
+  const QuantSpec spec = spec_from_string("int3.hadamard.trust");
+  const Plain plain = by_definition(spec, x);
+  SideStatistics side(spec, "x");
+  std::vector<uint8_t> mask;
+  side.add(x, &mask);
+  EXPECT_EQ(mask, plain.mask);
+  EXPECT_NEAR(side.json()["relative_error"].get<double>(), plain.error / plain.power, 2e-6);
+}
+
+TEST(SideStatistics, WhatMakesNoSenseIsAbsent) {
+  const at::Tensor x = rough_rows(4, 24);  // 24: 8 x 3, which has no transform
+  const auto json_of = [&](const char* text) {
+    SideStatistics side(spec_from_string(text), "x");
+    std::vector<uint8_t> mask;
+    side.add(x, &mask);
+    EXPECT_EQ(mask.empty(), !side.json().contains("masked")) << text;
+    return side.json();
+  };
+  EXPECT_THAT(keys(json_of("none")), ElementsAre("kurtosis"));
+  EXPECT_THAT(keys(json_of("int4.ste")),
+              ElementsAre("relative_error", "kurtosis", "dead_codes", "code_use"));
+  const auto sparse = json_of("masked_4of8");
+  EXPECT_THAT(keys(sparse), ElementsAre("masked", "masked_gaussian", "relative_error", "kurtosis"));
+  EXPECT_EQ(sparse["masked"], 0.5);
+  EXPECT_TRUE(SideStatistics(spec_from_string("int4.trust"), "x").json().empty());
+}
+
+TEST(SideStatistics, RowsOfZerosHaveNoKurtosis) {
+  const at::Tensor x = rough_rows(3, 32), zeros = at::zeros({5, 32});
+  const QuantSpec spec = spec_from_string("int4.hadamard.trust");
+  SideStatistics some(spec, "x"), none(spec, "x"), whole(spec, "x");
+  whole.add(x);
+  some.add(at::cat({zeros, x}));
+  none.add(zeros);
+  EXPECT_EQ(some.json()["kurtosis"], whole.json()["kurtosis"]);
+  EXPECT_EQ(some.json()["kurtosis_rotated"], whole.json()["kurtosis_rotated"]);
+  EXPECT_FALSE(none.json().contains("kurtosis"));
+  EXPECT_FALSE(none.json().contains("relative_error"));
+}
+
+TEST(SideStatistics, TakesAnyFloatTypeAndNamesWhatIsNotFinite) {
+  const QuantSpec spec = spec_from_string("int4.hadamard.trust");
+  const at::Tensor x = rough_rows(6, 32).to(at::kBFloat16);
+  SideStatistics half(spec, "x"), full(spec, "x"), wide(spec, "x"), bad(spec, "layer.weight");
+  half.add(x);
+  full.add(x.to(at::kFloat));
+  wide.add(x.to(at::kDouble));
+  EXPECT_EQ(half.json(), full.json());
+  EXPECT_EQ(half.json(), wide.json());
+  at::Tensor broken = rough_rows(6, 32);
+  broken[4][7].fill_(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_QUEST_ERROR(bad.add(broken), ErrorKind::kNumeric, "layer.weight: the RMS of row 4");
+}
+
+TEST(SideStatistics, HistogramsCountEveryValueOnce) {
+  const at::Tensor x = rough_rows(50, 64);
+  SideStatistics side(spec_from_string("int2.hadamard.trust"), "a.weight");
+  side.add(x);
+  const std::vector<Histogram> all = side.histograms();
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0].tag, "diagnostics.values/a.weight");
+  EXPECT_EQ(all[1].tag, "diagnostics.codes/a.weight");
+  for (const Histogram& h : all) {
+    ASSERT_EQ(h.counts.size(), h.limits.size());
+    double sum = 0;
+    for (const double count : h.counts) sum += count;
+    EXPECT_EQ(sum, 3200);
+    EXPECT_EQ(h.count, 3200);
+    EXPECT_TRUE(std::is_sorted(h.limits.begin(), h.limits.end()));
+  }
+  EXPECT_NEAR(all[0].sum_squares, 3200, 1e-3);  // in units of the RMS
+  EXPECT_THAT(all[1].limits, ElementsAre(-2, 0, 2, 3));
+  // A bucket holds its limit: the median bucket below 0 and above it.
+  SideStatistics two(spec_from_string("int1.ste"), "b");
+  two.add(at::cat({at::zeros({1, 8}) - 2, at::zeros({1, 8}) + 5}));
+  const Histogram ones = two.histograms()[0];
+  for (size_t i = 0; i < ones.limits.size(); ++i) {
+    const bool is_one = ones.limits[i] == -1 || ones.limits[i] == 1;
+    EXPECT_EQ(ones.counts[i], is_one ? 8 : 0) << ones.limits[i];
+  }
+  EXPECT_EQ(ones.min, -1);
+  EXPECT_EQ(ones.max, 1);
+}
+
+}  // namespace
+}  // namespace quest::train
