@@ -20,7 +20,7 @@ int main(int argc, char** argv) {
   cli::add_plot_command(app);
   cli::add_fit_command(app);
   cli::add_plan_command(app);
-
+  cli::add_sweep_command(app);
   cli::add_export_command(app);
   cli::add_verify_command(app);
   cli::add_inspect_command(app);
