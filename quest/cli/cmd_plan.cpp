@@ -1,5 +1,7 @@
 // quest plan: which format, model size and tokens a budget buys, by the scaling law.
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <set>
@@ -102,10 +104,14 @@ std::map<std::string, double> training_speeds(const std::vector<std::string>& te
                 "--train-speed is '{}', must be FORMAT=SPEED such as w4a4=1.08", text);
     const std::string format = text.substr(0, equals);
     law.efficiency(format);  // throws for one that it lacks
-    QUEST_CHECK(
-        speeds.emplace(format, parse_count(text.substr(equals + 1), "--train-speed " + format))
-            .second,
-        ErrorKind::kUsage, "--train-speed gives {} twice", format);
+    double speed = 0;
+    const char* last = text.data() + text.size();
+    const auto [end, code] = std::from_chars(text.data() + equals + 1, last, speed);
+    QUEST_CHECK(code == std::errc() && end == last && std::isfinite(speed) && speed > 0,
+                ErrorKind::kUsage, "--train-speed is '{}': the speed must be a number above 0",
+                text);
+    QUEST_CHECK(speeds.emplace(format, speed).second, ErrorKind::kUsage,
+                "--train-speed gives {} twice", format);
   }
   return speeds;
 }
@@ -307,7 +313,7 @@ void print_plans(const PlanArguments& arguments, const LawSource& source,
   }
   if (table.size() > 1) print_table(table);
   print_marks(rows);
-  if (!source.fit.bootstrap_laws.empty() && source.fit.ranges.empty()) {
+  if (source.fit.ranges.empty()) {
     fmt::print("\n{} lists no runs: whether N and D lie within them is not known\n", source.text);
   }
   print_left_out(rows);
@@ -426,7 +432,9 @@ void add_budget_options(CLI::App& command, PlanArguments& a) {
   command.add_option("--loss", a.loss, "a loss to reach, by the least of what --smallest names")
       ->check(CLI::PositiveNumber)
       ->group("Goal (without: the lowest loss)");
-  command.add_option("--smallest", a.smallest, "memory, compute, decode or prefill")
+  command
+      .add_option("--smallest", a.smallest,
+                  "what to need the least of to reach --loss (decode, prefill: time per token)")
       ->check(CLI::IsMember({"memory", "compute", "decode", "prefill"}))
       ->group("Goal (without: the lowest loss)");
 }
@@ -450,11 +458,11 @@ void add_choice_options(CLI::App& command, PlanArguments& a) {
       ->check(CLI::IsMember({"bf16", "int8", "int4"}))
       ->capture_default_str()
       ->group("Choice");
-  command.add_option("--head", a.head, "the packed model's head")
-      ->check(CLI::IsMember({"bf16", "int8", "int4"}))
-      ->capture_default_str()
+  auto* head = command.add_option("--head", a.head, "the packed model's head");
+  head->check(CLI::IsMember({"bf16", "int8", "int4"}))->capture_default_str()->group("Choice");
+  command.add_flag("--tied", a.deployment.tied, "the head is the embedding")
+      ->excludes(head)
       ->group("Choice");
-  command.add_flag("--tied", a.deployment.tied, "the head is the embedding")->group("Choice");
   command.add_option("--vocab-size", a.deployment.vocabulary, "rows of embedding and head")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
       ->capture_default_str()
@@ -470,17 +478,20 @@ void add_plan_command(CLI::App& app) {
   auto* runs = command->add_option("RUNS", arguments->runs,
                                    "tables and folders of finished runs to fit the law to, as of "
                                    "`quest fit` (default: the paper's runs)");
-  command->add_option("--fit", arguments->fit, "the law of `quest fit --json FILE` instead of RUNS")
-      ->excludes(runs);
+  auto* fit = command->add_option("--fit", arguments->fit,
+                                  "the law of `quest fit --json FILE` instead of RUNS");
+  fit->excludes(runs);
   add_budget_options(*command, *arguments);
   add_choice_options(*command, *arguments);
   command
       ->add_option("--bootstrap", arguments->fit_options.bootstrap,
                    "refits for the 95 % intervals (0: no intervals)")
       ->check(CLI::Range(0, 100000))
+      ->excludes(fit)
       ->capture_default_str();
   command->add_option("--seed", arguments->fit_options.seed, "of the fit's guesses and bootstrap")
       ->check(whole_number_from(0))
+      ->excludes(fit)
       ->capture_default_str();
   command->add_option("--json", arguments->json, "also write the plans here");
   command->callback([arguments] { run_plan(*arguments); });

@@ -102,6 +102,7 @@ void run_sweep(SweepArguments& a) {
   QUEST_CHECK(!a.options.folder.empty(), ErrorKind::kUsage,
               "--out FOLDER says where the sweep is kept (or --report FOLDER prints one again)");
   a.options.folder = (a.options.folder / "").lexically_normal().parent_path();
+  if (a.options.folder.empty()) a.options.folder = ".";
   Definition definition = read_definition(a);
   SweepRunner runner(std::move(definition.sweep), std::move(definition.base), a.options);
   if (a.dry_run) {

@@ -51,6 +51,18 @@ void make_folder(const fs::path& folder) {
               error.message());
 }
 
+// A folder with other things in it is not filled.
+void check_is_ours(const fs::path& folder) {
+  if (!fs::exists(folder) || fs::exists(folder / "sweep.toml")) return;
+  const std::set<std::string> own = {"runs", "trials", "logs", "failed", ".lock"};
+  QUEST_CHECK(fs::is_directory(folder), ErrorKind::kUsage, "{} is no folder", folder.string());
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    QUEST_CHECK(own.count(name) == 1 || name.starts_with("sweep.toml.tmp"), ErrorKind::kUsage,
+                "{} holds {} and no sweep: name a new folder (--out)", folder.string(), name);
+  }
+}
+
 // Held by the sweep and, because it is inherited, by its children: as long as one of them lives no
 // other sweep works in the folder.
 class FolderLock {
@@ -433,6 +445,7 @@ void SweepRunner::train_rung(size_t rung, const std::vector<size_t>& members) {
 }
 
 SweepOutcome SweepRunner::run() {
+  check_is_ours(options_.folder);
   make_folder(options_.folder);
   const FolderLock lock(options_.folder);
   prepare_folder();

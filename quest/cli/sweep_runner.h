@@ -50,7 +50,8 @@ class SweepRunner {
   const std::vector<train::Rung>& rungs() const { return rungs_; }  // one without halving
   std::string plan_text() const;  // what will be trained, a line a trial
 
-  // Throws kUsage if the folder holds another sweep, kIo if another process works in it.
+  // Throws kUsage if the folder holds another sweep or other things, kIo if another process works
+  // in it.
   SweepOutcome run();
 
  private:

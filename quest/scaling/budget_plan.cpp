@@ -66,7 +66,6 @@ class FormatPlanner {
     if (!best) {
       const double lowest =
           question_.sizes.empty() ? loss_of(lowest_loss_size(sizes.back())) : lowest_loss(sizes);
-      // With the lowest loss good enough, it was the compute to reach it that was not.
       out.reason = fmt::format("reaches {:.4f} at best", lowest);
       return out;
     }

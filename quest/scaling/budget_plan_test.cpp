@@ -307,6 +307,19 @@ TEST(FitFile, IsDistrusted) {
   expect("/bootstrap/laws/1", Json::array({1, 2}), "law 1: must be 6 numbers");
   expect("/bootstrap/laws/1/5", -2, "law 1: eff of w4a4 is -2");
   EXPECT_QUEST_ERROR(read_fit_file(folder.write("law.json", "[]")), ErrorKind::kData, "object");
+  const std::string whole = fit_text(fit_json(some_fit(), {}));
+  for (size_t i = 0; i < whole.size(); i += 3) {
+    std::string flipped = whole;
+    flipped[i] = static_cast<char>(flipped[i] ^ (1 << (i % 8)));
+    for (const std::string& damaged : {whole.substr(0, i), flipped}) {
+      try {
+        const StoredFit fit = read_fit_file(folder.write("law.json", damaged));
+        EXPECT_GT(fit.law.efficiency("bf16"), 0);  // a digit changed: still a law
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::kData);
+      }
+    }
+  }
   EXPECT_QUEST_ERROR(read_fit_file(folder / "none.json"), ErrorKind::kIo, "none.json");
 }
 
