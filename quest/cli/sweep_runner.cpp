@@ -328,21 +328,26 @@ void SweepRunner::fail(const Run& run, const std::string& error) {
   row.state = "failed";
   row.loss.reset();
   outcome_.errors[row.trial] = error;
-  write_file_atomically(options_.folder / "failed" / (row.trial + ".txt"), error + "\n");
+  write_file_atomically(failure_file(run), error + "\n");
 }
 
-// Failures of the time before.
-void SweepRunner::note_failures() {
-  for (TrialRow& row : outcome_.table.rows) {
-    const fs::path file = options_.folder / "failed" / (row.trial + ".txt");
-    if (!fs::exists(file)) continue;
-    if (options_.retry_failed) {
-      fs::remove(file);
-      continue;
-    }
-    row.state = "failed";
-    outcome_.errors[row.trial] = std::string(trimmed(read_file(file)));
+fs::path SweepRunner::failure_file(const Run& run) const {
+  return options_.folder / "failed" / (run_name(run) + ".txt");
+}
+
+// Of this run, the time before.
+bool SweepRunner::has_failed(const Run& run) {
+  const fs::path file = failure_file(run);
+  if (!fs::exists(file)) return false;
+  if (options_.retry_failed) {
+    fs::remove(file);
+    return false;
   }
+  TrialRow& row = outcome_.table.rows[run.trial];
+  row.state = "failed";
+  row.loss.reset();
+  outcome_.errors[row.trial] = std::string(trimmed(read_file(file)));
+  return true;
 }
 
 void SweepRunner::write_table() const {
@@ -403,7 +408,7 @@ void SweepRunner::train_rung(size_t rung, const std::vector<size_t>& members) {
   in_rung_ = members.size();
   for (const size_t i : members) {
     const Run run{i, rung};
-    if (outcome_.table.rows[i].state == "failed") {
+    if (has_failed(run)) {
       ++ended_;
       continue;
     }
@@ -449,7 +454,6 @@ SweepOutcome SweepRunner::run() {
   make_folder(options_.folder);
   const FolderLock lock(options_.folder);
   prepare_folder();
-  note_failures();
   std::vector<size_t> members(trials_.size());
   for (size_t i = 0; i < members.size(); ++i) members[i] = i;
   for (size_t rung = 0; rung < rungs_.size() && !members.empty(); ++rung) {
@@ -476,11 +480,11 @@ SweepOutcome read_sweep(const fs::path& folder) {
   QUEST_CHECK(fs::exists(csv), ErrorKind::kIo, "{}: no trials.csv; is it the folder of a sweep?",
               folder.string());
   outcome.table = train::read_trials_csv(csv);
-  for (const TrialRow& row : outcome.table.rows) {
-    const fs::path file = folder / "failed" / (row.trial + ".txt");
-    if (row.state == "failed" && fs::exists(file)) {
-      outcome.errors[row.trial] = std::string(trimmed(read_file(file)));
-    }
+  if (!fs::exists(folder / "failed")) return outcome;
+  for (const auto& file : fs::directory_iterator(folder / "failed")) {
+    if (file.path().extension() != ".txt") continue;      // one that is being written
+    const std::string run = file.path().stem().string();  // "001" or "001-r2"
+    outcome.errors[run.substr(0, run.find('-'))] = std::string(trimmed(read_file(file.path())));
   }
   return outcome;
 }

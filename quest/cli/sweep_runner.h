@@ -8,7 +8,7 @@
 //   trials.csv   what came of each trial (quest/train/sweep_table.h), written anew after each
 //   runs/        the runs, named by trial: 001-1a2b3c4d; with halving also by rung: 001-r1-1a2b3c4d
 //   trials/      each run's settings, TOML; logs/: what it printed
-//   failed/      the last error line of each trial that failed
+//   failed/      the last error line of each run that failed
 //
 // A second run() of the same sweep goes on: a run that has its summary.json is not trained again,
 // one that has not goes on from its checkpoint, a failed trial stays failed (unless retry_failed).
@@ -67,7 +67,8 @@ class SweepRunner {
   void prepare_folder() const;
   bool take_result(const Run& run, const std::filesystem::path& folder);
   void fail(const Run& run, const std::string& error);
-  void note_failures();
+  std::filesystem::path failure_file(const Run& run) const;
+  bool has_failed(const Run& run);
   void write_table() const;
   void train_rung(size_t rung, const std::vector<size_t>& members);
   bool is_stopping() const;

@@ -16,8 +16,7 @@
 // memory or time do: no search. The least compute that reaches a loss X likewise: N D is least
 // where A' N^-alpha = (X - E) beta / (alpha + beta), moved into the interval that the other limits
 // leave (ln(N D) is convex in ln N). The least memory or time that reaches X is at the smallest N
-// that does, by bisection. All are compared with
-// brute force in budget_plan_test.cpp.
+// that does, by bisection. budget_plan_test.cpp compares all of it with brute force.
 //
 // Thread rules: pure.
 #pragma once

@@ -3,7 +3,7 @@
 // trials.csv: "trial,state,<key>...,steps,tokens,loss,run", one line a trial. state:
 //   done     trained to the end
 //   stopped  successive halving left it after `steps`
-//   failed   ended with an error, which is in failed/<trial>.txt
+//   failed   ended with an error, which is in the sweep's folder failed/
 //   pending  not begun, or not at its end yet
 // loss: the last validation loss, empty if there is none; run: the run's folder, relative to the
 // sweep's. No cell holds a comma.
