@@ -1,6 +1,5 @@
 // quest fit: the scaling law of finished runs, with the efficiency of every format.
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -14,6 +13,8 @@
 #include "quest/base/error.h"
 #include "quest/base/thread_pool.h"
 #include "quest/cli/commands.h"
+#include "quest/cli/quantities.h"
+#include "quest/scaling/fit_file.h"
 #include "quest/scaling/scaling_law.h"
 
 namespace quest::cli {
@@ -21,7 +22,6 @@ namespace {
 
 using scaling::FitResult;
 using scaling::ScalingRun;
-using OrderedJson = nlohmann::ordered_json;
 
 struct FitArguments {
   std::vector<std::string> inputs;
@@ -29,41 +29,6 @@ struct FitArguments {
   bool residuals = false;
   scaling::FitOptions options;
 };
-
-// "500M", "1.6B", "30e6".
-double parse_size(const std::string& text) {
-  double value = 0;
-  const char* last = text.data() + text.size();
-  const auto [end, code] = std::from_chars(text.data(), last, value);
-  const std::string_view unit(end, static_cast<size_t>(last - end));
-  const double factor = unit == "K"   ? 1e3
-                        : unit == "M" ? 1e6
-                        : unit == "B" ? 1e9
-                        : unit == ""  ? 1
-                                      : 0;
-  QUEST_CHECK(code == std::errc() && std::isfinite(value) && value * factor > 0, ErrorKind::kUsage,
-              "--hold-out is '{}', must be a count of parameters such as 500M or 1.6B", text);
-  return value * factor;
-}
-
-std::string size_text(double count) {
-  if (count >= 1e9) return fmt::format("{:.2f}B", count / 1e9);
-  if (count >= 1e6) return fmt::format("{:.1f}M", count / 1e6);
-  return fmt::format("{:.0f}", count);
-}
-
-std::vector<ScalingRun> read_inputs(const std::vector<std::string>& inputs) {
-  std::vector<ScalingRun> runs;
-  for (const std::string& input : inputs) {
-    if (std::filesystem::is_directory(input)) {
-      runs.push_back(scaling::read_run_summary(input));
-    } else {
-      const std::vector<ScalingRun> table = scaling::read_run_table(input);
-      runs.insert(runs.end(), table.begin(), table.end());
-    }
-  }
-  return runs;
-}
 
 std::string interval_text(const FitResult& fit, const std::string& name, bool of_format) {
   const auto& intervals = of_format ? fit.eff_interval : fit.parameter_interval;
@@ -97,27 +62,13 @@ void print_fit(const FitResult& fit, size_t runs, double huber_delta) {
   }
 }
 
-OrderedJson errors_json(const std::vector<ScalingRun>& runs, const std::vector<double>& errors) {
-  OrderedJson list = OrderedJson::array();
-  for (size_t i = 0; i < runs.size(); ++i) {
-    list.push_back({{"format", runs[i].format},
-                    {"params", runs[i].params},
-                    {"tokens", runs[i].tokens},
-                    {"loss", runs[i].loss},
-                    {"law", runs[i].loss * (1 + errors[i])},
-                    {"relative_error", errors[i]},
-                    {"source", runs[i].source}});
-  }
-  return list;
-}
-
 void print_errors(const char* title, const std::vector<ScalingRun>& runs,
                   const std::vector<double>& errors) {
   fmt::print("\n{}\n{:<20} {:>10} {:>10} {:>9} {:>9} {:>9}\n", title, "format", "N", "D",
              "measured", "law", "error");
   for (size_t i = 0; i < runs.size(); ++i) {
     fmt::print("{:<20} {:>10} {:>10} {:>9.4f} {:>9.4f} {:>+8.2f}%\n", runs[i].format,
-               size_text(runs[i].params), size_text(runs[i].tokens), runs[i].loss,
+               count_text(runs[i].params), count_text(runs[i].tokens), runs[i].loss,
                runs[i].loss * (1 + errors[i]), 100 * errors[i]);
   }
   double sum = 0, worst = 0;
@@ -129,28 +80,11 @@ void print_errors(const char* title, const std::vector<ScalingRun>& runs,
              100 * worst);
 }
 
-OrderedJson fit_json(const FitResult& fit) {
-  OrderedJson json = {{"A", fit.law.a},
-                      {"alpha", fit.law.alpha},
-                      {"B", fit.law.b},
-                      {"beta", fit.law.beta},
-                      {"E", fit.law.e},
-                      {"eff", OrderedJson()},
-                      {"rms_residual", fit.rms_residual}};
-  for (const auto& [name, eff] : fit.law.eff) json["eff"][name] = eff;
-  const auto add = [&](const char* key, const auto& intervals) {
-    for (const auto& [name, interval] : intervals) json[key][name] = {interval.low, interval.high};
-  };
-  add("eff_interval_95", fit.eff_interval);
-  add("parameter_interval_95", fit.parameter_interval);
-  return json;
-}
-
 void run_fit(const FitArguments& arguments) {
-  const std::vector<ScalingRun> all = read_inputs(arguments.inputs);
+  const std::vector<ScalingRun> all = scaling::read_runs(arguments.inputs);
   std::vector<ScalingRun> fitted = all, held;
   if (!arguments.hold_out.empty()) {
-    const double limit = parse_size(arguments.hold_out);
+    const double limit = parse_count(arguments.hold_out, "--hold-out");
     const auto small = [&](const ScalingRun& run) { return run.params < limit; };
     fitted.clear();
     std::copy_if(all.begin(), all.end(), std::back_inserter(fitted), small);
@@ -158,26 +92,25 @@ void run_fit(const FitArguments& arguments) {
     QUEST_CHECK(
         !held.empty(), ErrorKind::kUsage,
         "--hold-out {}: no run has so many parameters; the largest has {}", arguments.hold_out,
-        size_text(std::max_element(all.begin(), all.end(), [](const auto& a, const auto& b) {
-                    return a.params < b.params;
-                  })->params));
+        count_text(std::max_element(all.begin(), all.end(), [](const auto& a, const auto& b) {
+                     return a.params < b.params;
+                   })->params));
   }
   scaling::FitOptions options = arguments.options;
   options.threads = default_thread_count();
   const FitResult fit = scaling::fit_scaling_law(fitted, options);
   print_fit(fit, fitted.size(), options.huber_delta);
-  OrderedJson json = fit_json(fit);
-  json["runs"] = fitted.size();
+  nlohmann::ordered_json json = scaling::fit_json(fit, fitted);
   json["huber_delta"] = options.huber_delta;
-  const std::vector<double> errors = scaling::relative_errors(fit.law, fitted);
-  if (arguments.residuals) print_errors("Residuals", fitted, errors);
-  json["residuals"] = errors_json(fitted, errors);
+  if (arguments.residuals) {
+    print_errors("Residuals", fitted, scaling::relative_errors(fit.law, fitted));
+  }
   if (!held.empty()) {
     const std::vector<double> predicted = scaling::relative_errors(fit.law, held);
     print_errors("Held out: predicted, not fitted", held, predicted);
-    json["held_out"] = errors_json(held, predicted);
+    json["held_out"] = scaling::errors_json(held, predicted);
   }
-  if (!arguments.json.empty()) write_file_atomically(arguments.json, json.dump(2) + "\n");
+  if (!arguments.json.empty()) write_file_atomically(arguments.json, scaling::fit_text(json));
 }
 
 }  // namespace

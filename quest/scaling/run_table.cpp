@@ -170,4 +170,17 @@ ScalingRun read_run_summary(const std::filesystem::path& run) {
   return result;
 }
 
+std::vector<ScalingRun> read_runs(const std::vector<std::string>& paths) {
+  std::vector<ScalingRun> runs;
+  for (const std::string& path : paths) {
+    if (std::filesystem::is_directory(path)) {
+      runs.push_back(read_run_summary(path));
+    } else {
+      const std::vector<ScalingRun> table = read_run_table(path);
+      runs.insert(runs.end(), table.begin(), table.end());
+    }
+  }
+  return runs;
+}
+
 }  // namespace quest::scaling

@@ -28,6 +28,9 @@ std::vector<ScalingRun> read_run_table(const std::filesystem::path& path);
 // summary.json of a run's folder. Throws kIo or kData; a run that has not ended has none.
 ScalingRun read_run_summary(const std::filesystem::path& run);
 
+// Folders of runs and tables, in the order given. Throws as the two above.
+std::vector<ScalingRun> read_runs(const std::vector<std::string>& paths);
+
 // The recipe's name of a row of the paper's table: "int4" and "int4" with Hadamard -> "w4a4".
 // Throws kData for a name that is no such format.
 std::string format_of(std::string_view weight_format, std::string_view activation_format,

@@ -138,16 +138,11 @@ Unknowns first_guess(std::span<const Point> points, size_t formats, const Philox
   return u;
 }
 
-double percentile(std::vector<double>& sorted, double p) {
+double percentile(const std::vector<double>& sorted, double p) {
   const double at = p * static_cast<double>(sorted.size() - 1);
   const auto low = static_cast<size_t>(at);
   const size_t high = std::min(low + 1, sorted.size() - 1);
   return sorted[low] + (at - static_cast<double>(low)) * (sorted[high] - sorted[low]);
-}
-
-Interval interval_of(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return {percentile(values, 0.025), percentile(values, 0.975)};
 }
 
 void check_runs(std::span<const ScalingRun> runs, size_t formats) {
@@ -266,6 +261,7 @@ class Fit {
                                         {"E", law.e}}) {
         parameters[name].push_back(value);
       }
+      result.bootstrap_laws.push_back(law);
     }
     QUEST_CHECK(!eff.empty(), ErrorKind::kData, "[fit] no refit of the bootstrap converged");
     for (auto& [name, values] : eff) result.eff_interval[name] = interval_of(values);
@@ -292,6 +288,11 @@ class Fit {
 };
 
 }  // namespace
+
+Interval interval_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return {percentile(values, 0.025), percentile(values, 0.975)};
+}
 
 double ScalingLaw::efficiency(std::string_view format) const {
   const auto it = eff.find(format);

@@ -46,6 +46,8 @@ struct FitOptions {
 struct Interval {
   double low = 0, high = 0;
 };
+// The middle 95 % of the values, which must not be none.
+Interval interval_of(std::vector<double> values);
 
 struct FitResult {
   ScalingLaw law;
@@ -55,6 +57,7 @@ struct FitResult {
   // 95 % intervals of runs drawn anew within each format; empty without bootstrap.
   std::map<std::string, Interval, std::less<>> eff_interval;
   std::map<std::string, Interval, std::less<>> parameter_interval;  // "A", "alpha", ...
+  std::vector<ScalingLaw> bootstrap_laws;  // the refits themselves: for intervals of predictions
 };
 
 // Throws kData if the runs cannot carry the fit: no bf16 run, fewer runs than unknowns, only one

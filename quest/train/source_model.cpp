@@ -52,7 +52,7 @@ std::string text_of(const QuantRecipe& recipe) {
 
 }  // namespace
 
-void adopt_source_model(TrainConfig& config) {
+void adopt_source_model(TrainConfig& config, bool quiet) {
   const std::string& source = config.run.init.empty() ? config.run.parent : config.run.init;
   if (source.empty()) return;
   const fs::path config_json = fs::path(source) / "config.json";
@@ -61,15 +61,17 @@ void adopt_source_model(TrainConfig& config) {
 
   QuantRecipe recipe;
   adopt_shape(config.model, load_llama_config(config_json, &recipe));
-  log::info("the model's shape is that of {}", source);
+  if (!quiet) log::info("the model's shape is that of {}", source);
   if (same_sides(recipe, config.quant)) return;
   recipe = with_checked_name(recipe);
   if (quant_given) {
+    if (quiet) return;
     log::info("quantization is {} as given; that of {} is {}", text_of(config.quant), source,
               text_of(recipe));
     return;
   }
   config.quant = recipe;
+  if (quiet) return;
   log::info("quantization is {}, that of {} (quant.recipe or --quant chooses another)",
             text_of(recipe), source);
 }

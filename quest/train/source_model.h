@@ -12,8 +12,8 @@ namespace quest::train {
 
 // Without run.init and run.parent, nothing. The shape is always the folder's. A recipe that was
 // given (by file or flag) stays; that it is not the folder's is logged. Settings that hold shape
-// and recipe already, as a run's config.toml does, do not need the folder any more. Throws kIo and
-// kData naming the folder's config.json.
-void adopt_source_model(TrainConfig& config);
+// and recipe already, as a run's config.toml does, do not need the folder any more. quiet: logs
+// nothing. Throws kIo and kData naming the folder's config.json.
+void adopt_source_model(TrainConfig& config, bool quiet = false);
 
 }  // namespace quest::train

@@ -264,7 +264,8 @@ ConfigFlags::ConfigFlags(CLI::App& app) {
   for (const Setting& s : list_settings(defaults)) {
     auto flag = std::make_shared<Flag>();
     flag->key = s.key;
-    const std::string names = s.flags.empty() ? "--" + s.key : s.flags + ",--" + s.key;
+    const bool taken = s.flags.empty() || app.get_option_no_throw(s.flags) != nullptr;
+    const std::string names = taken ? "--" + s.key : s.flags + ",--" + s.key;
     const std::string range = s.range.empty() ? "" : "; " + s.range;
     flag->option = app.add_option(
         names, flag->text, fmt::format("{} (default {}{})", s.help, toml_text(s.get()), range));

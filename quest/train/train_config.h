@@ -199,7 +199,7 @@ void finish_config(TrainConfig& config);
 LlamaConfig resolve_model(const TrainConfig& config, int64_t tokenizer_vocab);
 
 // The flags of all settings on a CLI11 app, and their values as given. apply() after parsing puts
-// files first, then flags.
+// files first, then flags. A short flag that the app has already stays the app's.
 class ConfigFlags {
  public:
   explicit ConfigFlags(CLI::App& app);
