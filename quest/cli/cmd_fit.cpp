@@ -52,19 +52,6 @@ std::string size_text(double count) {
   return fmt::format("{:.0f}", count);
 }
 
-std::vector<ScalingRun> read_inputs(const std::vector<std::string>& inputs) {
-  std::vector<ScalingRun> runs;
-  for (const std::string& input : inputs) {
-    if (std::filesystem::is_directory(input)) {
-      runs.push_back(scaling::read_run_summary(input));
-    } else {
-      const std::vector<ScalingRun> table = scaling::read_run_table(input);
-      runs.insert(runs.end(), table.begin(), table.end());
-    }
-  }
-  return runs;
-}
-
 std::string interval_text(const FitResult& fit, const std::string& name, bool of_format) {
   const auto& intervals = of_format ? fit.eff_interval : fit.parameter_interval;
   const auto it = intervals.find(name);
@@ -147,7 +134,7 @@ OrderedJson fit_json(const FitResult& fit) {
 }
 
 void run_fit(const FitArguments& arguments) {
-  const std::vector<ScalingRun> all = read_inputs(arguments.inputs);
+  const std::vector<ScalingRun> all = scaling::read_runs(arguments.inputs);
   std::vector<ScalingRun> fitted = all, held;
   if (!arguments.hold_out.empty()) {
     const double limit = parse_size(arguments.hold_out);

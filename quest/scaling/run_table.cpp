@@ -170,4 +170,17 @@ ScalingRun read_run_summary(const std::filesystem::path& run) {
   return result;
 }
 
+std::vector<ScalingRun> read_runs(std::span<const std::string> inputs) {
+  std::vector<ScalingRun> runs;
+  for (const std::string& input : inputs) {
+    if (std::filesystem::is_directory(input)) {
+      runs.push_back(read_run_summary(input));
+    } else {
+      const std::vector<ScalingRun> table = read_run_table(input);
+      runs.insert(runs.end(), table.begin(), table.end());
+    }
+  }
+  return runs;
+}
+
 }  // namespace quest::scaling
