@@ -1,4 +1,5 @@
 // quest plot: the loss curves of runs as a PNG or SVG picture; below it, the paper's figures.
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "quest/base/error.h"
 #include "quest/cli/commands.h"
 #include "quest/plot/loss_plot.h"
+#include "quest/plot/paper_figures.h"
 
 namespace quest::cli {
 namespace {
@@ -30,6 +32,9 @@ void run_plot(const PlotArguments& arguments) {
               arguments.labels.size(), arguments.runs.size());
   std::vector<plot::RunMetrics> runs;
   for (size_t i = 0; i < arguments.runs.size(); ++i) {
+    const bool looks_like_figure =
+        arguments.runs[i].starts_with("fig") && !std::filesystem::exists(arguments.runs[i]);
+    if (looks_like_figure) plot::figure_info(arguments.runs[i]);  // throws: lists the figures
     runs.push_back(plot::read_run_metrics(arguments.runs[i]));
     if (!arguments.labels.empty()) runs.back().name = arguments.labels[i];
   }
@@ -66,12 +71,7 @@ void add_plot_command(CLI::App& app) {
   command->add_option("--height", arguments->options.height, "pixels, 100 to 20000")
       ->capture_default_str();
   command->callback([command, arguments] {
-    const bool draws_figure = !command->get_subcommands().empty();
-    QUEST_CHECK(!draws_figure || arguments->runs.empty(), ErrorKind::kUsage,
-                "runs and a figure: own data of {} come behind its name; write ./{} if it is a run",
-                command->get_subcommands()[0]->get_name(),
-                command->get_subcommands()[0]->get_name());
-    if (!draws_figure) run_plot(*arguments);
+    if (command->get_subcommands().empty()) run_plot(*arguments);
   });
   command->require_subcommand(0, 1);
   add_figure_commands(*command);

@@ -22,13 +22,14 @@ struct FigureArguments {
   std::string output, paper_data, title;
   std::vector<std::string> fit;
   double memory_gb = 0.4;
-  int width = 0, height = 0;
+  double scale = 1;
   plot::FigureOptions options;
 };
 
 struct AllArguments {
   std::string folder, format = "png", paper_data;
   std::vector<std::string> fit;
+  double scale = 1;
 };
 
 // As named, or data/paper here, in the source tree, or installed: the first that is there.
@@ -60,8 +61,7 @@ void run_figure(const std::string& name, const FigureArguments& arguments) {
   }
   plot::Figure figure = plot::paper_figure(name, paper, options);
   if (!arguments.title.empty()) figure.title = arguments.title;
-  if (arguments.width != 0) figure.width = arguments.width;
-  if (arguments.height != 0) figure.height = arguments.height;
+  figure.scale = arguments.scale;
   plot::write_figure(figure, arguments.output);
   fmt::print("wrote {}\n", arguments.output);
 }
@@ -83,7 +83,9 @@ void run_all(const AllArguments& arguments) {
     }
     const fs::path output =
         fs::path(arguments.folder) / fmt::format("{}.{}", info.name, arguments.format);
-    plot::write_figure(plot::paper_figure(info.name, paper, options), output);
+    plot::Figure figure = plot::paper_figure(info.name, paper, options);
+    figure.scale = arguments.scale;
+    plot::write_figure(figure, output);
     fmt::print("wrote {}\n", output.string());
   }
 }
@@ -106,6 +108,12 @@ void add_fit_option(CLI::App* command, std::vector<std::string>& fit) {
       ->add_option("--fit", fit,
                    "fit the law to these runs (folders, tables) instead of taking the authors'")
       ->take_all();
+}
+
+void add_scale_option(CLI::App* command, double& scale) {
+  command->add_option("--scale", scale, "a PNG larger or smaller, letters and lines too")
+      ->check(CLI::Range(0.2, 10.0))
+      ->capture_default_str();
 }
 
 void add_sweep_options(CLI::App* command, plot::FigureOptions& options) {
@@ -131,7 +139,15 @@ void add_own_options(CLI::App* command, const plot::FigureInfo& info,
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
-void add_figure_command(CLI::App& plot_command, const plot::FigureInfo& info) {
+// `runs`, of `quest plot RUN...`, was not given beside a figure.
+void check_alone(const CLI::Option& runs, const std::string& name) {
+  QUEST_CHECK(runs.count() == 0, ErrorKind::kUsage,
+              "runs and a figure: own data of {} come behind its name; write ./{} if it is a run",
+              name, name);
+}
+
+void add_figure_command(CLI::App& plot_command, const CLI::Option* runs,
+                        const plot::FigureInfo& info) {
   const std::string name(info.name);
   CLI::App* command = plot_command.add_subcommand(name, std::string(info.shows));
   auto arguments = std::make_shared<FigureArguments>();
@@ -153,17 +169,20 @@ void add_figure_command(CLI::App& plot_command, const plot::FigureInfo& info) {
         ->capture_default_str();
   }
   command->add_option("--title", arguments->title, "title above the picture");
-  command->add_option("--width", arguments->width, "pixels, 100 to 20000 (default: as it fits)")
-      ->check(CLI::Range(100, 20000));
-  command->add_option("--height", arguments->height, "pixels, 100 to 20000 (default: as it fits)")
-      ->check(CLI::Range(100, 20000));
-  command->callback([name, arguments] { run_figure(name, *arguments); });
+  add_scale_option(command, arguments->scale);
+  command->callback([name, arguments, runs] {
+    check_alone(*runs, name);
+    run_figure(name, *arguments);
+  });
 }
 
 }  // namespace
 
 void add_figure_commands(CLI::App& plot_command) {
-  for (const plot::FigureInfo& info : plot::paper_figures()) add_figure_command(plot_command, info);
+  const CLI::Option* runs = plot_command.get_option("RUN");
+  for (const plot::FigureInfo& info : plot::paper_figures()) {
+    add_figure_command(plot_command, runs, info);
+  }
   CLI::App* all =
       plot_command.add_subcommand("all", "every figure that has data of the paper, into a folder");
   auto arguments = std::make_shared<AllArguments>();
@@ -173,9 +192,16 @@ void add_figure_commands(CLI::App& plot_command) {
       ->capture_default_str();
   add_paper_options(all, arguments->paper_data);
   add_fit_option(all, arguments->fit);
-  all->callback([arguments] { run_all(*arguments); });
+  add_scale_option(all, arguments->scale);
+  all->callback([arguments, runs] {
+    check_alone(*runs, "all");
+    run_all(*arguments);
+  });
   plot_command.add_subcommand("figures", "list the figures and the own data that each takes")
-      ->callback(list_figures);
+      ->callback([runs] {
+        check_alone(*runs, "figures");
+        list_figures();
+      });
 }
 
 }  // namespace quest::cli

@@ -1,6 +1,7 @@
 #include "quest/plot/chart.h"
 
 #include <algorithm>
+#include <cctype>
 #include <set>
 
 #include "quest/base/error.h"
@@ -11,14 +12,24 @@
 namespace quest::plot {
 namespace {
 
-constexpr double kPixelsPerPoint = 4.0 / 3;  // pngcairo; svg's letters are smaller than this
-constexpr double kLetterEm = 0.62;           // mean width of a letter of DejaVu Sans, rounded up
-
-// Columns of text: characters of UTF-8.
-double text_columns(std::string_view text) {
-  return static_cast<double>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
-  }));
+constexpr double kPixelsPerPoint = 4.0 / 3;  // pngcairo; for svg a point is a pixel
+// Width in em of a text in DejaVu Sans, each letter by its kind and a little too wide.
+double text_em(std::string_view text) {
+  double em = 0;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte & 0xc0) == 0x80) continue;  // the rest of a character of UTF-8
+    if (std::string_view(" .,:;'!|ijl").find(c) != std::string_view::npos) {
+      em += 0.33;
+    } else if (std::string_view("()/-ftrI").find(c) != std::string_view::npos) {
+      em += 0.43;
+    } else if (std::string_view("mwMW@%").find(c) != std::string_view::npos) {
+      em += 0.95;
+    } else {
+      em += std::isupper(byte) != 0 || byte >= 0x80 ? 0.7 : 0.62;
+    }
+  }
+  return em;
 }
 
 struct LegendEntry {
@@ -28,7 +39,8 @@ struct LegendEntry {
 
 // Where everything is, in pixels from the left lower corner.
 struct Layout {
-  int font = 20;    // points
+  bool svg = false;
+  int font = 20;    // gnuplot's size
   double em = 0;    // pixels
   double top = 0;   // of the panels, below the title
   double base = 0;  // of the panels, above legend and note
@@ -47,7 +59,7 @@ std::vector<LegendEntry> legend_of(const Figure& figure, double em) {
     if (chart == nullptr) continue;
     for (const Series& series : chart->series) {
       if (series.name.empty() || !names.insert(series.name).second) continue;
-      entries.push_back({&series, em * (3.4 + kLetterEm * text_columns(series.name))});
+      entries.push_back({&series, em * (4.0 + text_em(series.name))});
     }
   }
   return entries;
@@ -55,19 +67,20 @@ std::vector<LegendEntry> legend_of(const Figure& figure, double em) {
 
 int font_of(int columns) { return columns <= 1 ? 20 : columns == 2 ? 17 : columns == 3 ? 15 : 13; }
 
-Layout layout_of(const Figure& figure) {
+Layout layout_of(const Figure& figure, bool svg) {
   Layout at;
-  at.font = font_of(figure.columns);
-  at.em = at.font * kPixelsPerPoint;
+  at.svg = svg;
+  at.em = font_of(figure.columns) * kPixelsPerPoint;
+  at.font = svg ? static_cast<int>(std::lround(at.em)) : font_of(figure.columns);
   at.legend = legend_of(figure, at.em);
-  at.top = figure.height - at.em * (figure.title.empty() ? 0.8 : 2.6);
-  at.base = figure.note.empty() ? 0.2 * at.em : 1.6 * at.em;
+  at.top = figure.height - at.em * (figure.title.empty() ? 0.8 : 2.9);
+  at.base = figure.note.empty() ? 0.3 * at.em : 1.7 * at.em;
   at.right = figure.width - 0.8 * at.em;
   if (at.legend.empty()) return at;
   double widest = 0;
   for (const LegendEntry& entry : at.legend) widest = std::max(widest, entry.width);
   // Beside a single chart, if that leaves it most of the picture; else below the panels.
-  at.legend_beside = figure.panels.size() == 1 && widest < 0.4 * figure.width;
+  at.legend_beside = figure.panels.size() == 1 && widest < 0.22 * figure.width;
   if (at.legend_beside) {
     at.right = figure.width - widest - 0.4 * at.em;
     at.legend_x = at.right + 0.8 * at.em;
@@ -89,9 +102,17 @@ Layout layout_of(const Figure& figure) {
   return at;
 }
 
+// The point size of gnuplot that looks alike: svg's markers are larger, and pngcairo's diamond is
+// smaller than its other markers.
+double marker_size(Marker marker, bool svg) {
+  if (svg) return 0.7;
+  return marker == Marker::kDiamond ? 2.1 : 1.4;
+}
+
 // A line's sample or a marker, and the name behind it. `id` numbers gnuplot's labels and arrows.
 void append_legend_entry(std::string& script, const Series& series, int id, double x, double y,
-                         const Figure& figure, double em) {
+                         const Figure& figure, const Layout& at) {
+  const double em = at.em;
   const auto screen = [&](double px, double py) {
     return fmt::format("screen {:.5f}, screen {:.5f}", px / figure.width, py / figure.height);
   };
@@ -99,17 +120,18 @@ void append_legend_entry(std::string& script, const Series& series, int id, doub
   if (series.look == Look::kBand) {
     script += fmt::format(
         "set object {} rectangle from {} to {} fc rgb '#{}' fs transparent solid 0.25 noborder\n",
-        id, screen(x, y - 0.35 * em), screen(x + 1.8 * em, y + 0.35 * em), color);
+        id, screen(x, y - 0.35 * em), screen(x + 2.2 * em, y + 0.35 * em), color);
   } else if (series.look != Look::kMarkers) {
-    script += fmt::format("set arrow {} from {} to {} nohead lw 3 dt {} lc rgb '#{}'\n", id,
-                          screen(x, y), screen(x + 1.8 * em, y), series.dash, color);
+    script += fmt::format("set arrow {} from {} to {} nohead lw 2.5 dt {} lc rgb '#{}'\n", id,
+                          screen(x, y), screen(x + 2.2 * em, y), series.dash, color);
   }
   if (series.look == Look::kMarkers || series.look == Look::kLineMarkers) {
-    script += fmt::format("set label {} '' at {} point pt {} ps 1.4 lc rgb '#{}'\n", id,
-                          screen(x + 0.9 * em, y), static_cast<int>(series.marker), color);
+    script += fmt::format("set label {} '' at {} point pt {} ps {} lc rgb '#{}'\n", id,
+                          screen(x + 1.1 * em, y), static_cast<int>(series.marker),
+                          marker_size(series.marker, at.svg), color);
   }
   script += fmt::format("set label {} {} at {} left\n", id + 1, gnuplot_quote(series.name),
-                        screen(x + 2.3 * em, y));
+                        screen(x + 2.7 * em, y));
 }
 
 void append_legend(std::string& script, const Figure& figure, const Layout& at) {
@@ -117,7 +139,7 @@ void append_legend(std::string& script, const Figure& figure, const Layout& at) 
   if (at.legend_beside) {
     double y = at.legend_y;
     for (const LegendEntry& entry : at.legend) {
-      append_legend_entry(script, *entry.series, id, at.legend_x, y, figure, at.em);
+      append_legend_entry(script, *entry.series, id, at.legend_x, y, figure, at);
       y -= 1.45 * at.em;
       id += 2;
     }
@@ -129,7 +151,7 @@ void append_legend(std::string& script, const Figure& figure, const Layout& at) 
     for (const size_t i : row) width += at.legend[i].width;
     double x = (figure.width - width) / 2;
     for (const size_t i : row) {
-      append_legend_entry(script, *at.legend[i].series, id, x, y, figure, at.em);
+      append_legend_entry(script, *at.legend[i].series, id, x, y, figure, at);
       x += at.legend[i].width;
       id += 2;
     }
@@ -137,29 +159,49 @@ void append_legend(std::string& script, const Figure& figure, const Layout& at) 
   }
 }
 
-// Margins of panel `index`: the plot itself, with room for tics, labels and title around it.
-void append_margins(std::string& script, const Figure& figure, const Layout& at, size_t index) {
+// A panel's plot and, around it, its cell with tics, labels and title; in pixels.
+struct Frame {
+  double left = 0, right = 0, bottom = 0, top = 0;
+  double cell_left = 0, cell_bottom = 0;
+};
+
+Frame frame_of(const Figure& figure, const Layout& at, size_t index) {
   const auto columns = static_cast<size_t>(figure.columns);
   const size_t row = index / columns, column = index % columns;
   const size_t rows = (figure.panels.size() + columns - 1) / columns;
   const double cell_width = at.right / static_cast<double>(columns);
   const double cell_height = (at.top - at.base) / static_cast<double>(rows);
-  double left = 5.2 * at.em;
-  double title = 0;
-  std::visit([&](const auto& panel) { title = panel.title.empty() ? 0.4 : 1.9; },
-             figure.panels[index]);
+  double tics = 3.6;  // em
   if (const auto* map = std::get_if<HeatMap>(&figure.panels[index])) {
-    double longest = 0;
-    for (const std::string& tic : map->y_tics) longest = std::max(longest, text_columns(tic));
-    left = at.em * (3.2 + kLetterEm * longest);
+    tics = 0.8;
+    for (const std::string& tic : map->y_tics) tics = std::max(tics, 0.8 + text_em(tic));
   }
-  const double x = static_cast<double>(column) * cell_width;
-  const double y = at.top - static_cast<double>(row + 1) * cell_height;
+  const bool titled =
+      std::visit([](const auto& panel) { return !panel.title.empty(); }, figure.panels[index]);
+  Frame frame;
+  frame.cell_left = static_cast<double>(column) * cell_width;
+  frame.cell_bottom = at.top - static_cast<double>(row + 1) * cell_height;
+  frame.left = frame.cell_left + at.em * (2 + tics);
+  frame.right = frame.cell_left + cell_width - 0.8 * at.em;
+  frame.bottom = frame.cell_bottom + 4.1 * at.em;
+  frame.top = frame.cell_bottom + cell_height - (titled ? 2.2 : 0.4) * at.em;
+  return frame;
+}
+
+// Where the plot stands, and the labels of its axes: by their place in the picture, because
+// gnuplot's own places follow the tics.
+void append_frame(std::string& script, const Figure& figure, const Layout& at, const Frame& frame,
+                  const std::string& x_label, const std::string& y_label) {
+  const auto x = [&](double pixels) { return pixels / figure.width; };
+  const auto y = [&](double pixels) { return pixels / figure.height; };
   script += fmt::format(
       "set lmargin at screen {:.5f}\nset rmargin at screen {:.5f}\n"
       "set bmargin at screen {:.5f}\nset tmargin at screen {:.5f}\n",
-      (x + left) / figure.width, (x + cell_width - 0.6 * at.em) / figure.width,
-      (y + 3.6 * at.em) / figure.height, (y + cell_height - title * at.em) / figure.height);
+      x(frame.left), x(frame.right), y(frame.bottom), y(frame.top));
+  script += fmt::format("set label 92 {} at graph 0.5, screen {:.5f} center\n",
+                        gnuplot_quote(x_label), y(frame.cell_bottom + 1.1 * at.em));
+  script += fmt::format("set label 93 {} at screen {:.5f}, graph 0.5 center rotate by 90\n",
+                        gnuplot_quote(y_label), x(frame.cell_left + 0.9 * at.em));
 }
 
 void append_tics(std::string& script, char axis, const std::vector<Tic>& tics) {
@@ -172,33 +214,19 @@ void append_tics(std::string& script, char axis, const std::vector<Tic>& tics) {
   script += ")\n";
 }
 
-void append_axis(std::string& script, char name, const Axis& axis, Range range) {
-  script += fmt::format("set {}label {}\n", name, gnuplot_quote(axis.label));
+// `room` is the axis' length in em.
+void append_axis(std::string& script, char name, const Axis& axis, Range range, double room) {
   script += axis.log ? fmt::format("set logscale {}\n", name) : "";
   script += fmt::format("set {}range [{:.9g}:{:.9g}]\n", name, range.low, range.high);
-  append_tics(script, name, axis.tics.empty() ? tics_of(axis, range) : axis.tics);
+  append_tics(script, name, axis.tics.empty() ? tics_of(axis, range, room) : axis.tics);
 }
 
-void append_line(std::string& script, const ReferenceLine& line, int id, int font) {
-  if (line.vertical) {
-    script += fmt::format(
-        "set arrow {} from first {:.9g}, graph 0 to first {:.9g}, graph 1 nohead lw 2 dt 2 lc rgb "
-        "'#606060' back\n",
-        id, line.at, line.at);
-    script += fmt::format(
-        "set label {} {} at first {:.9g}, graph 0.97 left offset char 0.6,0 tc rgb '#606060' font "
-        "',{}'\n",
-        id, gnuplot_quote(line.text), line.at, font * 4 / 5);
-    return;
-  }
-  script += fmt::format(
-      "set arrow {} from graph 0, first {:.9g} to graph 1, first {:.9g} nohead lw 2 dt 2 lc rgb "
-      "'#606060' back\n",
-      id, line.at, line.at);
-  script += fmt::format(
-      "set label {} {} at graph 0.02, first {:.9g} left offset char 0,0.5 tc rgb '#606060' font "
-      "',{}'\n",
-      id, gnuplot_quote(line.text), line.at, font * 4 / 5);
+void append_line(std::string& script, const ReferenceLine& line, int id) {
+  const std::string at = fmt::format("{:.9g}", line.at);
+  const std::string from = line.vertical ? "first " + at + ", graph 0" : "graph 0, first " + at;
+  const std::string to = line.vertical ? "first " + at + ", graph 1" : "graph 1, first " + at;
+  script += fmt::format("set arrow {} from {} to {} nohead lw 2 dt 2 lc rgb '#808080' back\n", id,
+                        from, to);
 }
 
 bool drawable(const Axis& axis, double value) {
@@ -206,7 +234,7 @@ bool drawable(const Axis& axis, double value) {
 }
 
 std::string append_series(std::string& script, const Chart& chart, const Series& series,
-                          const std::string& block) {
+                          const std::string& block, bool svg) {
   script += fmt::format("${} << EOD\n", block);
   for (const ChartPoint& p : series.points) {
     if (!drawable(chart.x, p.x) || !drawable(chart.y, p.y)) continue;
@@ -217,6 +245,7 @@ std::string append_series(std::string& script, const Chart& chart, const Series&
   script += "EOD\n";
   const char* color = kColors[static_cast<size_t>(series.color) % kColors.size()];
   const auto marker = static_cast<int>(series.marker);
+  const double size = marker_size(series.marker, svg);
   switch (series.look) {
     case Look::kBand:
       return fmt::format(
@@ -224,40 +253,41 @@ std::string append_series(std::string& script, const Chart& chart, const Series&
           "notitle",
           block, color);
     case Look::kMarkers:
-      return fmt::format("${} with points pt {} ps 1.5 lc rgb '#{}' notitle", block, marker, color);
+      return fmt::format("${} with points pt {} ps {} lc rgb '#{}' notitle", block, marker, size,
+                         color);
     case Look::kLine:
       return fmt::format("${} with lines lw 2.5 dt {} lc rgb '#{}' notitle", block, series.dash,
                          color);
     case Look::kLineMarkers:
       break;
   }
-  return fmt::format("${} with linespoints lw 2.5 dt {} pt {} ps 1.3 lc rgb '#{}' notitle", block,
-                     series.dash, marker, color);
+  return fmt::format("${} with linespoints lw 2.5 dt {} pt {} ps {} lc rgb '#{}' notitle", block,
+                     series.dash, marker, size, color);
 }
 
 void append_chart(std::string& script, const Chart& chart, size_t index, Range x, Range y,
-                  int font) {
-  append_axis(script, 'x', chart.x, x);
-  append_axis(script, 'y', chart.y, y);
+                  double width_em, double height_em, bool svg) {
+  append_axis(script, 'x', chart.x, x, width_em);
+  append_axis(script, 'y', chart.y, y, 1.5 * height_em);  // lines are lower than words are wide
   script += kAxesStyle;
   int id = 1;
-  for (const ReferenceLine& line : chart.lines) append_line(script, line, id++, font);
+  for (const ReferenceLine& line : chart.lines) append_line(script, line, id++);
   std::string curves;
   for (size_t i = 0; i < chart.series.size(); ++i) {
     const std::string curve =
-        append_series(script, chart, chart.series[i], fmt::format("panel{}_{}", index, i));
+        append_series(script, chart, chart.series[i], fmt::format("panel{}_{}", index, i), svg);
     curves += (curves.empty() ? "plot " : ", \\\n     ") + curve;
   }
   script += curves + "\n";
-  for (int i = 1; i < id; ++i) script += fmt::format("unset arrow {}\nunset label {}\n", i, i);
+  while (--id > 0) script += fmt::format("unset arrow {}\n", id);
 }
 
-// White to the palette's blue; share 1 is dark.
+// From a light to a dark blue; share 1 is dark.
 unsigned shade(double share) {
-  const auto mix = [&](unsigned dark) {
-    return static_cast<unsigned>(std::lround(255 + share * (static_cast<double>(dark) - 255)));
+  const auto mix = [&](double light, double dark) {
+    return static_cast<unsigned>(std::lround(light + share * (dark - light)));
   };
-  return mix(0x00) << 16 | mix(0x5a) << 8 | mix(0x95);
+  return mix(0xe8, 0x00) << 16 | mix(0xf1, 0x55) << 8 | mix(0xf8, 0x90);
 }
 
 // The range of all cells, or of one column.
@@ -273,12 +303,13 @@ Range cell_range(const HeatMap& map, std::optional<size_t> column) {
 
 void append_cells(std::string& script, const HeatMap& map, const std::string& block) {
   std::string cells, texts;
-  const Range all = cell_range(map, std::nullopt);
+  Range all = cell_range(map, std::nullopt);
+  all = {map.lowest.value_or(all.low), map.highest.value_or(all.high)};
   for (size_t y = 0; y < map.rows.size(); ++y) {
     for (size_t x = 0; x < map.rows[y].size(); ++x) {
       const std::optional<double> value = map.rows[y][x];
       const Range range = map.shade_by_column ? cell_range(map, x) : all;
-      unsigned color = 0xf0f0f0;
+      unsigned color = 0xf2f2f2;
       double share = 0;
       if (value) {
         const double span = range.high - range.low;
@@ -290,7 +321,7 @@ void append_cells(std::string& script, const HeatMap& map, const std::string& bl
       cells += fmt::format("{} {} {} {} {} {} {}\n", column, row, column - 0.48, column + 0.48,
                            row - 0.48, row + 0.48, color);
       texts += fmt::format("{} {} \"{}\" {}\n", column, row,
-                           value ? fmt::format("{:.{}f}", *value, map.digits) : "–",
+                           value ? fmt::format("{:.{}f}", *value, map.digits) : map.missing,
                            share > 0.55 ? 0xffffff
                            : value      ? 0x202020
                                         : 0x909090);
@@ -310,8 +341,6 @@ void append_heat_map(std::string& script, const HeatMap& map, size_t index) {
               "there is no value to draw in the heat map '{}'", map.title);
   const std::string block = fmt::format("panel{}", index);
   append_cells(script, map, block);
-  script += fmt::format("set xlabel {}\nset ylabel {}\n", gnuplot_quote(map.x_label),
-                        gnuplot_quote(map.y_label));
   script += fmt::format("set xrange [-0.5:{}]\nset yrange [{}:-0.5]\n",
                         static_cast<double>(map.x_tics.size()) - 0.5,
                         static_cast<double>(map.y_tics.size()) - 0.5);
@@ -360,7 +389,7 @@ void append_texts(std::string& script, const Figure& figure, const Layout& at) {
   if (!figure.title.empty()) {
     script +=
         fmt::format("set label 90 {} at screen 0.5, screen {:.5f} center font ',{}'\n",
-                    gnuplot_quote(figure.title), 1 - 1.2 * at.em / figure.height, at.font + 1);
+                    gnuplot_quote(figure.title), 1 - 1.3 * at.em / figure.height, at.font + 2);
   }
   if (!figure.note.empty()) {
     script += fmt::format(
@@ -375,24 +404,26 @@ std::string figure_script(const Figure& figure, std::string_view extension) {
   QUEST_CHECK(!figure.panels.empty(), ErrorKind::kData, "there is nothing to draw in '{}'",
               figure.title);
   QUEST_ASSERT(figure.columns >= 1, "columns {}", figure.columns);
-  const Layout at = layout_of(figure);
+  const Layout at = layout_of(figure, extension == ".svg");
   const std::vector<std::pair<Range, Range>> ranges = chart_ranges(figure);
-  std::string script = script_start(extension, figure.width, figure.height, at.font);
+  std::string script = script_start(extension, figure.width, figure.height, at.font, figure.scale);
   script += "set multiplot\nunset key\n";
+  if (at.svg) script += "set xtics offset 0,0.6\n";  // svg's tics are longer
   append_texts(script, figure, at);
   append_legend(script, figure, at);
   for (size_t i = 0; i < figure.panels.size(); ++i) {
-    append_margins(script, figure, at, i);
-    std::visit(
-        [&](const auto& panel) {
-          script += fmt::format("set title {}\nunset logscale\nset xtics auto\nset ytics auto\n",
-                                gnuplot_quote(panel.title));
-        },
-        figure.panels[i]);
+    const Frame frame = frame_of(figure, at, i);
+    const std::string title = std::visit([](const auto& p) { return p.title; }, figure.panels[i]);
+    script += fmt::format("set title {}\nunset logscale\nset xtics auto\nset ytics auto\n",
+                          gnuplot_quote(title));
     if (const Chart* chart = std::get_if<Chart>(&figure.panels[i])) {
-      append_chart(script, *chart, i, ranges[i].first, ranges[i].second, at.font);
+      append_frame(script, figure, at, frame, chart->x.label, chart->y.label);
+      append_chart(script, *chart, i, ranges[i].first, ranges[i].second,
+                   (frame.right - frame.left) / at.em, (frame.top - frame.bottom) / at.em, at.svg);
     } else {
-      append_heat_map(script, std::get<HeatMap>(figure.panels[i]), i);
+      const HeatMap& map = std::get<HeatMap>(figure.panels[i]);
+      append_frame(script, figure, at, frame, map.x_label, map.y_label);
+      append_heat_map(script, map, i);
     }
     if (i == 0) script += "unset label\nunset arrow\nunset object\n";
   }

@@ -64,10 +64,10 @@ struct Axis {
   std::vector<Tic> tics = {};                 // in place of automatic ones
 };
 
+// A dashed gray line through the whole chart.
 struct ReferenceLine {
   bool vertical = false;
   double at = 0;
-  std::string text = "";
 };
 
 struct Chart {
@@ -85,6 +85,8 @@ struct HeatMap {
   std::vector<std::vector<std::optional<double>>> rows = {};  // rows[y][x], row 0 on top
   int digits = 3;                                             // behind the point
   bool low_is_dark = true;
+  std::string missing = "–";                        // text of an empty cell
+  std::optional<double> lowest = {}, highest = {};  // of the shades; default: of the cells
   bool shade_by_column = false;  // shades compare within a column instead of the whole map
 };
 
@@ -96,10 +98,12 @@ struct Figure {
   bool same_y = false;  // all charts with the vertical range of their union
   int width = 1400;     // pixels
   int height = 900;
+  double scale = 1;  // of a PNG: all of it, letters and lines included, by this factor
 };
 
 // The gnuplot script, data included; draws to the gnuplot variable quest_output. Throws kUsage for
-// an extension other than ".png" and ".svg" or a size that is not within 100 to 20000 pixels, kData
+// an extension other than ".png" and ".svg" or a size (scaled) that is not within 100 to 20000
+// pixels, kData
 // if a panel has nothing to draw (also: a logarithmic axis and no positive value).
 std::string figure_script(const Figure& figure, std::string_view extension);
 

@@ -1,5 +1,6 @@
 #include "quest/plot/chart_axis.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -8,7 +9,7 @@
 namespace quest::plot {
 namespace {
 
-constexpr size_t kMostTics = 8;
+constexpr double kLetterEm = 0.7;  // width of a letter, rounded up
 
 std::string with_unit(double value, std::string_view space,
                       const std::array<std::string_view, 5>& units) {
@@ -71,19 +72,24 @@ Range shown_range(const Axis& axis, Range data) {
   return {axis.low.value_or(data.low), axis.high.value_or(data.high)};
 }
 
-std::vector<Tic> tics_of(const Axis& axis, Range shown) {
+std::vector<Tic> tics_of(const Axis& axis, Range shown, double room) {
   if (!axis.log) return {};
   if (axis.numbers == Numbers::kPowersOfTwo) return powers_of_two(axis, shown);
+  const auto fits = [&](const std::vector<Tic>& tics) {
+    size_t longest = 0;
+    for (const Tic& tic : tics) longest = std::max(longest, tic.text.size());
+    return static_cast<double>(tics.size()) * (kLetterEm * static_cast<double>(longest) + 0.5) <=
+           room;
+  };
   std::vector<Tic> tics = decades(axis, shown, {1, 2, 5});
-  if (tics.size() > kMostTics) tics = decades(axis, shown, {1});
-  if (tics.size() > kMostTics) {
-    const size_t stride = (tics.size() + kMostTics - 1) / kMostTics;
+  if (tics.size() < 2) return decades(axis, shown, {1, 2, 3, 4, 5, 6, 7, 8, 9});
+  if (!fits(tics)) tics = decades(axis, shown, {1});
+  while (!fits(tics) && tics.size() > 2) {
     std::vector<Tic> thinned;
-    for (size_t i = 0; i < tics.size(); i += stride) thinned.push_back(tics[i]);
-    return thinned;
+    for (size_t i = 0; i < tics.size(); i += 2) thinned.push_back(tics[i]);
+    tics = thinned;
   }
-  // Less than one step of 1, 2, 5: all whole factors.
-  return tics.size() >= 2 ? tics : decades(axis, shown, {1, 2, 3, 4, 5, 6, 7, 8, 9});
+  return tics;
 }
 
 std::string count_text(double count) { return with_unit(count, "", {"", "K", "M", "B", "T"}); }

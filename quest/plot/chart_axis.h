@@ -26,9 +26,10 @@ struct Range {
 // `data` with a margin, so that no point lies on the border; the axis' own ends where it has them.
 Range shown_range(const Axis& axis, Range data);
 
-// The tics of a logarithmic axis: powers of two, or 1, 2 and 5 times powers of ten, thinned to at
-// most eight. Empty for a linear axis, whose tics gnuplot chooses.
-std::vector<Tic> tics_of(const Axis& axis, Range shown);
+// The tics of a logarithmic axis: powers of two, or 1, 2 and 5 times powers of ten, thinned until
+// their texts fit into `room` (the axis' length in em). Empty for a linear axis, whose tics gnuplot
+// chooses.
+std::vector<Tic> tics_of(const Axis& axis, Range shown, double room);
 
 // "1.6B", "30M", "250": counts of parameters and tokens. "410 MB", "1.5 GB" (powers of 1000).
 std::string count_text(double count);

@@ -18,7 +18,9 @@ inline constexpr std::string_view kAxesStyle =
     "set tics nomirror out\n";
 
 // The first lines of a script: encoding, terminal, output. `extension` is ".png" or ".svg"; `font`
-// in points. Throws kUsage for another extension or a size that is not within 100 to 20000 pixels.
-std::string script_start(std::string_view extension, int width, int height, int font = 20);
+// in points; `scale` multiplies size, letters and lines of a PNG (an SVG has no pixels). Throws
+// kUsage for another extension or a size that is not within 100 to 20000 pixels.
+std::string script_start(std::string_view extension, int width, int height, int font = 20,
+                         double scale = 1);
 
 }  // namespace quest::plot

@@ -36,7 +36,8 @@ void add_cosines(Chart& chart, const std::string& name, const std::vector<Gradie
   Series band{.look = Look::kBand, .color = color};
   for (const GradientCosine& v : values) {
     line.points.push_back({v.depth, v.mean});
-    band.points.push_back({v.depth, v.mean, v.mean - v.std, v.mean + v.std});
+    band.points.push_back(
+        {v.depth, v.mean, std::max(-1.0, v.mean - v.std), std::min(1.0, v.mean + v.std)});
   }
   chart.series.push_back(band);
   chart.series.push_back(line);
@@ -89,7 +90,11 @@ void add_paper_masks(Chart& chart, const PaperData& paper) {
     }
     chart.series.push_back(series);
   }
-  chart.lines.push_back({.at = kPercent * masked_gaussian(8), .text = "N(0, 1) on the 8-bit grid"});
+  Series gaussian{.name = "N(0, 1) on the 8-bit grid", .look = Look::kLine, .color = 6, .dash = 2};
+  for (const ChartPoint& p : chart.series.front().points) {
+    gaussian.points.push_back({p.x, kPercent * masked_gaussian(8)});
+  }
+  chart.series.push_back(gaussian);
 }
 
 void add_own_masks(Chart& chart, const RunDiagnostics& run, const std::string& side, int color) {
@@ -116,7 +121,36 @@ HeatMap retention_map(const std::string& title) {
           .x_label = "optimizer step",
           .y_label = "masked at step",
           .digits = 2,
-          .low_is_dark = false};
+          .low_is_dark = false,
+          .missing = "",
+          .lowest = 0.0,
+          .highest = 1.0};
+}
+
+// Leaves out the rows and columns without a value: the diagonal has none.
+HeatMap without_empty(const HeatMap& full) {
+  HeatMap map = full;
+  map.rows.clear();
+  map.x_tics.clear();
+  map.y_tics.clear();
+  std::vector<size_t> columns;
+  for (size_t x = 0; x < full.x_tics.size(); ++x) {
+    if (std::any_of(full.rows.begin(), full.rows.end(),
+                    [&](const auto& row) { return row[x].has_value(); })) {
+      columns.push_back(x);
+      map.x_tics.push_back(full.x_tics[x]);
+    }
+  }
+  for (size_t y = 0; y < full.rows.size(); ++y) {
+    std::vector<std::optional<double>> row;
+    for (const size_t x : columns) row.push_back(full.rows[y][x]);
+    if (std::none_of(row.begin(), row.end(), [](const auto& cell) { return cell.has_value(); })) {
+      continue;
+    }
+    map.rows.push_back(row);
+    map.y_tics.push_back(full.y_tics[y]);
+  }
+  return map;
 }
 
 HeatMap paper_retention(const Json& matrix, const std::string& title, const std::string& where) {
@@ -137,7 +171,7 @@ HeatMap paper_retention(const Json& matrix, const std::string& title, const std:
     }
     map.rows.push_back(cells);
   }
-  return map;
+  return without_empty(map);
 }
 
 // At most kMostSteps of them, evenly spread, the first and the last included.
@@ -162,7 +196,8 @@ HeatMap own_retention(const RunDiagnostics& run) {
     }
   }
   QUEST_CHECK(!cells.empty(), ErrorKind::kData,
-              "{}: its diagnostics have no masks_retained yet; two diagnostics are needed",
+              "{}: its diagnostics have no masks_retained: they need two diagnostics, "
+              "and weights whose gradients are masked",
               run.name);
   HeatMap map = retention_map("own, " + run.name);
   const std::vector<int64_t> columns = some_of(now), rows = some_of(since);
@@ -175,7 +210,7 @@ HeatMap own_retention(const RunDiagnostics& run) {
       map.rows.back().push_back(at == cells.end() ? std::nullopt : std::optional(at->second));
     }
   }
-  return map;
+  return without_empty(map);
 }
 
 }  // namespace

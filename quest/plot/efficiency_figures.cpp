@@ -170,16 +170,16 @@ Figure best_precision(const PaperData& paper, const FigureOptions& options) {
   Figure figure;
   figure.title = fmt::format("Figure 14: the best precision of a model of {}",
                              byte_text(options.memory_bytes));
-  figure.note = options.own_law ? "from the law fitted to the runs of --fit"
-                                : "from the authors' law; 0 is the best precision";
+  figure.note =
+      options.own_law ? "from the law fitted to the runs of --fit" : "from the authors' law";
   figure.panels.emplace_back(ratio_chart(law, options.memory_bytes, false));
   figure.panels.emplace_back(ratio_chart(law, options.memory_bytes, true));
+  figure.note += "; what is above 0.3 is left out";
   if (law.eff.contains("w3a3") && law.eff.contains("w4a4")) {
     if (const auto ratio = crossing_ratio(law, "w4a4", "w3a3", options.memory_bytes)) {
-      std::get<Chart>(figure.panels[0])
-          .lines.push_back({.vertical = true,
-                            .at = *ratio,
-                            .text = fmt::format("4 bits beat 3 from {:.0f} on", *ratio)});
+      std::get<Chart>(figure.panels[0]).lines.push_back({.vertical = true, .at = *ratio});
+      figure.note +=
+          fmt::format("; dashed: from {:.1f} tokens per parameter on 4 bits beat 3", *ratio);
     }
   }
   figure.columns = 2;

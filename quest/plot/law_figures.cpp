@@ -35,8 +35,9 @@ const ScalingLaw& law_of(const PaperData& paper, const FigureOptions& options) {
 }
 
 std::string law_note(const FigureOptions& options) {
-  return options.own_law ? "points: measured, curves: the law fitted to the runs of --fit"
-                         : "points: measured, curves: the authors' law";
+  return fmt::format("points: measured{}, curves: {}",
+                     options.own.empty() ? "" : " (own runs at their own D/N)",
+                     options.own_law ? "the law fitted to the runs of --fit" : "the authors' law");
 }
 
 double model_bytes(double params, const std::string& format) {
@@ -178,7 +179,7 @@ Chart efficiency_by_error(const PaperData& paper, const ScalingLaw& law,
   chart.title = "efficiency against rounding error";
   chart.x = {.label = "mean squared error on N(0, 1)", .log = true};
   chart.y = {.label = "eff"};
-  for (const int bits : {3, 2, 1, 8}) {
+  for (const int bits : {8, 3, 2, 1}) {
     looks.push_back(
         {fmt::format("w{}a{}", bits, bits), fmt::format("INT{}", bits), width_color(bits)});
   }

@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <regex>
+#include <set>
 
 #include "quest/base/error.h"
 #include "quest/plot/chart_axis.h"
@@ -48,33 +50,81 @@ void set_bit_tics(Chart& chart) {
   }
 }
 
-// "own QuEST" of w4a4, "own nohadamard ste" of w4a4_nohadamard_ste: what stays when the widths are
-// taken out of a recipe's name.
-std::string family_name(const std::string& format) {
+// Runs of one method, of all widths.
+struct OwnMethod {
+  std::string name;
+  int color = 0;
+};
+
+// The words of a recipe's name, widths apart: "w4a4_nohadamard_ste" has nohadamard and ste.
+std::set<std::string> words_of(std::string_view rest) {
+  std::set<std::string> words;
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find('_'), rest.size());
+    if (end > 0) words.emplace(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return words;
+}
+
+// What a recipe's name says beside the widths: w4a4 is QuEST, w4a4_nohadamard_ste is STE (the
+// paper's baselines have no transform), in the paper's colors; others are named as they are.
+OwnMethod method_of(const std::string& format, int next_color) {
   static const std::regex widths("w[0-9]+a([0-9]+)");
   std::smatch match;
-  if (!std::regex_search(format, match, widths)) return "own " + format_label(format);
-  std::string rest = match.prefix().str() + match.suffix().str();
-  std::replace(rest.begin(), rest.end(), '_', ' ');
-  while (rest.starts_with(' ')) rest.erase(0, 1);
-  while (rest.ends_with(' ')) rest.pop_back();
-  if (match[1] == "16") rest = "weights only" + (rest.empty() ? "" : " " + rest);
-  return "own " + (rest.empty() ? "QuEST" : rest);
+  if (!std::regex_search(format, match, widths)) return {format_label(format), next_color};
+  std::set<std::string> words = words_of(match.prefix().str() + match.suffix().str());
+  const bool plain = words.erase("nohadamard") > 0;
+  OwnMethod method{plain ? "QuEST without Hadamard" : "QuEST",
+                   words.empty() && !plain ? 0 : next_color};
+  for (const auto& [key, name, color, marker] : kMethods) {
+    if (words.erase(key) == 0) continue;
+    // An LSQ has no transform to leave out.
+    const bool rotated = !plain && std::string_view(key) == "ste";
+    method = {rotated ? fmt::format("{} with Hadamard", name) : name,
+              words.empty() && !rotated ? color : next_color};
+  }
+  for (const std::string& word : words) method.name += " " + word;
+  if (match[1] == "16") method = {method.name + ", weights only", next_color};
+  return method;
 }
 
 void add_own(Chart& chart, const std::vector<ScalingRun>& runs) {
-  std::map<std::string, std::map<double, double>> families;
+  constexpr int kOtherColors[] = {5, 3, 4, 6};
+  std::map<std::string, std::map<double, double>> points;
+  std::map<std::string, int> colors;
+  std::optional<double> reference;  // BF16: a line for all widths
+  size_t others = 0;
   for (const ScalingRun& run : runs) {
-    auto& points = families[family_name(run.format)];
-    const auto [at, first] = points.emplace(format_bits(run.format), run.loss);
+    if (run.format == scaling::kReferenceFormat) {
+      reference = std::min(run.loss, reference.value_or(run.loss));
+      continue;
+    }
+    const int next = kOtherColors[others % std::size(kOtherColors)];
+    const OwnMethod method = method_of(run.format, next);
+    const bool first = colors.emplace(method.name, method.color).second;
+    if (first && method.color == next) ++others;
+    const auto at = points[method.name].emplace(format_bits(run.format), run.loss).first;
     at->second = std::min(at->second, run.loss);  // the best of several
   }
-  int color = 0;
-  for (const auto& [name, points] : families) {
-    Series series{.name = name, .color = color++, .marker = Marker::kDiamond, .dash = 2};
-    for (const auto& [bits, loss] : points) series.points.push_back({bits, loss});
+  for (const auto& [name, losses] : points) {
+    Series series{
+        .name = "own " + name, .color = colors[name], .marker = Marker::kDiamond, .dash = 2};
+    for (const auto& [bits, loss] : losses) series.points.push_back({bits, loss});
     chart.series.push_back(series);
   }
+  if (!reference) return;
+  Series line{.name = "own BF16", .look = Look::kLine, .color = 6, .dash = 3};
+  double low = 8, high = 1;
+  for (const Series& series : chart.series) {
+    for (const ChartPoint& p : series.points) {
+      low = std::min(low, p.x);
+      high = std::max(high, p.x);
+    }
+  }
+  if (low > high) std::swap(low, high);  // BF16 alone
+  line.points = {{low, *reference}, {high, *reference}};
+  chart.series.push_back(line);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <filesystem>
 
 #include "quest/base/error.h"
@@ -77,6 +78,26 @@ const auto kInfos = [] {
   return infos;
 }();
 
+std::string upper(std::string_view text) {
+  std::string result(text);
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  return result;
+}
+
+// "_nohadamard_ste": " without Hadamard STE".
+std::string suffix_label(std::string_view suffixes) {
+  std::string label;
+  while (!suffixes.empty()) {
+    suffixes.remove_prefix(1);  // the underscore
+    const size_t end = std::min(suffixes.find('_'), suffixes.size());
+    const std::string_view word = suffixes.substr(0, end);
+    label += word == "nohadamard" ? " without Hadamard" : " " + upper(word);
+    suffixes.remove_prefix(end);
+  }
+  return label;
+}
+
 }  // namespace
 
 std::span<const FigureInfo> paper_figures() { return kInfos; }
@@ -111,15 +132,11 @@ Figure paper_figure(std::string_view name, const PaperData& paper, const FigureO
 }
 
 std::string format_label(std::string_view format) {
-  constexpr std::string_view kPlain = "_nohadamard";
-  if (format.ends_with(kPlain)) {
-    return format_label(format.substr(0, format.size() - kPlain.size())) + " without Hadamard";
+  if (format.starts_with("int4_4of8")) {
+    return "INT4, 4:8 sparse" + suffix_label(format.substr(std::string_view("int4_4of8").size()));
   }
-  if (format == "int4_4of8") return "INT4, 4:8 sparse";
-  std::string label(format);
-  std::transform(label.begin(), label.end(), label.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-  return label;
+  const size_t end = std::min(format.find('_'), format.size());
+  return upper(format.substr(0, end)) + suffix_label(format.substr(end));
 }
 
 int width_color(double bits) {

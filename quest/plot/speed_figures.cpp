@@ -205,7 +205,7 @@ Figure layer_speedup(const PaperData& paper, const FigureOptions& options) {
   figure.columns = static_cast<int>(std::min<size_t>(4, figure.panels.size()));
   figure.width = std::min(1900, 700 * figure.columns);
   const auto rows = static_cast<int>((figure.panels.size() + 3) / 4);
-  figure.height = rows == 1 ? 700 : 480 * rows;
+  figure.height = rows == 1 ? 700 : 540 * rows;
   if (!options.own_only) figure.note = "the paper's bars are those of 4096 tokens";
   return figure;
 }

@@ -46,7 +46,7 @@ void arrange(Figure& figure) {
   figure.columns = static_cast<int>(std::min<size_t>(2, figure.panels.size()));
   const int panel_rows = static_cast<int>((figure.panels.size() + 1) / 2);
   figure.width = std::clamp(figure.columns * (350 + 120 * static_cast<int>(columns)), 900, 2400);
-  figure.height = std::clamp(panel_rows * (280 + 90 * static_cast<int>(rows)), 560, 2400);
+  figure.height = std::clamp(panel_rows * (280 + 90 * static_cast<int>(rows)), 640, 2400);
 }
 
 }  // namespace
