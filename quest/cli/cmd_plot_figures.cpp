@@ -77,7 +77,7 @@ void run_all(const AllArguments& arguments) {
               error.message());
   for (const plot::FigureInfo& info : plot::paper_figures()) {
     if (!info.has_paper_data) {
-      fmt::print("left out {}: it has no data of the paper, only of your own: {}\n", info.name,
+      fmt::print("left out {}: data/paper has no numbers of it; give own data: {}\n", info.name,
                  info.own);
       continue;
     }
@@ -93,7 +93,7 @@ void run_all(const AllArguments& arguments) {
 void list_figures() {
   for (const plot::FigureInfo& info : plot::paper_figures()) {
     fmt::print("{:<7} {}\n        own data: {}{}\n", info.name, info.shows, info.own,
-               info.has_paper_data ? "" : " (needed: the paper's numbers are not public)");
+               info.has_paper_data ? "" : " (needed: data/paper has no numbers of this figure)");
   }
 }
 
@@ -127,8 +127,7 @@ void add_sweep_options(CLI::App* command, plot::FigureOptions& options) {
 void add_own_options(CLI::App* command, const plot::FigureInfo& info,
                      plot::FigureOptions& options) {
   if (info.takes == plot::OwnData::kLaw) return;
-  command->add_option("OWN", options.own, fmt::format("own data: {}", info.own))
-      ->required(!info.has_paper_data);
+  command->add_option("OWN", options.own, fmt::format("own data: {}", info.own));
   if (info.has_paper_data) {
     command->add_flag("--own-only", options.own_only, "leave out the paper's points");
   }

@@ -13,6 +13,7 @@ namespace quest::plot {
 namespace {
 
 constexpr double kPixelsPerPoint = 4.0 / 3;  // pngcairo; for svg a point is a pixel
+
 // Width in em of a text in DejaVu Sans, each letter by its kind and a little too wide.
 double text_em(std::string_view text) {
   double em = 0;

@@ -53,7 +53,7 @@ struct RunDiagnostics {
 // The depth of an entry of a list of gradient cosines; `part` is "attn" or "mlp". Throws kData.
 double cosine_depth(int64_t block, std::string_view part, std::string_view where);
 
-// `source` starts the messages. Throws kData.
+// A last line that is cut off is left out. `source` starts the messages. Throws kData.
 std::vector<DiagnosticsLine> parse_diagnostics(std::string_view text, std::string_view source);
 
 // FOLDER/metrics.jsonl or the file given. Throws kIo, kData (also if there are no diagnostics).

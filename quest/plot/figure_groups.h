@@ -2,6 +2,7 @@
 // Used inside plot only.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,8 +44,8 @@ double format_bits(std::string_view format);
 std::vector<scaling::ScalingRun> own_runs(const FigureOptions& options);
 // The label of own data number i.
 std::string own_label(const FigureOptions& options, size_t i);
-// The precision from whose tokens per parameter on, of models of equal memory, `better` has a lower
-// loss than `worse`; nothing if it never or always has between 1 and 1e6. Used by tests.
+// The tokens per parameter from which on, of two models of equal memory, the one in `better` has
+// the lower loss; nothing if it always or never has between 1 and 1e6.
 std::optional<double> crossing_ratio(const scaling::ScalingLaw& law, std::string_view better,
                                      std::string_view worse, double memory_bytes);
 

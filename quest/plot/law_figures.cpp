@@ -35,9 +35,10 @@ const ScalingLaw& law_of(const PaperData& paper, const FigureOptions& options) {
 }
 
 std::string law_note(const FigureOptions& options) {
-  return fmt::format("points: measured{}, curves: {}",
-                     options.own.empty() ? "" : " (own runs at their own D/N)",
-                     options.own_law ? "the law fitted to the runs of --fit" : "the authors' law");
+  std::string note =
+      options.own.empty() ? "points: measured" : "points: measured (own runs at their own D/N)";
+  if (options.own_law) return note + ", curves: the law fitted to the runs of --fit";
+  return options.own_only ? note : note + ", curves: the authors' law";
 }
 
 double model_bytes(double params, const std::string& format) {

@@ -127,53 +127,68 @@ void add_own(Chart& chart, const std::vector<ScalingRun>& runs) {
   chart.series.push_back(line);
 }
 
+using RunsBySize = std::map<double, std::vector<ScalingRun>>;
+
+bool same_size(double params, double other) { return std::fabs(params / other - 1) < 0.1; }
+
+RunsBySize by_size(const std::vector<ScalingRun>& runs) {
+  RunsBySize groups;
+  for (const ScalingRun& run : runs) {
+    const auto same = std::find_if(groups.begin(), groups.end(), [&](const auto& group) {
+      return same_size(run.params, group.first);
+    });
+    (same == groups.end() ? groups[run.params] : same->second).push_back(run);
+  }
+  return groups;
+}
+
+// The paper's panel of a size. Own runs of that size move from `own` into it.
+Chart paper_panel(const PaperData& paper, const char* size, double params, RunsBySize& own) {
+  const std::string_view key = "figure3_val_loss_by_bits";
+  const Json& panels = paper.figure(key);
+  const std::string where = paper.where(key) + "." + size;
+  QUEST_CHECK(panels.contains(size) && panels.at(size).is_object(), ErrorKind::kData,
+              "{} is missing", where);
+  Chart chart = bits_chart(fmt::format("{} parameters", size));
+  for (const Method& method : kMethods) {
+    if (!panels.at(size).contains(method.key)) continue;
+    Series series{.name = method.name, .color = method.color, .marker = method.marker};
+    for (const auto& [bits, loss] :
+         number_pairs(panels.at(size).at(method.key), where + "." + method.key)) {
+      series.points.push_back({bits, loss});
+    }
+    chart.series.push_back(series);
+  }
+  for (auto group = own.begin(); group != own.end();) {
+    const bool fits = same_size(group->first, params);
+    if (fits) add_own(chart, group->second);
+    group = fits ? own.erase(group) : std::next(group);
+  }
+  return chart;
+}
+
 }  // namespace
 
 Figure loss_by_bits(const PaperData& paper, const FigureOptions& options) {
   Figure figure;
   figure.title = "Figure 3: loss against bits by method";
-  figure.note = "validation loss on C4 after 100 tokens per parameter";
-  // Own runs by size: with the paper's of a size within 10 %, else in panels of their own.
-  std::map<double, std::vector<ScalingRun>> own;
-  for (const ScalingRun& run : own_runs(options)) {
-    const auto same = std::find_if(own.begin(), own.end(), [&](const auto& group) {
-      return std::fabs(run.params / group.first - 1) < 0.1;
-    });
-    (same == own.end() ? own[run.params] : same->second).push_back(run);
-  }
+  figure.note = options.own.empty() ? "validation loss on C4 after 100 tokens per parameter"
+                                    : "paper: loss on C4 after 100 tokens per parameter; own runs: "
+                                      "on their own text and tokens";
+  RunsBySize own = by_size(own_runs(options));
+  std::vector<Chart> charts;
   if (!options.own_only) {
-    const std::string_view key = "figure3_val_loss_by_bits";
-    for (const auto& [size, params] :
-         {std::pair{"30M", 30482560.0}, std::pair{"50M", 49556736.0}}) {
-      const Json& panel = paper.figure(key);
-      const std::string where = paper.where(key) + "." + size;
-      QUEST_CHECK(panel.contains(size), ErrorKind::kData, "{} is missing", where);
-      Chart chart = bits_chart(fmt::format("{} parameters", size));
-      for (const Method& method : kMethods) {
-        if (!panel.at(size).contains(method.key)) continue;
-        Series series{.name = method.name, .color = method.color, .marker = method.marker};
-        for (const auto& [bits, loss] :
-             number_pairs(panel.at(size).at(method.key), where + "." + method.key)) {
-          series.points.push_back({bits, loss});
-        }
-        chart.series.push_back(series);
-      }
-      for (auto group = own.begin(); group != own.end();) {
-        const bool fits = std::fabs(group->first / params - 1) < 0.1;
-        if (fits) add_own(chart, group->second);
-        group = fits ? own.erase(group) : std::next(group);
-      }
-      set_bit_tics(chart);
-      figure.panels.emplace_back(chart);
-    }
+    charts.push_back(paper_panel(paper, "30M", 30482560, own));
+    charts.push_back(paper_panel(paper, "50M", 49556736, own));
   }
   for (const auto& [params, runs] : own) {
-    Chart chart = bits_chart(fmt::format("own runs, {} parameters", count_text(params)));
-    add_own(chart, runs);
+    charts.push_back(bits_chart(fmt::format("own runs, {} parameters", count_text(params))));
+    add_own(charts.back(), runs);
+  }
+  for (Chart& chart : charts) {
     set_bit_tics(chart);
     figure.panels.emplace_back(chart);
   }
-  if (!own.empty()) figure.note = "paper: validation loss on C4; own runs: on their own text";
   figure.columns = static_cast<int>(std::min<size_t>(3, figure.panels.size()));
   figure.width = figure.columns == 1 ? 1200 : figure.columns == 2 ? 1600 : 1900;
   figure.height = 780 * static_cast<int>((figure.panels.size() + 2) / 3);

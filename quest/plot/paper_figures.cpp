@@ -118,8 +118,7 @@ Figure paper_figure(std::string_view name, const PaperData& paper, const FigureO
               "{} takes no own data ({}); leave out {}", name, info.own,
               options.own.empty() ? "" : options.own[0]);
   QUEST_CHECK(has_own || info.has_paper_data, ErrorKind::kUsage,
-              "{}: the paper's numbers of this figure are not public; give own data: {}", name,
-              info.own);
+              "{}: data/paper has no numbers of this figure; give own data: {}", name, info.own);
   QUEST_CHECK(has_own || !options.own_only, ErrorKind::kUsage,
               "{}: without the paper's data there is nothing to draw; give own data: {}", name,
               info.own);
