@@ -36,6 +36,18 @@ TEST(SweepTable, ErrorsNameTheLine) {
   EXPECT_QUEST_ERROR(read_sweep_table("/nonexistent"), ErrorKind::kIo, "nonexistent");
 }
 
+TEST(SweepTable, CutOffAnywhereIsReadOrRefused) {
+  const std::string text =
+      std::string(kHeader) + "0,done,1e-3,\"a,b\",0,10,99,3.5,r0\n1,failed,1e-2,1,0,5,40,,r1\n";
+  for (size_t size = 0; size < text.size(); ++size) {
+    try {
+      EXPECT_FALSE(parse_sweep_table(text.substr(0, size), "t").trials.empty());
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kData) << size;
+    }
+  }
+}
+
 TEST(SweepHeatMap, HoldsTheBestOfEachPair) {
   const SweepTable table = table_of(
       "0,done,0.01,2,0,1,1,3.5,r\n"
