@@ -1,19 +1,16 @@
 #include "quest/plot/loss_plot.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <limits>
 
 #include "quest/base/error.h"
+#include "quest/plot/chart_axis.h"
+#include "quest/plot/chart_style.h"
 #include "quest/plot/gnuplot.h"
 
 namespace quest::plot {
 namespace {
 
-// Okabe & Ito, "Color universal design" (2008), without yellow, which is hard to see on white.
-constexpr std::array<const char*, 7> kColors = {"0072B2", "D55E00", "009E73", "CC79A7",
-                                                "E69F00", "56B4E9", "000000"};
 constexpr int64_t kMaxPoints = 1000;
 constexpr int64_t kSmoothingParts = 50;
 constexpr double kSkippedStart = 0.05;
@@ -49,17 +46,6 @@ HorizontalAxis horizontal_axis(std::span<const RunMetrics> runs, XAxis axis) {
   }
   return result;
 }
-
-struct Range {
-  double low = std::numeric_limits<double>::infinity();
-  double high = -std::numeric_limits<double>::infinity();
-
-  void include(double value) {
-    low = std::min(low, value);
-    high = std::max(high, value);
-  }
-  bool is_empty() const { return low > high; }
-};
 
 // What the vertical axis must show. Falls back on all points where so few are behind the start.
 Range loss_range(std::span<const RunMetrics> runs,
@@ -161,31 +147,17 @@ std::vector<MetricsPoint> smooth_training_loss(std::span<const MetricsPoint> poi
 std::string loss_plot_script(std::span<const RunMetrics> runs, const LossPlotOptions& options,
                              const std::string& extension) {
   QUEST_CHECK(!runs.empty(), ErrorKind::kUsage, "no runs to plot");
-  for (const int size : {options.width, options.height}) {
-    QUEST_CHECK(size >= 100 && size <= 20000, ErrorKind::kUsage,
-                "the picture's size {} x {} is not within 100 to 20000 pixels", options.width,
-                options.height);
-  }
-  QUEST_CHECK(extension == ".png" || extension == ".svg", ErrorKind::kUsage,
-              "cannot write a picture of type '{}': the file name must end in .png or .svg",
-              extension);
+  std::string script = script_start(extension, options.width, options.height);
   std::vector<std::vector<MetricsPoint>> smoothed;
   for (const RunMetrics& run : runs) smoothed.push_back(smooth_training_loss(run.training));
 
-  std::string script = "set encoding utf8\n";
-  script += fmt::format(
-      "set terminal {} size {},{} font 'DejaVu Sans,20' noenhanced background '#ffffff'\n",
-      extension == ".png" ? "pngcairo" : "svg", options.width, options.height);
-  script += "set output quest_output\n";
   if (!options.title.empty()) {
     script += fmt::format("set title {}\n", gnuplot_quote(options.title));
   }
   const HorizontalAxis x = horizontal_axis(runs, options.x);
   append_axes(script, options, x, loss_range(runs, smoothed, options.x, x.end));
+  script += kAxesStyle;
   script +=
-      "set grid lc rgb '#d0d0d0' lw 1 dt 1\n"
-      "set border 3 lc rgb '#606060'\n"
-      "set tics nomirror out\n"
       "set key top right opaque samplen 2 spacing 1.2 width 1\n"
       "set label 1 'dots: validation, thin line: training (smoothed)' at graph 0.01, graph 0.02 "
       "left tc rgb '#606060' font ',15'\n";

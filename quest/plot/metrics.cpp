@@ -4,7 +4,6 @@
 
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
-#include "quest/base/json_util.h"
 #include "quest/base/log.h"
 
 namespace quest::plot {
@@ -28,8 +27,8 @@ void append_loss(const Json& line, const char* key, const std::string& where,
 
 }  // namespace
 
-RunMetrics parse_metrics(std::string_view text, std::string_view source) {
-  RunMetrics run;
+bool for_each_metrics_line(std::string_view text, std::string_view source,
+                           const std::function<void(const Json&, const std::string&)>& visit) {
   int64_t line_number = 0;
   while (!text.empty()) {
     ++line_number;
@@ -43,20 +42,39 @@ RunMetrics parse_metrics(std::string_view text, std::string_view source) {
       object = parse_json(line, where);
     } catch (const Error&) {
       if (complete) throw;
-      run.truncated = true;
-      break;
+      return true;
     }
     QUEST_CHECK(object.is_object(), ErrorKind::kData, "{}: expected a JSON object, found {}", where,
                 object.type_name());
-    append_loss(object, "loss", where, run.training);
-    append_loss(object, "validation_loss", where, run.validation);
+    visit(object, where);
   }
+  return false;
+}
+
+std::filesystem::path metrics_file(const std::filesystem::path& run) {
+  return std::filesystem::is_directory(run) ? run / "metrics.jsonl" : run;
+}
+
+std::string run_name(const std::filesystem::path& run) {
+  const bool is_folder = std::filesystem::is_directory(run);
+  // Absolute and without "." or a trailing slash, so that the last part is the folder's own name.
+  const std::filesystem::path folder =
+      std::filesystem::weakly_canonical(is_folder ? run : run.parent_path() / ".");
+  return is_folder || run.filename() == "metrics.jsonl" ? folder.filename().string()
+                                                        : run.stem().string();
+}
+
+RunMetrics parse_metrics(std::string_view text, std::string_view source) {
+  RunMetrics run;
+  run.truncated = for_each_metrics_line(text, source, [&](const Json& line, const std::string& at) {
+    append_loss(line, "loss", at, run.training);
+    append_loss(line, "validation_loss", at, run.validation);
+  });
   return run;
 }
 
 RunMetrics read_run_metrics(const std::filesystem::path& run) {
-  const bool is_folder = std::filesystem::is_directory(run);
-  const std::filesystem::path file = is_folder ? run / "metrics.jsonl" : run;
+  const std::filesystem::path file = metrics_file(run);
   RunMetrics metrics = parse_metrics(read_file(file), file.string());
   if (metrics.truncated) {
     log::warn("{}: the last line is cut off (a run that was killed?) and is left out",
@@ -64,11 +82,7 @@ RunMetrics read_run_metrics(const std::filesystem::path& run) {
   }
   QUEST_CHECK(!metrics.training.empty() || !metrics.validation.empty(), ErrorKind::kData,
               "{}: no loss in it yet; nothing to plot", file.string());
-  // Absolute and without "." or a trailing slash, so that the last part is the folder's own name.
-  const std::filesystem::path folder =
-      std::filesystem::weakly_canonical(is_folder ? run : run.parent_path() / ".");
-  metrics.name = is_folder || file.filename() == "metrics.jsonl" ? folder.filename().string()
-                                                                 : file.stem().string();
+  metrics.name = run_name(run);
   return metrics;
 }
 

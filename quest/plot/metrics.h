@@ -13,9 +13,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "quest/base/json_util.h"
 
 namespace quest::plot {
 
@@ -31,6 +34,16 @@ struct RunMetrics {
   std::vector<MetricsPoint> validation;
   bool truncated = false;
 };
+
+// Calls visit(object, "source:line") for each line. Returns true if the last line is cut off and
+// was left out. Throws kData for a line that is no JSON object.
+bool for_each_metrics_line(std::string_view text, std::string_view source,
+                           const std::function<void(const Json&, const std::string&)>& visit);
+
+// FOLDER/metrics.jsonl, or the file itself.
+std::filesystem::path metrics_file(const std::filesystem::path& run);
+// The name of a run: its folder's, or the stem of a metrics file of another name.
+std::string run_name(const std::filesystem::path& run);
 
 // `source` starts the messages. Throws kData.
 RunMetrics parse_metrics(std::string_view text, std::string_view source);

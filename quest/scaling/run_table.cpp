@@ -170,13 +170,13 @@ ScalingRun read_run_summary(const std::filesystem::path& run) {
   return result;
 }
 
-std::vector<ScalingRun> read_runs(const std::vector<std::string>& paths) {
+std::vector<ScalingRun> read_runs(std::span<const std::string> inputs) {
   std::vector<ScalingRun> runs;
-  for (const std::string& path : paths) {
-    if (std::filesystem::is_directory(path)) {
-      runs.push_back(read_run_summary(path));
+  for (const std::string& input : inputs) {
+    if (std::filesystem::is_directory(input)) {
+      runs.push_back(read_run_summary(input));
     } else {
-      const std::vector<ScalingRun> table = read_run_table(path);
+      const std::vector<ScalingRun> table = read_run_table(input);
       runs.insert(runs.end(), table.begin(), table.end());
     }
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,8 +29,8 @@ std::vector<ScalingRun> read_run_table(const std::filesystem::path& path);
 // summary.json of a run's folder. Throws kIo or kData; a run that has not ended has none.
 ScalingRun read_run_summary(const std::filesystem::path& run);
 
-// Folders of runs and tables, in the order given. Throws as the two above.
-std::vector<ScalingRun> read_runs(const std::vector<std::string>& paths);
+// All runs of `inputs`, in their order: a folder is a finished run, a file a table.
+std::vector<ScalingRun> read_runs(std::span<const std::string> inputs);
 
 // The recipe's name of a row of the paper's table: "int4" and "int4" with Hadamard -> "w4a4".
 // Throws kData for a name that is no such format.

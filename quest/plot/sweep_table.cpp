@@ -1,0 +1,170 @@
+#include "quest/plot/sweep_table.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <set>
+
+#include "quest/base/atomic_folder.h"
+#include "quest/base/error.h"
+#include "quest/base/white_space.h"
+
+namespace quest::plot {
+namespace {
+
+// Columns that are no settings.
+const std::set<std::string, std::less<>> kOwnColumns = {"trial",  "state", "steps",
+                                                        "tokens", "loss",  "run"};
+
+std::vector<std::string> csv_cells(std::string_view line, const std::string& where) {
+  std::vector<std::string> cells(1);
+  bool quoted = false;
+  for (size_t i = 0; i < line.size(); ++i) {
+    if (line[i] == '"' && quoted && i + 1 < line.size() && line[i + 1] == '"') {
+      cells.back() += '"';
+      ++i;
+    } else if (line[i] == '"') {
+      quoted = !quoted;
+    } else if (line[i] == ',' && !quoted) {
+      cells.emplace_back();
+    } else {
+      cells.back() += line[i];
+    }
+  }
+  QUEST_CHECK(!quoted, ErrorKind::kData, "{}: a quotation mark is not closed", where);
+  return cells;
+}
+
+std::optional<double> number_of(std::string_view text) {
+  double value = 0;
+  const char* last = text.data() + text.size();
+  const auto [end, code] = std::from_chars(text.data(), last, value);
+  if (code != std::errc() || end != last || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+SweepTrial trial_of(const std::vector<std::string>& columns, const std::vector<std::string>& cells,
+                    const std::string& where) {
+  QUEST_CHECK(cells.size() == columns.size(), ErrorKind::kData,
+              "{}: {} values, the first line names {} columns", where, cells.size(),
+              columns.size());
+  SweepTrial trial;
+  for (size_t i = 0; i < columns.size(); ++i) {
+    if (!kOwnColumns.contains(columns[i])) trial.settings[columns[i]] = cells[i];
+    if (columns[i] == "state") trial.state = cells[i];
+    if (columns[i] != "loss" || cells[i].empty()) continue;
+    trial.loss = number_of(cells[i]);
+    // A loss that is not finite is that of a trial that diverged: an empty cell of the map.
+    QUEST_CHECK(trial.loss || cells[i] == "nan" || cells[i] == "inf", ErrorKind::kData,
+                "{}: loss is '{}', must be a number or empty", where, cells[i]);
+  }
+  return trial;
+}
+
+SweepTable table_of(const std::vector<std::string>& columns, std::string_view source) {
+  SweepTable table;
+  std::set<std::string> seen;
+  for (const std::string& column : columns) {
+    QUEST_CHECK(seen.insert(column).second, ErrorKind::kData, "{}: two columns are called '{}'",
+                source, column);
+    if (!kOwnColumns.contains(column)) table.keys.push_back(column);
+  }
+  for (const char* needed : {"state", "loss"}) {
+    QUEST_CHECK(seen.contains(needed), ErrorKind::kData,
+                "{}: the first line names no column {}; is it the trials.csv of a sweep?", source,
+                needed);
+  }
+  return table;
+}
+
+// The different values of a key, in the order of an axis.
+std::vector<std::string> axis_values(const SweepTable& table, const std::string& key) {
+  std::vector<std::string> values;
+  bool numbers = true;
+  for (const SweepTrial& trial : table.trials) {
+    const std::string& value = trial.settings.at(key);
+    if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+    numbers = numbers && number_of(value).has_value();
+  }
+  if (numbers) {
+    std::stable_sort(values.begin(), values.end(), [](const std::string& a, const std::string& b) {
+      return *number_of(a) < *number_of(b);
+    });
+  }
+  return values;
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text.empty() ? "none" : text;
+}
+
+}  // namespace
+
+SweepTable parse_sweep_table(std::string_view text, std::string_view source) {
+  std::vector<std::string> columns;
+  SweepTable table;
+  int64_t number = 0;
+  while (!text.empty()) {
+    ++number;
+    const size_t end = std::min(text.find('\n'), text.size());
+    const std::string_view line = trimmed(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+    if (line.empty()) continue;
+    const std::string where = fmt::format("{} line {}", source, number);
+    if (columns.empty()) {
+      columns = csv_cells(line, where);
+      table = table_of(columns, source);
+    } else {
+      table.trials.push_back(trial_of(columns, csv_cells(line, where), where));
+    }
+  }
+  QUEST_CHECK(!table.trials.empty(), ErrorKind::kData, "{}: there are no trials in it", source);
+  return table;
+}
+
+SweepTable read_sweep_table(const std::filesystem::path& sweep) {
+  const std::filesystem::path file =
+      std::filesystem::is_directory(sweep) ? sweep / "trials.csv" : sweep;
+  return parse_sweep_table(read_file(file), file.string());
+}
+
+std::vector<std::string> varied_keys(const SweepTable& table) {
+  std::vector<std::string> varied;
+  for (const std::string& key : table.keys) {
+    if (axis_values(table, key).size() > 1) varied.push_back(key);
+  }
+  return varied;
+}
+
+HeatMap sweep_heat_map(const SweepTable& table, const std::string& x_key, const std::string& y_key,
+                       bool perplexity) {
+  for (const std::string& key : {x_key, y_key}) {
+    QUEST_CHECK(std::find(table.keys.begin(), table.keys.end(), key) != table.keys.end(),
+                ErrorKind::kUsage, "the sweep has no setting '{}'; it has {}", key,
+                joined(table.keys));
+  }
+  QUEST_CHECK(x_key != y_key, ErrorKind::kUsage, "--x and --y are both {}; give two settings",
+              x_key);
+  HeatMap map;
+  map.x_label = x_key;
+  map.y_label = y_key;
+  map.x_tics = axis_values(table, x_key);
+  map.y_tics = axis_values(table, y_key);
+  map.digits = perplexity ? 2 : 3;
+  map.rows.assign(map.y_tics.size(), std::vector<std::optional<double>>(map.x_tics.size()));
+  const auto place = [](const std::vector<std::string>& values, const std::string& value) {
+    return static_cast<size_t>(std::find(values.begin(), values.end(), value) - values.begin());
+  };
+  for (const SweepTrial& trial : table.trials) {
+    if (!trial.loss) continue;
+    const double value = perplexity ? std::exp(*trial.loss) : *trial.loss;
+    std::optional<double>& cell = map.rows[place(map.y_tics, trial.settings.at(y_key))]
+                                          [place(map.x_tics, trial.settings.at(x_key))];
+    if (!cell || value < *cell) cell = value;
+  }
+  return map;
+}
+
+}  // namespace quest::plot

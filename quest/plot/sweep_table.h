@@ -1,0 +1,48 @@
+// The trials of a sweep, read from the trials.csv of its folder. The first line names the columns:
+// trial, state, a column for each setting that the sweep varies, steps, tokens, loss, run. A cell
+// that holds a comma or a quotation mark is in quotation marks. A trial without a final loss
+// (failed, stopped, pending) has an empty one.
+//
+//   SweepTable table = read_sweep_table("sweeps/lr");
+//   HeatMap map = sweep_heat_map(table, "optimizer.lr", "quant.weight.trust_scale", false);
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "quest/plot/chart.h"
+
+namespace quest::plot {
+
+struct SweepTrial {
+  std::string state;                            // "done", "failed", "stopped", "pending"
+  std::map<std::string, std::string> settings;  // key to value, as written
+  std::optional<double> loss;                   // final validation loss, nats a token
+};
+
+struct SweepTable {
+  std::vector<std::string> keys;  // of the settings, in the order of the columns
+  std::vector<SweepTrial> trials;
+};
+
+// `source` starts the messages. Throws kData for a missing or double column, a line of another
+// length, a loss that is no number, no trials.
+SweepTable parse_sweep_table(std::string_view text, std::string_view source);
+
+// FOLDER/trials.csv, or the file given. Throws kIo, kData.
+SweepTable read_sweep_table(const std::filesystem::path& sweep);
+
+// The keys that take more than one value.
+std::vector<std::string> varied_keys(const SweepTable& table);
+
+// The best loss (or perplexity, exp of it) of the trials of each pair of values; empty where none
+// has one. Values are in numerical order, or in the file's if one is no number. Throws kUsage for a
+// key that the sweep does not have, listing its keys.
+HeatMap sweep_heat_map(const SweepTable& table, const std::string& x_key, const std::string& y_key,
+                       bool perplexity);
+
+}  // namespace quest::plot
