@@ -28,6 +28,7 @@ foreach(program quest quest-run)
 endforeach()
 
 install(DIRECTORY tests/golden data/paper DESTINATION ${CMAKE_INSTALL_DATADIR}/quest)
+install(FILES data/expectations.json DESTINATION ${CMAKE_INSTALL_DATADIR}/quest)
 
 # Headers of rooms that exist in this build, so that what is installed is what can be linked.
 foreach(room ${quest_rooms} ${quest_torch_rooms})

@@ -20,6 +20,7 @@ void add_figure_commands(CLI::App& plot_command);  // the paper's figures, below
 void add_fit_command(CLI::App& app);               // scaling law of finished runs
 void add_plan_command(CLI::App& app);              // format, size and tokens for a budget
 void add_sweep_command(CLI::App& app);             // many runs over settings
+void add_reproduce_command(CLI::App& app);         // the paper's experiments
 void add_export_command(CLI::App& app);            // to packed or Hugging Face folders
 void add_verify_command(CLI::App& app);            // a packed model against its checkpoint
 void add_inspect_command(CLI::App& app);           // sizes of a packed model

@@ -23,6 +23,7 @@ int quest_main(int argc, char** argv) {
   add_fit_command(app);
   add_plan_command(app);
   add_sweep_command(app);
+  add_reproduce_command(app);
   add_export_command(app);
   add_verify_command(app);
   add_inspect_command(app);

@@ -1,0 +1,383 @@
+// quest reproduce: the paper's experiments at a scale, end to end, against what they must show.
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "quest/base/atomic_folder.h"
+#include "quest/base/error.h"
+#include "quest/base/json_util.h"
+#include "quest/base/log.h"
+#include "quest/base/progress.h"
+#include "quest/base/shutdown.h"
+#include "quest/base/thread_pool.h"
+#include "quest/cli/commands.h"
+#include "quest/cli/experiments.h"
+#include "quest/cli/model_folder.h"
+#include "quest/cli/paper_data.h"
+#include "quest/cli/sweep_runner.h"
+#include "quest/cli_run/whole_numbers.h"
+#include "quest/plot/gnuplot.h"
+#include "quest/plot/paper_figures.h"
+#include "quest/train/evaluation.h"
+#include "quest/train/run_folder.h"
+
+namespace quest::cli {
+
+namespace fs = std::filesystem;
+namespace {
+
+struct ReproduceArguments {
+  std::vector<std::string> names;
+  std::string scale = "tiny", data = "demo/data", out = "reproduce", device, record, paper_data;
+  std::vector<int64_t> seeds = {0};
+  int64_t jobs = 0, steps = 0;
+  bool dry_run = false, no_pictures = false;
+};
+
+// What came of one experiment.
+struct Result {
+  const Experiment* experiment = nullptr;
+  Findings findings;
+  std::vector<std::string> different;  // from the stored expectation
+  std::string compared;                // with what, or why with nothing
+  bool passed() const {
+    const auto& c = findings.checks;
+    return different.empty() &&
+           std::all_of(c.begin(), c.end(), [](const Check& check) { return check.holds; });
+  }
+};
+
+class Reproduction {
+ public:
+  explicit Reproduction(const ReproduceArguments& arguments)
+      : a_(arguments), scale_(scale_from_name(arguments.scale)) {}
+
+  Result run(const Experiment& e) {
+    Result result{&e, {}, {}, {}};
+    if (!e.training) {
+      result.findings = refit();
+      compare(result, "paper");
+      draw(e, {});
+      return result;
+    }
+    const std::vector<TrainedRun> runs = train(e);
+    if (shutdown_signal() != 0) return result;
+    result.findings = e.judge(runs);
+    compare(result, data_checksum());
+    std::vector<std::string> own;
+    for (const TrainedRun& r : runs) {
+      if (r.rounded.empty()) own.push_back(r.folder.string());
+    }
+    if (e.figure_takes_sweep) own = {folder(e).string()};
+    draw(e, own);
+    return result;
+  }
+
+  void print_plan(const Experiment& e) const {
+    fmt::print("{}: {}\n", e.name, e.claim);
+    if (e.training) fmt::print("{}", SweepRunner(sweep(e), base(e), options(e)).plan_text());
+    fmt::print("\n");
+  }
+
+  fs::path file(const Experiment& e, const char* extension) const {
+    return fs::path(a_.out) / fmt::format("{}-{}.{}", e.name, scale_name(scale_), extension);
+  }
+
+  // The values of all results, beside what the file holds of others.
+  void record(std::span<const Result> results) const {
+    nlohmann::ordered_json all = nlohmann::ordered_json::object();
+    if (fs::exists(a_.record)) {
+      all = nlohmann::ordered_json::parse(read_file(a_.record), nullptr, false);
+      QUEST_CHECK(all.is_object(), ErrorKind::kData, "{}: no JSON object", a_.record);
+    }
+    for (const Result& r : results) {
+      const std::string source = r.experiment->training ? data_checksum() : "paper";
+      auto& entry = all[std::string(scale_name(scale_))][source][r.experiment->name];
+      for (const auto& [name, value] : r.findings.values) entry[name] = value;
+    }
+    write_file_atomically(a_.record, all.dump(1) + "\n");
+    fmt::print("wrote {}\n", a_.record);
+  }
+
+ private:
+  fs::path folder(const Experiment& e) const {
+    return fs::path(a_.out) / fmt::format("{}-{}", e.name, scale_name(scale_));
+  }
+
+  std::string device() const {
+    if (!a_.device.empty()) return a_.device;
+    return scale_ == Scale::kTiny ? "cpu" : "cuda";
+  }
+
+  train::TrainConfig base(const Experiment& e) const {
+    train::TrainConfig config = e.training(scale_).base;
+    config.data.train = a_.data;
+    config.train.device = device();
+    if (a_.steps > 0) {
+      config.train.tokens = 0;
+      config.train.steps = a_.steps;
+      if (config.diagnostics.every > 0) {
+        config.diagnostics.every = std::max<int64_t>(1, a_.steps / 4);
+      }
+    }
+    return config;
+  }
+
+  train::Sweep sweep(const Experiment& e) const {
+    train::Sweep sweep = e.training(scale_).sweep;
+    train::GridAxis seeds{"run.seed", {}};
+    for (const int64_t seed : a_.seeds) seeds.values.push_back(std::to_string(seed));
+    sweep.grid.push_back(std::move(seeds));
+    return sweep;
+  }
+
+  SweepOptions options(const Experiment& e) const {
+    SweepOptions o;
+    o.folder = folder(e);
+    // Small models do not fill the cores: a run on each.
+    o.jobs = a_.jobs > 0 ? a_.jobs : device() == "cpu" ? default_thread_count() : 1;
+    o.retry_failed = true;
+    return o;
+  }
+
+  std::vector<TrainedRun> train(const Experiment& e) {
+    SweepRunner runner(sweep(e), base(e), options(e));
+    log::info("{}: {}; logs are in {}", e.name,
+              format_count(static_cast<int64_t>(runner.trials().size()), "run"),
+              (folder(e) / "logs").string());
+    const SweepOutcome outcome = runner.run();
+    std::vector<TrainedRun> runs;
+    if (shutdown_signal() != 0) return runs;
+    QUEST_CHECK(outcome.errors.empty(), ErrorKind::kData, "{}: trial {} failed: {}", e.name,
+                outcome.errors.begin()->first, outcome.errors.begin()->second);
+    for (const train::TrialRow& row : outcome.table.rows) {
+      QUEST_CHECK(row.loss.has_value(), ErrorKind::kData, "{}: trial {} is {}, without a loss",
+                  e.name, row.trial, row.state);
+      TrainedRun run;
+      run.loss = *row.loss;
+      run.folder = folder(e) / row.run;
+      for (size_t k = 0; k < row.values.size(); ++k) {
+        const std::string& key = outcome.table.keys[k];
+        if (key == "run.seed") {
+          run.seed = row.values[k];
+        } else {
+          run.settings[key] = row.values[k];
+        }
+      }
+      runs.push_back(std::move(run));
+    }
+    add_rounded(e, runs);
+    return runs;
+  }
+
+  // Post-training rounding: BF16 runs once more, with the recipes that the experiment names.
+  void add_rounded(const Experiment& e, std::vector<TrainedRun>& runs) const {
+    const size_t trained = runs.size();
+    for (const std::string& recipe : e.training(scale_).rounded_after) {
+      for (size_t k = 0; k < trained; ++k) {
+        const auto found = runs[k].settings.find("quant.recipe");
+        if (found == runs[k].settings.end() || found->second != "bf16") continue;
+        stop_if_asked();
+        TrainedRun run = runs[k];
+        run.rounded = recipe;
+        run.loss = rounded_loss(run, recipe);
+        runs.push_back(std::move(run));
+      }
+    }
+  }
+
+  double rounded_loss(const TrainedRun& run, const std::string& recipe) const {
+    LoadOptions load;
+    load.device = device();
+    load.recipe = recipe;
+    const LoadedModel loaded = load_model(run.folder, load);
+    train::EvaluationOptions evaluation;
+    evaluation.sequence_length = loaded.model->config().max_position_embeddings;
+    train::SingleProcess group;
+    const TokenFile file = TokenFile::open(data_paths().validation);
+    return train::evaluate(*loaded.model, file, evaluation, group).loss;
+  }
+
+  train::DataPaths data_paths() const {
+    train::TrainConfig::Data data;
+    data.train = a_.data;
+    return train::resolve_data(data);
+  }
+
+  // Of the training tokens: results of other text are no expectation.
+  std::string data_checksum() const {
+    return fmt::format("{:016x}", TokenFile::open(data_paths().train.front()).info().data_checksum);
+  }
+
+  Findings refit() const {
+    const plot::PaperData paper = plot::read_paper_data(paper_data_folder(a_.paper_data));
+    scaling::FitOptions fit;
+    fit.bootstrap = 0;
+    fit.threads = default_thread_count();
+    return judge_law(scaling::fit_scaling_law(paper.runs, fit).law, paper.law);
+  }
+
+  void compare(Result& result, const std::string& source) const {
+    if (a_.steps > 0) {
+      result.compared = "with --steps there is no expectation to compare with";
+      return;
+    }
+    const fs::path path = expectations_file();
+    const Json all = read_json(path);
+    const std::string scale(scale_name(scale_));
+    const Json* entry = nullptr;
+    if (all.contains(scale) && all[scale].contains(source) &&
+        all[scale][source].contains(result.experiment->name)) {
+      entry = &all[scale][source][result.experiment->name];
+    }
+    if (entry == nullptr) {
+      result.compared = "no stored expectation at this scale for this text";
+      return;
+    }
+    std::map<std::string, double> expected;
+    int64_t here = 0;
+    for (const auto& [name, value] : entry->items()) {
+      expected[name] = value.get<double>();
+      here += static_cast<int64_t>(result.findings.values.count(name));
+    }
+    result.different = differences(result.findings.values, expected, result.experiment->tolerance);
+    result.compared = fmt::format("{} compared with the stored expectation, within {:g} %",
+                                  format_count(here, "value"), 100 * result.experiment->tolerance);
+  }
+
+  void draw(const Experiment& e, const std::vector<std::string>& own) const {
+    if (e.figure.empty() || a_.no_pictures) return;
+    plot::FigureOptions options;
+    options.own = own;
+    plot::PaperData paper;
+    if (plot::figure_info(e.figure).has_paper_data) {
+      paper = plot::read_paper_data(paper_data_folder(a_.paper_data));
+    }
+    if (e.figure_takes_sweep && a_.seeds.size() > 1) return;  // a heat map has no third axis
+    plot::Figure figure = plot::paper_figure(e.figure, paper, options);
+    figure.scale = 0.6;
+    plot::write_figure(figure, file(e, "png"));
+  }
+
+  const ReproduceArguments& a_;
+  Scale scale_;
+};
+
+std::string report_text(const Result& r, const std::string& command) {
+  std::string out = fmt::format("## {}\n\n{}\n\n    {}\n\n{}\n", r.experiment->name,
+                                r.experiment->claim, command, r.findings.table);
+  for (const Check& check : r.findings.checks) {
+    out += fmt::format("- {}: {}\n", check.holds ? "holds" : "FAILS", check.text);
+  }
+  for (const std::string& line : r.different) out += fmt::format("- DIFFERS: {}\n", line);
+  return out + fmt::format("- {}\n", r.compared);
+}
+
+std::vector<const Experiment*> chosen(const ReproduceArguments& a) {
+  std::vector<const Experiment*> out;
+  for (const std::string& name : a.names) {
+    if (name == "all") {
+      for (const Experiment& e : experiments()) out.push_back(&e);
+    } else {
+      out.push_back(&experiment(name));
+    }
+  }
+  return out;
+}
+
+void run_reproduce(const ReproduceArguments& a) {
+  const std::vector<const Experiment*> list = chosen(a);
+  if (list.empty()) {
+    for (const Experiment& e : experiments()) fmt::print("{:<15} {}\n", e.name, e.claim);
+    return;
+  }
+  Reproduction reproduction(a);
+  const bool trains = std::any_of(list.begin(), list.end(),
+                                  [](const Experiment* e) { return e->training != nullptr; });
+  QUEST_CHECK(!trains || fs::exists(a.data), ErrorKind::kIo,
+              "--data {}: no such folder; `quest data` makes one from text, `make demo` makes "
+              "demo/data",
+              a.data);
+  if (a.dry_run) {
+    for (const Experiment* e : list) reproduction.print_plan(*e);
+    return;
+  }
+  if (!a.no_pictures) plot::require_gnuplot();
+  install_shutdown_handlers();
+  std::error_code error;
+  fs::create_directories(a.out, error);
+  QUEST_CHECK(!error, ErrorKind::kIo, "cannot make the folder {}: {}", a.out, error.message());
+  std::vector<Result> results;
+  for (const Experiment* e : list) {
+    Result result = reproduction.run(*e);
+    if (shutdown_signal() != 0) {
+      log::warn("stopped by a signal; the same command goes on");
+      return;
+    }
+    const std::string command = fmt::format("quest reproduce {} --scale {} --seeds {}", e->name,
+                                            a.scale, fmt::join(a.seeds, ","));
+    const std::string text = report_text(result, command);
+    write_file_atomically(reproduction.file(*e, "md"), text);
+    fmt::print("{}\n", text);
+    std::fflush(stdout);
+    results.push_back(std::move(result));
+  }
+  if (!a.record.empty()) reproduction.record(results);
+  int64_t failed = 0;
+  for (const Result& r : results) {
+    fmt::print("{:<15} {}\n", r.experiment->name, r.passed() ? "reproduced" : "NOT reproduced");
+    failed += !r.passed();
+  }
+  QUEST_CHECK(failed == 0, ErrorKind::kNumeric, "{} of {} not reproduced", failed,
+              format_count(static_cast<int64_t>(results.size()), "experiment"));
+}
+
+}  // namespace
+
+void add_reproduce_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "reproduce", "the paper's experiments at a scale, against what they must show");
+  auto a = std::make_shared<ReproduceArguments>();
+  command->add_option("NAME", a->names,
+                      "table1, fig2, fig3, fig8, fig10, fig11, w1a1-stability, or all; without a "
+                      "name they are listed");
+  command
+      ->add_option("--scale", a->scale,
+                   "tiny: minutes a run on two cores; small: the 30M model, a minute a run on one "
+                   "GPU; paper: its 30M model on 3 billion tokens")
+      ->check(CLI::IsMember({"tiny", "small", "paper"}))
+      ->capture_default_str();
+  command->add_option("--data", a->data, "folder made by `quest data`, with validation tokens")
+      ->capture_default_str();
+  command
+      ->add_option("--out", a->out, "folder of the runs, reports and pictures; goes on with them")
+      ->capture_default_str();
+  command->add_option("--seeds", a->seeds, "of weights and data order, e.g. 0,1,2; each must pass")
+      ->delimiter(',')
+      ->check(whole_number_from(0))
+      ->capture_default_str();
+  command->add_option("--device", a->device, "cpu or cuda (default: cpu at tiny scale, else cuda)")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  command
+      ->add_option("--jobs", a->jobs,
+                   "runs at a time, which share the cores (default: on a CPU one a core)")
+      ->check(whole_number_from(1));
+  command
+      ->add_option("--steps", a->steps,
+                   "train so many steps instead of the scale's: to try the way, not the result")
+      ->check(whole_number_from(4));
+  command->add_option("--record", a->record,
+                      "also write the values to this file, as a new expectation");
+  command->add_option("--paper-data", a->paper_data,
+                      "folder with the paper's numbers (default: data/paper here, in the source "
+                      "tree or installed)");
+  command->add_flag("--no-pictures", a->no_pictures, "draw nothing (no gnuplot needed)");
+  command->add_flag("--dry-run", a->dry_run, "list what would be trained, and train nothing");
+  command->callback([a] { run_reproduce(*a); });
+}
+
+}  // namespace quest::cli
