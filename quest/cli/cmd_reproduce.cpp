@@ -96,8 +96,10 @@ class Reproduction {
     }
     for (const Result& r : results) {
       const std::string source = r.experiment->training ? data_checksum() : "paper";
-      auto& entry = all[std::string(scale_name(scale_))][source][r.experiment->name];
-      for (const auto& [name, value] : r.findings.values) entry[name] = value;
+      auto& entry = all[expectation_scale(*r.experiment)][source][r.experiment->name];
+      for (const auto& [name, value] : r.findings.values) {
+        entry[name] = std::stod(fmt::format("{:.6g}", value));
+      }
     }
     write_file_atomically(a_.record, all.dump(1) + "\n");
     fmt::print("wrote {}\n", a_.record);
@@ -213,6 +215,11 @@ class Reproduction {
     return fmt::format("{:016x}", TokenFile::open(data_paths().train.front()).info().data_checksum);
   }
 
+  // What trains nothing is the same at every scale.
+  std::string expectation_scale(const Experiment& e) const {
+    return e.training ? std::string(scale_name(scale_)) : "any";
+  }
+
   Findings refit() const {
     const plot::PaperData paper = plot::read_paper_data(paper_data_folder(a_.paper_data));
     scaling::FitOptions fit;
@@ -228,7 +235,7 @@ class Reproduction {
     }
     const fs::path path = expectations_file();
     const Json all = read_json(path);
-    const std::string scale(scale_name(scale_));
+    const std::string scale = expectation_scale(*result.experiment);
     const Json* entry = nullptr;
     if (all.contains(scale) && all[scale].contains(source) &&
         all[scale][source].contains(result.experiment->name)) {

@@ -1,0 +1,179 @@
+#include "quest/cli/experiments.h"
+
+#include <cmath>
+#include <set>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "quest/base/atomic_folder.h"
+#include "quest/base/error.h"
+#include "quest/base/testing.h"
+
+namespace quest::cli {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+TrainedRun run_with(const std::string& recipe, const std::string& seed, double loss,
+                    const std::string& rounded = "") {
+  TrainedRun run;
+  run.settings["quant.recipe"] = recipe;
+  run.seed = seed;
+  run.loss = loss;
+  run.rounded = rounded;
+  return run;
+}
+
+bool all_hold(const Findings& f) {
+  return std::all_of(f.checks.begin(), f.checks.end(), [](const Check& c) { return c.holds; });
+}
+
+// Runs as the paper has them at 1 and 2 bits.
+std::vector<TrainedRun> paper_like(const std::string& seed) {
+  return {run_with("bf16", seed, 3.2),
+          run_with("w1a1", seed, 3.94),
+          run_with("w1a1_lsq", seed, 3.99),
+          run_with("w1a1_nohadamard_ste", seed, 5.26),
+          run_with("w2a2", seed, 3.57),
+          run_with("w2a2_lsq", seed, 3.60),
+          run_with("w2a2_nohadamard_ste", seed, 4.79),
+          run_with("bf16", seed, 4.93, "w1a1"),
+          run_with("bf16", seed, 4.48, "w2a2")};
+}
+
+// Every experiment at every scale is a sweep that can be planned and whose settings fit together.
+TEST(Experiments, TrainWhatCanBeTrained) {
+  for (const Experiment& e : experiments()) {
+    if (!e.training) continue;
+    for (const Scale scale : {Scale::kTiny, Scale::kSmall, Scale::kPaper}) {
+      SCOPED_TRACE(e.name + " " + std::string(scale_name(scale)));
+      Training training = e.training(scale);
+      EXPECT_EQ(scale_from_name(scale_name(scale)), scale);
+      training.base.data.train = "x";
+      for (const train::Trial& trial : train::plan_trials(training.sweep)) {
+        train::TrainConfig config = train::trial_config(training.base, trial);
+        train::finish_config(config);
+        train::resolve_model(config, 2048);
+        EXPECT_GT(config.train.steps + config.train.tokens, 0);
+      }
+      for (const std::string& recipe : training.rounded_after) recipe_from_name(recipe);
+    }
+  }
+  EXPECT_THROW(scale_from_name("large"), Error);
+  EXPECT_THROW(experiment("fig99"), Error);
+}
+
+TEST(Experiments, MethodsMustBeInOrderForEverySeed) {
+  const Experiment& fig3 = experiment("fig3");
+  std::vector<TrainedRun> runs = paper_like("0");
+  for (const TrainedRun& run : paper_like("1")) runs.push_back(run);
+  const Findings good = fig3.judge(runs);
+  EXPECT_TRUE(all_hold(good));
+  EXPECT_EQ(good.checks.size(), 6u);
+  EXPECT_EQ(good.values.size(), runs.size());
+  EXPECT_EQ(good.values.at("bf16 rounded to w2a2 seed 1"), 4.48);
+  EXPECT_THAT(good.table, HasSubstr("| 2 bits, LSQ | 3.6000 | 3.6000 | 3.6000 |"));
+  for (const char* recipe : {"w1a1", "w2a2_lsq"}) {  // once above the next method, in one seed
+    std::vector<TrainedRun> bad = runs;
+    for (TrainedRun& run : bad) {
+      if (run.seed == "1" && run.rounded.empty() && run.settings["quant.recipe"] == recipe) {
+        run.loss = 4.8;
+      }
+    }
+    const Findings found = fig3.judge(bad);
+    EXPECT_FALSE(all_hold(found)) << recipe;
+    EXPECT_THAT(found.checks[recipe == std::string("w1a1") ? 3 : 1].text,
+                HasSubstr("is NOT below"));
+  }
+  runs.pop_back();
+  EXPECT_THROW(fig3.judge(runs), Error);
+}
+
+TEST(Experiments, DivergenceAndFormatsAreJudged) {
+  const Experiment& stability = experiment("w1a1-stability");
+  std::vector<TrainedRun> runs(4);
+  const double losses[] = {4.0, 4.1, 4.2, 4.59};
+  for (size_t k = 0; k < 4; ++k) {
+    runs[k].settings["optimizer.lr"] = std::to_string(0.001 * std::exp2(static_cast<double>(k)));
+    runs[k].seed = "0";
+    runs[k].loss = losses[k];
+  }
+  EXPECT_TRUE(all_hold(stability.judge(runs)));
+  runs[3].loss = 4.61;
+  EXPECT_FALSE(all_hold(stability.judge(runs)));
+  runs[3].loss = NAN;
+  EXPECT_FALSE(all_hold(stability.judge(runs)));
+
+  const auto formats = [](double int4, double fp4, double sparse) {
+    return experiment("fig11").judge(std::vector{run_with("w4a4", "0", int4),
+                                                 run_with("fp4", "0", fp4),
+                                                 run_with("int4_4of8", "0", sparse)});
+  };
+  EXPECT_TRUE(all_hold(formats(3.00, 2.99, 3.1)));
+  EXPECT_FALSE(all_hold(formats(3.02, 3.00, 3.1)));
+  EXPECT_FALSE(all_hold(formats(3.00, 3.01, 2.9)));
+}
+
+TEST(Experiments, TheTrustFactorOfOneMustBeNearTheBest) {
+  std::vector<TrainedRun> runs;
+  for (const char* weight : {"0.25", "1.0", "4.0"}) {
+    for (const char* input : {"0.25", "1.0", "4.0"}) {
+      TrainedRun run;
+      run.settings = {{"quant.weight.trust_scale", weight}, {"quant.activation.trust_scale", input}};
+      run.seed = "0";
+      run.loss = 3 + 0.1 * std::abs(std::log(std::stod(weight))) +
+                 0.1 * std::abs(std::log(std::stod(input)));
+      runs.push_back(run);
+    }
+  }
+  EXPECT_TRUE(all_hold(experiment("fig10").judge(runs)));
+  runs[8].loss = 2.9;
+  EXPECT_FALSE(all_hold(experiment("fig10").judge(runs)));
+}
+
+TEST(Experiments, DiagnosticsAreReadFromTheRuns) {
+  const testing::TemporaryFolder folder;
+  const auto run = [&](const std::string& recipe, double cosine, double masked) {
+    const std::string layer = fmt::format(
+        R"([{{"name":"a","weight":{{"masked":{},"masked_gaussian":1e-4}},"input":{{}}}}])", masked);
+    folder.write(recipe + "/metrics.jsonl",
+                 fmt::format("{{\"step\":4,\"diagnostics\":{{\"layers\":{},\"gradient_cosine\":"
+                             "[{{\"block\":0,\"part\":\"attn\",\"mean\":{},\"std\":0.1}}]}}}}\n",
+                             layer, cosine));
+    TrainedRun r = run_with(recipe, "0", 3);
+    r.folder = folder / recipe;
+    return r;
+  };
+  const std::vector<TrainedRun> runs = {run("w4a4", 0.9, 0), run("w4a4_nohadamard", 0.8, 0),
+                                        run("w4a4_nohadamard_ste", 0.7, 0)};
+  const Findings fig2 = experiment("fig2").judge(runs);
+  EXPECT_TRUE(all_hold(fig2));
+  EXPECT_DOUBLE_EQ(fig2.values.at("w4a4 seed 0"), 0.9);
+  const auto fig8 = [&](double with, double without) {
+    return experiment("fig8").judge(
+        std::vector{run("w8a8", 1, with), run("w8a8_nohadamard", 1, without)});
+  };
+  EXPECT_TRUE(all_hold(fig8(1.1e-4, 3e-4)));
+  EXPECT_FALSE(all_hold(fig8(1.1e-4, 1e-4)));
+  EXPECT_FALSE(all_hold(fig8(2.1e-4, 3e-4)));
+}
+
+TEST(Experiments, LawAndExpectationsAreCompared) {
+  scaling::ScalingLaw law;
+  law.eff = {{"bf16", 1}, {"w4a4", 0.69}};
+  scaling::ScalingLaw other = law;
+  EXPECT_TRUE(all_hold(judge_law(law, other)));
+  other.eff["w4a4"] = 0.71;
+  EXPECT_FALSE(all_hold(judge_law(law, other)));
+
+  const std::map<std::string, double> expected = {{"a", 2}, {"b", 3}};
+  EXPECT_THAT(differences({{"a", 2.03}, {"b", 2.97}}, expected, 0.02), IsEmpty());
+  EXPECT_THAT(differences({{"a", 2.05}}, expected, 0.02),
+              ::testing::ElementsAre(HasSubstr("a: 2.05, expected 2 within 2 %")));
+  EXPECT_EQ(differences({{"a", NAN}, {"b", 3}}, expected, 0.02).size(), 1u);
+}
+
+}  // namespace
+}  // namespace quest::cli
