@@ -64,22 +64,28 @@ class Reproduction {
       draw(e, {});
       return result;
     }
-    const std::vector<TrainedRun> runs = train(e);
-    if (shutdown_signal() != 0) return result;
+    std::vector<TrainedRun> runs;
+    for (const int64_t seed : a_.seeds) {
+      const std::vector<TrainedRun> more = train(e, seed);
+      if (shutdown_signal() != 0) return result;
+      runs.insert(runs.end(), more.begin(), more.end());
+    }
     result.findings = e.judge(runs);
     compare(result, data_checksum());
     std::vector<std::string> own;
     for (const TrainedRun& r : runs) {
       if (r.rounded.empty()) own.push_back(r.folder.string());
     }
-    if (e.figure_takes_sweep) own = {folder(e).string()};
+    if (e.figure_takes_sweep) own = {folder(e, a_.seeds.front()).string()};
     draw(e, own);
     return result;
   }
 
   void print_plan(const Experiment& e) const {
     fmt::print("{}: {}\n", e.name, e.claim);
-    if (e.training) fmt::print("{}", SweepRunner(sweep(e), base(e), options(e)).plan_text());
+    for (const int64_t seed : a_.seeds) {
+      if (e.training) fmt::print("seed {}:\n{}", seed, runner(e, seed).plan_text());
+    }
     fmt::print("\n");
   }
 
@@ -106,8 +112,10 @@ class Reproduction {
   }
 
  private:
-  fs::path folder(const Experiment& e) const {
-    return fs::path(a_.out) / fmt::format("{}-{}", e.name, scale_name(scale_));
+  // A sweep's. One for each seed, so that more seeds go on with the others' runs.
+  fs::path folder(const Experiment& e, int64_t seed) const {
+    return fs::path(a_.out) / fmt::format("{}-{}", e.name, scale_name(scale_)) /
+           fmt::format("seed-{}", seed);
   }
 
   std::string device() const {
@@ -115,8 +123,9 @@ class Reproduction {
     return scale_ == Scale::kTiny ? "cpu" : "cuda";
   }
 
-  train::TrainConfig base(const Experiment& e) const {
+  train::TrainConfig base(const Experiment& e, int64_t seed) const {
     train::TrainConfig config = e.training(scale_).base;
+    config.run.seed = seed;
     config.data.train = a_.data;
     config.train.device = device();
     if (a_.steps > 0) {
@@ -129,29 +138,21 @@ class Reproduction {
     return config;
   }
 
-  train::Sweep sweep(const Experiment& e) const {
-    train::Sweep sweep = e.training(scale_).sweep;
-    train::GridAxis seeds{"run.seed", {}};
-    for (const int64_t seed : a_.seeds) seeds.values.push_back(std::to_string(seed));
-    sweep.grid.push_back(std::move(seeds));
-    return sweep;
-  }
-
-  SweepOptions options(const Experiment& e) const {
+  SweepRunner runner(const Experiment& e, int64_t seed) const {
     SweepOptions o;
-    o.folder = folder(e);
+    o.folder = folder(e, seed);
     // Small models do not fill the cores: a run on each.
     o.jobs = a_.jobs > 0 ? a_.jobs : device() == "cpu" ? default_thread_count() : 1;
     o.retry_failed = true;
-    return o;
+    return SweepRunner(e.training(scale_).sweep, base(e, seed), o);
   }
 
-  std::vector<TrainedRun> train(const Experiment& e) {
-    SweepRunner runner(sweep(e), base(e), options(e));
-    log::info("{}: {}; logs are in {}", e.name,
-              format_count(static_cast<int64_t>(runner.trials().size()), "run"),
-              (folder(e) / "logs").string());
-    const SweepOutcome outcome = runner.run();
+  std::vector<TrainedRun> train(const Experiment& e, int64_t seed) const {
+    SweepRunner sweep = runner(e, seed);
+    log::info("{}, seed {}: {}; logs are in {}", e.name, seed,
+              format_count(static_cast<int64_t>(sweep.trials().size()), "run"),
+              (folder(e, seed) / "logs").string());
+    const SweepOutcome outcome = sweep.run();
     std::vector<TrainedRun> runs;
     if (shutdown_signal() != 0) return runs;
     QUEST_CHECK(outcome.errors.empty(), ErrorKind::kData, "{}: trial {} failed: {}", e.name,
@@ -161,14 +162,10 @@ class Reproduction {
                   e.name, row.trial, row.state);
       TrainedRun run;
       run.loss = *row.loss;
-      run.folder = folder(e) / row.run;
+      run.folder = folder(e, seed) / row.run;
+      run.seed = std::to_string(seed);
       for (size_t k = 0; k < row.values.size(); ++k) {
-        const std::string& key = outcome.table.keys[k];
-        if (key == "run.seed") {
-          run.seed = row.values[k];
-        } else {
-          run.settings[key] = row.values[k];
-        }
+        run.settings[outcome.table.keys[k]] = row.values[k];
       }
       runs.push_back(std::move(run));
     }
@@ -264,7 +261,6 @@ class Reproduction {
     if (plot::figure_info(e.figure).has_paper_data) {
       paper = plot::read_paper_data(paper_data_folder(a_.paper_data));
     }
-    if (e.figure_takes_sweep && a_.seeds.size() > 1) return;  // a heat map has no third axis
     plot::Figure figure = plot::paper_figure(e.figure, paper, options);
     figure.scale = 0.6;
     plot::write_figure(figure, file(e, "png"));

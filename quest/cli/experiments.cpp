@@ -266,7 +266,7 @@ constexpr std::string_view kWeightTrust = "quant.weight.trust_scale",
 Training fig10_training(Scale scale) {
   Training t;
   t.base = base_config(scale);
-  shorten(t.base, 2);
+  shorten(t.base, 3);
   train::apply_setting(t.base, kRecipe, "w2a2");
   const std::vector<std::string> factors = {"0.25", "1.0", "4.0"};
   t.sweep.grid = {{std::string(kWeightTrust), factors}, {std::string(kInputTrust), factors}};
@@ -305,7 +305,11 @@ Findings judge_fig10(std::span<const TrainedRun> runs) {
   return out;
 }
 
-Training fig11_training(Scale scale) { return recipes_at(scale, {"w4a4", "fp4", "int4_4of8"}); }
+Training fig11_training(Scale scale) {
+  Training t = recipes_at(scale, {"w4a4", "fp4", "int4_4of8"});
+  shorten(t.base, 2);
+  return t;
+}
 
 Findings judge_fig11(std::span<const TrainedRun> runs) {
   Findings out;
@@ -324,7 +328,7 @@ Findings judge_fig11(std::span<const TrainedRun> runs) {
 Training w1a1_training(Scale scale) {
   Training t;
   t.base = base_config(scale);
-  shorten(t.base, 2);
+  shorten(t.base, 3);
   train::apply_setting(t.base, kRecipe, "w1a1");
   const double lr = t.base.optimizer.lr;
   train::GridAxis rates{"optimizer.lr", {}};

@@ -33,7 +33,7 @@ std::string_view scale_name(Scale scale);
 
 struct Training {
   train::TrainConfig base;  // without data, device and folder
-  train::Sweep sweep;       // without the axis of seeds
+  train::Sweep sweep;       // of one seed
   // Recipes that the BF16 runs are also evaluated with: post-training rounding.
   std::vector<std::string> rounded_after;
 };

@@ -48,9 +48,9 @@ TEST_F(ReproduceTest, TrainsAndGoesOnWithWhatIsThere) {
       << first.errors;
   const std::string report = quest::read_file(folder_ / "r/fig11-tiny.md");
   EXPECT_NE(report.find("INT4 below 4:8 sparse INT4"), std::string::npos) << report;
-  const auto time = fs::last_write_time(folder_ / "r/fig11-tiny/runs");
+  const auto time = fs::last_write_time(folder_ / "r/fig11-tiny/seed-0/runs");
   EXPECT_EQ(run(command).code, first.code);
-  EXPECT_EQ(fs::last_write_time(folder_ / "r/fig11-tiny/runs"), time);
+  EXPECT_EQ(fs::last_write_time(folder_ / "r/fig11-tiny/seed-0/runs"), time);
   EXPECT_EQ(quest::read_file(folder_ / "r/fig11-tiny.md"), report);
 }
 
