@@ -72,12 +72,7 @@ class Reproduction {
     }
     result.findings = e.judge(runs);
     compare(result, data_checksum());
-    std::vector<std::string> own;
-    for (const TrainedRun& r : runs) {
-      if (r.rounded.empty()) own.push_back(r.folder.string());
-    }
-    if (e.figure_takes_sweep) own = {folder(e, a_.seeds.front()).string()};
-    draw(e, own);
+    draw(e, runs);
     return result;
   }
 
@@ -253,10 +248,22 @@ class Reproduction {
                                   format_count(here, "value"), 100 * result.experiment->tolerance);
   }
 
-  void draw(const Experiment& e, const std::vector<std::string>& own) const {
+  // Of several seeds: all runs where they are points, the first seed's where each is a curve or a
+  // map.
+  void draw(const Experiment& e, const std::vector<TrainedRun>& runs) const {
     if (e.figure.empty() || a_.no_pictures) return;
     plot::FigureOptions options;
-    options.own = own;
+    const plot::OwnData takes = plot::figure_info(e.figure).takes;
+    const std::string first = std::to_string(a_.seeds.front());
+    if (takes == plot::OwnData::kSweep) options.own = {folder(e, a_.seeds.front()).string()};
+    for (const TrainedRun& run : runs) {
+      if (!run.rounded.empty() || takes == plot::OwnData::kSweep) continue;
+      if (takes == plot::OwnData::kDiagnostics) {
+        if (run.seed != first) continue;
+        options.labels.push_back(run_label(run));
+      }
+      options.own.push_back(run.folder.string());
+    }
     plot::PaperData paper;
     if (plot::figure_info(e.figure).has_paper_data) {
       paper = plot::read_paper_data(paper_data_folder(a_.paper_data));

@@ -305,11 +305,7 @@ Findings judge_fig10(std::span<const TrainedRun> runs) {
   return out;
 }
 
-Training fig11_training(Scale scale) {
-  Training t = recipes_at(scale, {"w4a4", "fp4", "int4_4of8"});
-  shorten(t.base, 2);
-  return t;
-}
+Training fig11_training(Scale scale) { return recipes_at(scale, {"w4a4", "fp4", "int4_4of8"}); }
 
 Findings judge_fig11(std::span<const TrainedRun> runs) {
   Findings out;
@@ -392,7 +388,6 @@ std::vector<Experiment> make_experiments() {
       {.name = "fig10",
        .claim = "the trust region of half a step (s = 1) is a good one",
        .figure = "fig10",
-       .figure_takes_sweep = true,
        .training = fig10_training,
        .judge = judge_fig10},
       {.name = "fig11",
@@ -437,14 +432,16 @@ const Experiment& experiment(std::string_view name) {
   QUEST_THROW(ErrorKind::kUsage, "there is no experiment \"{}\". Experiments are:{}", name, list);
 }
 
-std::string value_name(const TrainedRun& run) {
+std::string value_name(const TrainedRun& run) { return run_label(run) + " seed " + run.seed; }
+
+std::string run_label(const TrainedRun& run) {
   std::string name;
   for (const auto& [key, value] : run.settings) {
     const bool recipe = key == kRecipe && run.settings.size() == 1;
     name += (name.empty() ? "" : " ") + (recipe ? value : key + "=" + value);
   }
   if (!run.rounded.empty()) name += " rounded to " + run.rounded;
-  return name + " seed " + run.seed;
+  return name;
 }
 
 Findings judge_law(const scaling::ScalingLaw& fitted, const scaling::ScalingLaw& reference) {

@@ -62,7 +62,6 @@ struct Experiment {
   std::string name;    // "fig3"
   std::string claim;   // what the paper shows, one line
   std::string figure;  // of `quest plot`, drawn from the runs; empty: none
-  bool figure_takes_sweep = false;
   double tolerance = 0.02;  // relative, of values against a stored expectation
   // Null: it trains nothing (table1).
   std::function<Training(Scale)> training;
@@ -78,7 +77,9 @@ const Experiment& experiment(std::string_view name);
 // reference: by recipe.
 Findings judge_law(const scaling::ScalingLaw& fitted, const scaling::ScalingLaw& reference);
 
-// A run's name among the values: "w2a2 seed 0", "w2a2 rounded after training seed 0".
+// What a run is among the others: "w2a2", "bf16 rounded to w2a2", "optimizer.lr=0.002".
+std::string run_label(const TrainedRun& run);
+// The same with its seed: its name among the values.
 std::string value_name(const TrainedRun& run);
 
 // What is off by more than the tolerance, or missing: lines for the user.
