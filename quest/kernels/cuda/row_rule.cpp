@@ -105,6 +105,8 @@ RowRule make_row_rule(const QuantSpec& spec, int64_t k) {
       break;
     case Grid::kNone:
       break;
+    case Grid::kRegistered:
+      QUEST_ASSERT(false, "{} has no rule of its own", to_string(spec));
   }
   return rule;
 }
