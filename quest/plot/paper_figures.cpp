@@ -92,7 +92,9 @@ std::string suffix_label(std::string_view suffixes) {
     suffixes.remove_prefix(1);  // the underscore
     const size_t end = std::min(suffixes.find('_'), suffixes.size());
     const std::string_view word = suffixes.substr(0, end);
-    label += word == "nohadamard" ? " without Hadamard" : " " + upper(word);
+    label += word == "nohadamard" ? " without Hadamard"
+             : word == "hadamard" ? " with Hadamard"
+                                  : " " + upper(word);
     suffixes.remove_prefix(end);
   }
   return label;

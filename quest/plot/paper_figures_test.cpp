@@ -9,6 +9,7 @@
 #include "quest/base/testing.h"
 #include "quest/plot/figure_groups.h"
 #include "quest/plot/gnuplot.h"
+#include "quest/quant/registered_quantizer.h"
 
 namespace quest::plot {
 namespace {
@@ -240,6 +241,24 @@ TEST_F(OwnRuns, AreLaidOverTheLawFigures) {
   }
   folder_.write("u.csv", "format,params,tokens,loss\nq9,1,1,1\n");
   EXPECT_QUEST_ERROR(draw("fig1", {.own = {path("u.csv")}}), ErrorKind::kUsage, "q9");
+}
+
+// As the program that has torch registers them.
+TEST_F(OwnRuns, OfRegisteredQuantizersBearTheirNames) {
+  for (const char* name : {"lsq", "pact"}) {
+    if (find_registered_quantizer(name) == nullptr)
+      register_quantizer_name({.name = name, .help = ""});
+  }
+  folder_.write("t.csv",
+                "format,params,tokens,loss\nw4a4_lsq,30482560,3e9,3.3\n"
+                "w4a4_lsq_hadamard,30482560,3e9,3.2\nw2a16_pact,30482560,3e9,3.6\n"
+                "w4a4_ste,30482560,3e9,3.4\n");
+  const Chart chart = chart_of(draw("fig3", {.own = {path("t.csv")}}));
+  EXPECT_EQ(y_at(chart, "own LSQ", 4), 3.3);
+  EXPECT_EQ(series_of(chart, "own LSQ").color, series_of(chart, "LSQ").color);
+  EXPECT_EQ(y_at(chart, "own LSQ with Hadamard", 4), 3.2);
+  EXPECT_EQ(y_at(chart, "own PACT, weights only", 2), 3.6);
+  EXPECT_EQ(y_at(chart, "own STE with Hadamard", 4), 3.4);
 }
 
 TEST_F(OwnRuns, AreLaidOverTheDiagnosticsFigures) {
