@@ -249,6 +249,15 @@ TEST(TensorQuantizer, RefusesNamesThatMeanSomethingElse) {
   }
 }
 
+TEST(TensorQuantizer, RefusesRecipesThatAreThereOrCannotBe) {
+  for (const char* name : {"bitnet", "w4a4", "fp4", "w4a4_lsq", "none", "", "a b", "my_hadamard"}) {
+    EXPECT_THROW(register_recipe({name, "lsq4", "lsq4", ""}), Error) << name;
+  }
+  EXPECT_THROW(register_recipe({"mine", "lsq4", "paretoq4", ""}), Error) << "not for activations";
+  EXPECT_THROW(register_recipe({"mine", "lsq4.hadamard", "lsq4", ""}), Error) << "one side rotated";
+  EXPECT_THROW(recipe_from_name("mine"), Error) << "refused, and there nevertheless";
+}
+
 // One product with registered sides is that of its values, with gradients through both.
 TEST(QuantLinear, RegisteredSidesLearnThroughTheProduct) {
   for (const char* name : {"w3a4_lsq_plus", "w2a2_lsq_hadamard"}) {
