@@ -10,6 +10,7 @@
 #include "quest/base/error.h"
 #include "quest/base/thread_pool.h"
 #include "quest/cli/commands.h"
+#include "quest/cli/paper_data.h"
 #include "quest/plot/gnuplot.h"
 #include "quest/plot/paper_figures.h"
 
@@ -32,17 +33,6 @@ struct AllArguments {
   double scale = 1;
 };
 
-// As named, or data/paper here, in the source tree, or installed: the first that is there.
-fs::path paper_folder(const std::string& named) {
-  if (!named.empty()) return named;
-  for (const char* folder : {"data/paper", QUEST_PAPER_SOURCE, QUEST_PAPER_INSTALLED}) {
-    if (fs::exists(folder)) return folder;
-  }
-  QUEST_THROW(ErrorKind::kIo,
-              "the paper's numbers were not found (data/paper of the repository); name their "
-              "folder with --paper-data");
-}
-
 std::optional<scaling::ScalingLaw> fitted_law(const std::vector<std::string>& inputs) {
   if (inputs.empty()) return std::nullopt;
   scaling::FitOptions options;
@@ -57,7 +47,7 @@ void run_figure(const std::string& name, const FigureArguments& arguments) {
   options.memory_bytes = 1e9 * arguments.memory_gb;
   plot::PaperData paper;
   if (plot::figure_info(name).has_paper_data) {
-    paper = plot::read_paper_data(paper_folder(arguments.paper_data));
+    paper = plot::read_paper_data(paper_data_folder(arguments.paper_data));
   }
   plot::Figure figure = plot::paper_figure(name, paper, options);
   if (!arguments.title.empty()) figure.title = arguments.title;
@@ -68,7 +58,7 @@ void run_figure(const std::string& name, const FigureArguments& arguments) {
 
 void run_all(const AllArguments& arguments) {
   plot::require_gnuplot();
-  const plot::PaperData paper = plot::read_paper_data(paper_folder(arguments.paper_data));
+  const plot::PaperData paper = plot::read_paper_data(paper_data_folder(arguments.paper_data));
   plot::FigureOptions options;
   options.own_law = fitted_law(arguments.fit);
   std::error_code error;

@@ -4,12 +4,15 @@
 
 namespace quest::cli {
 
-std::filesystem::path paper_data_folder() {
-  for (const char* folder : {QUEST_PAPER_SOURCE, QUEST_PAPER_INSTALLED}) {
+std::filesystem::path paper_data_folder(const std::string& named) {
+  if (!named.empty()) return named;
+  for (const char* folder : {"data/paper", QUEST_PAPER_SOURCE, QUEST_PAPER_INSTALLED}) {
     if (std::filesystem::exists(folder)) return folder;
   }
-  QUEST_THROW(ErrorKind::kIo, "the paper's data of the source tree ({}) are gone; name your own",
-              QUEST_PAPER_SOURCE);
+  QUEST_THROW(ErrorKind::kIo,
+              "the paper's numbers, data/paper of the repository, are neither here nor in {} nor "
+              "in {}; name data of your own (see --help)",
+              QUEST_PAPER_SOURCE, QUEST_PAPER_INSTALLED);
 }
 
 }  // namespace quest::cli

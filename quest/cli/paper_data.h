@@ -2,10 +2,12 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 namespace quest::cli {
 
-// The folder in the source tree, or the one that was installed. Throws kIo if both are gone.
-std::filesystem::path paper_data_folder();
+// The folder that is named; without a name data/paper here, in the source tree, or installed, the
+// first that is there. Throws kIo if none is.
+std::filesystem::path paper_data_folder(const std::string& named = {});
 
 }  // namespace quest::cli
