@@ -230,7 +230,7 @@ TEST_F(TrainerTest, StoppedAfterEveryStepAndResumedIsBitwiseTheSame) {
 }
 
 TEST_F(TrainerTest, DiagnosticsChangeNothing) {
-  std::vector<TrainConfig> configs(3, tiny(""));
+  std::vector<TrainConfig> configs(4, tiny(""));
   configs[0].run.name = "accumulation";
   configs[0].train.micro_batch_size = 2;
   configs[0].averaging.ema_decay = 0.9;
@@ -241,6 +241,9 @@ TEST_F(TrainerTest, DiagnosticsChangeNothing) {
   configs[2].train.compute_type = "bf16";
   configs[2].optimizer.name = "schedule_free_adamw";
   configs[2].schedule.name = "constant";
+  configs[3].run.name = "learned";
+  configs[3].train.recompute = "block";
+  configs[3].quant = recipe_from_name("w3a3_lsq_plus_hadamard");
   for (TrainConfig c : configs) {
     SCOPED_TRACE(c.run.name);
     const TrainOutcome without = train(c);
