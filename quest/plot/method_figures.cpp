@@ -176,9 +176,11 @@ Chart paper_panel(const PaperData& paper, const char* size, double params, RunsB
 Figure loss_by_bits(const PaperData& paper, const FigureOptions& options) {
   Figure figure;
   figure.title = "Figure 3: loss against bits by method";
-  figure.note = options.own.empty() ? "validation loss on C4 after 100 tokens per parameter"
-                                    : "paper: loss on C4 after 100 tokens per parameter; own runs: "
-                                      "on their own text and tokens";
+  const std::string paper_note = "loss on C4 after 100 tokens per parameter";
+  const std::string own_note = "own runs: on their own text and tokens";
+  figure.note = options.own.empty() ? "validation " + paper_note
+                : options.own_only  ? own_note
+                                    : "paper: " + paper_note + "; " + own_note;
   RunsBySize own = by_size(own_runs(options));
   std::vector<Chart> charts;
   if (!options.own_only) {

@@ -375,6 +375,7 @@ TEST(FormatLabel, IsForReaders) {
   EXPECT_EQ(format_label("bf16"), "BF16");
   EXPECT_EQ(format_label("w4a4_nohadamard"), "W4A4 without Hadamard");
   EXPECT_EQ(format_label("w4a4_nohadamard_ste"), "W4A4 without Hadamard STE");
+  EXPECT_EQ(format_label("bitnet_hadamard"), "BitNet with Hadamard");
   EXPECT_EQ(format_label("int4_4of8_ste"), "INT4, 4:8 sparse STE");
 }
 
