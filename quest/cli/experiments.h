@@ -24,7 +24,7 @@
 
 namespace quest::cli {
 
-// tiny: a model of 0.9 M parameters on 2.5 M tokens, minutes a run on two cores. small: the paper's
+// tiny: a model of 1.05 M parameters on 2.5 M tokens, minutes a run on two cores. small: the paper's
 // 30M model on 26 M tokens, a minute a run on one GPU. paper: its 30M model on its 3 B tokens.
 enum class Scale { kTiny, kSmall, kPaper };
 // "tiny", "small", "paper"; throws kUsage.

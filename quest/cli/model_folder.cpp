@@ -54,7 +54,9 @@ LoadedModel load_model(const std::filesystem::path& folder, const LoadOptions& o
             loaded.folder.string(), recipe.name, to_string(recipe.weight),
             to_string(recipe.activation), static_cast<double>(config.parameters()) / 1e6,
             options.compute_type, device.is_cuda() ? " on the GPU" : "");
-  if (given) log::info("rounded after training, which was {}", loaded.trained.name);
+  const bool is_trained =
+      recipe.weight == loaded.trained.weight && recipe.activation == loaded.trained.activation;
+  if (!is_trained) log::info("rounded after training, which was {}", loaded.trained.name);
   return loaded;
 }
 

@@ -13,6 +13,7 @@
 #include "quest/base/shutdown.h"
 #include "quest/base/thread_pool.h"
 #include "quest/kernels/hadamard_quantize.h"
+#include "quest/quant/grid_statistics.h"
 #include "quest/quant/quantizer.h"
 
 namespace quest::cli {
@@ -127,20 +128,7 @@ QuantizedTensor quantize_tensor(const QuantSpec& spec, const std::string& name,
 // Every code of the grid, so that the bins of all tensors are the same.
 std::map<int8_t, int64_t> empty_counts(const QuantSpec& spec) {
   std::map<int8_t, int64_t> counts;
-  const CodeFormat format = code_format(spec);
-  if (spec.grid == Grid::kFp4) {
-    const LevelTable<float>& table = level_table<float>(spec);
-    for (int i = 0; i < table.count; ++i)
-      counts[static_cast<int8_t>(table.numbers[static_cast<size_t>(i)])] = 0;
-  } else if (!format.is_integer) {
-    for (size_t i = 0; i < format.levels.size(); ++i) counts[static_cast<int8_t>(i)] = 0;
-  } else {
-    for (int number = -format.max_number; number <= format.max_number;
-         number += spec.grid == Grid::kTernary ? 1 : 2) {
-      counts[static_cast<int8_t>((number - format.offset) / format.multiplier)] = 0;
-    }
-    if (spec.grid == Grid::kUniform4of8) counts[0] = 0;  // dropped pairs
-  }
+  for (const int code : codes_in_order(spec)) counts[static_cast<int8_t>(code)] = 0;
   return counts;
 }
 
@@ -243,6 +231,9 @@ double QuantizeReport::signal_to_noise_db() const { return -10 * std::log10(rela
 
 std::vector<QuantizeReport> quantize_file(const QuantizeFileOptions& options) {
   validate(options.spec);
+  QUEST_CHECK(options.spec.registered == nullptr, ErrorKind::kUsage,
+              "{} is no grid: it takes its values in a model's training (quest train)",
+              to_string(options.spec));
   const SafetensorsReader file(options.input);
   std::error_code ignored;
   QUEST_CHECK(!std::filesystem::equivalent(options.input, options.output, ignored),

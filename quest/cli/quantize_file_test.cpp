@@ -156,6 +156,7 @@ TEST_F(QuantizeFile, BadInputIsNamed) {
   EXPECT_QUEST_ERROR(run("int4.trust", "ids"), ErrorKind::kData, "ids is I32");
   EXPECT_QUEST_ERROR(run("int4.trust", "nothing"), ErrorKind::kData, "nothing");
   EXPECT_QUEST_ERROR(run("int4.hadamard.trust", "short"), ErrorKind::kUsage, "short");
+  EXPECT_QUEST_ERROR(run("lsq4", "row"), ErrorKind::kUsage, "lsq4 is no grid");
   EXPECT_QUEST_ERROR(run("int4.trust", "row", "g"), ErrorKind::kUsage, "(24,256)");
   EXPECT_QUEST_ERROR(run("int4.trust", "row", "missing"), ErrorKind::kData, "missing");
   EXPECT_QUEST_ERROR(run("int4.trust", "row", "ids"), ErrorKind::kData, "ids is I32");

@@ -125,7 +125,8 @@ class DataCheck {
 
 // The last line of a log, from `begin` on, that tells an error; else its last line.
 std::string last_error_line(const fs::path& log, uintmax_t begin) {
-  const std::string text = read_file(log).substr(begin);
+  const std::string all = read_file(log);
+  const std::string text = all.substr(std::min<size_t>(begin, all.size()));
   std::string last, error;
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());

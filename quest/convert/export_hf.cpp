@@ -94,6 +94,9 @@ ExportReport export_hf(const std::filesystem::path& model, const std::filesystem
   check_replaceable(out, FolderKind::kHf);
   const CheckpointLayers checkpoint(source);
   const LlamaConfig& config = checkpoint.config();
+  QUEST_CHECK(checkpoint.recipe().weight.registered == nullptr, ErrorKind::kUsage,
+              "{} quantizes weights with {}, which can be trained and judged, not exported",
+              source.string(), to_string(checkpoint.recipe().weight));
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(source);
   AtomicFolder folder(out);
   ThreadPool pool;

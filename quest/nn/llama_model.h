@@ -107,6 +107,7 @@ class LlamaModel {
   at::Tensor head_copy(bool grad_enabled);  // the head's weight in the compute type
   const at::Tensor& head() const;
   void grow(KvState& state, int64_t batch, int64_t positions) const;
+
   LlamaConfig config_;
   QuantRecipe recipe_;
   ComputeType compute_;

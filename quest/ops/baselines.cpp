@@ -243,14 +243,13 @@ void register_all() {
                       .help = "LSQ from the Gaussian optimum, activations with a learned offset"},
                      factory<Lsq>(true));
   register_quantizer({.name = "pact", .help = "learned clipping values (PACT)"}, factory<Pact>());
-  register_quantizer(
-      {.name = "absmean_ternary",
-       .min_bits = 2,
-       .max_bits = 2,
-       .for_activations = false,
-       .help = "weights -1 0 1 times mean |w|, straight-through (w2a16_; BitNet b1.58's)",
-       .storage_bits = std::log2(3.0)},
-      [](const QuantizerPlace&) { return std::make_unique<AbsmeanTernary>(); });
+  register_quantizer({.name = "absmean_ternary",
+                      .min_bits = 2,
+                      .max_bits = 2,
+                      .for_activations = false,
+                      .help = "weights -1 0 1 times mean |w|, straight-through (BitNet b1.58's)",
+                      .storage_bits = std::log2(3.0)},
+                     [](const QuantizerPlace&) { return std::make_unique<AbsmeanTernary>(); });
   register_quantizer(
       {.name = "absmax",
        .min_bits = 2,
@@ -266,7 +265,7 @@ void register_all() {
                       .min_bits = 2,
                       .max_bits = 2,
                       .for_activations = false,
-                      .help = "SEQ with three levels (w2a16_)",
+                      .help = "SEQ with three levels",
                       .storage_bits = std::log2(3.0)},
                      factory<ParetoQ>(true));
   register_recipe({"bitnet", "absmean_ternary", "absmax8",

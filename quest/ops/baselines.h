@@ -15,6 +15,9 @@
 // gradients with their stated surrogates (baselines_test.cpp). The straight-through baseline of the
 // paper is the recipe w<b>a<c>_nohadamard_ste: a grid.
 //
+// The gradient of a step is scaled by 1/sqrt(values q_max), as QuEST's authors do it: for an input
+// the values of one micro-batch, so that train.micro_batch_size is part of what a run computes.
+//
 // They are part of a program that makes layers: quant_linear.cpp registers them at its start.
 #pragma once
 

@@ -243,10 +243,29 @@ TEST(Baselines, NamesAreSpecsAndRecipes) {
   }
 }
 
+TEST(Baselines, HelpHasNamesThatExist) {
+  std::string patterns;
+  for (const RecipeHelp& help : recipe_names()) patterns += help.pattern + "\n";
+  for (const char* pattern : {"bitnet", "w<b>a<c>_lsq", "w<b>a16_paretoq", "w2a16_absmean_ternary",
+                              "w2a16_paretoq_ternary"}) {
+    EXPECT_NE(patterns.find(std::string(pattern) + "\n"), std::string::npos) << patterns;
+  }
+  EXPECT_NO_THROW(recipe_from_name("w2a16_paretoq_ternary"));
+}
+
 TEST(TensorQuantizer, RefusesNamesThatMeanSomethingElse) {
   for (const char* name : {"", "Lsq", "lsq", "fp4", "int", "my_trust", "lsq4", "uniform", "a b"}) {
     EXPECT_THROW(register_quantizer({.name = name, .help = ""}, nullptr), Error) << name;
   }
+}
+
+TEST(TensorQuantizer, RefusesRecipesThatAreThereOrCannotBe) {
+  for (const char* name : {"bitnet", "w4a4", "fp4", "w4a4_lsq", "none", "", "a b", "my_hadamard"}) {
+    EXPECT_THROW(register_recipe({name, "lsq4", "lsq4", ""}), Error) << name;
+  }
+  EXPECT_THROW(register_recipe({"mine", "lsq4", "paretoq4", ""}), Error) << "not for activations";
+  EXPECT_THROW(register_recipe({"mine", "lsq4.hadamard", "lsq4", ""}), Error) << "one side rotated";
+  EXPECT_THROW(recipe_from_name("mine"), Error) << "refused, and there nevertheless";
 }
 
 // One product with registered sides is that of its values, with gradients through both.

@@ -7,7 +7,7 @@
 #include "quest/base/error.h"
 #include "quest/plot/diagnostics.h"
 #include "quest/plot/figure_groups.h"
-#include "quest/quant/quantizer.h"
+#include "quest/quant/grid_statistics.h"
 
 namespace quest::plot {
 namespace {
@@ -65,15 +65,6 @@ Series step_series(const std::string& name, int color, bool own) {
           .dash = own ? 2 : 1};
 }
 
-// Share of N(0,1) values that the trust estimator masks on the uniform grid of this width: inside
-// the grid no error exceeds half a step, so what lies more than half a step beyond the outermost
-// level.
-double masked_gaussian(int bits) {
-  const double codes = std::exp2(bits);
-  const double limit = optimal_gaussian_scale(bits) * codes / (codes - 1);
-  return std::erfc(limit / std::sqrt(2.0));
-}
-
 // Percentages: the shares are small.
 constexpr double kPercent = 100;
 
@@ -90,9 +81,10 @@ void add_paper_masks(Chart& chart, const PaperData& paper) {
     }
     chart.series.push_back(series);
   }
+  const double expected = *gaussian_masked_fraction(recipe_from_name("w8a8").weight);
   Series gaussian{.name = "N(0, 1) on the 8-bit grid", .look = Look::kLine, .color = 6, .dash = 2};
   for (const ChartPoint& p : chart.series.front().points) {
-    gaussian.points.push_back({p.x, kPercent * masked_gaussian(8)});
+    gaussian.points.push_back({p.x, kPercent * expected});
   }
   chart.series.push_back(gaussian);
 }

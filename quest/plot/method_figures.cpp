@@ -9,6 +9,7 @@
 #include "quest/base/error.h"
 #include "quest/plot/chart_axis.h"
 #include "quest/plot/figure_groups.h"
+#include "quest/quant/quant_spec.h"
 
 namespace quest::plot {
 namespace {
@@ -68,22 +69,25 @@ std::set<std::string> words_of(std::string_view rest) {
 }
 
 // What a recipe's name says beside the widths: w4a4 is QuEST, w4a4_nohadamard_ste is STE (the
-// paper's baselines have no transform), in the paper's colors; others are named as they are.
+// paper's baselines have no transform), w4a4_lsq is LSQ, in the paper's colors; others are named as
+// they are, registered quantizers by their own names.
 OwnMethod method_of(const std::string& format, int next_color) {
   static const std::regex widths("w[0-9]+a([0-9]+)");
   std::smatch match;
   if (!std::regex_search(format, match, widths)) return {format_label(format), next_color};
   std::set<std::string> words = words_of(match.prefix().str() + match.suffix().str());
-  const bool plain = words.erase("nohadamard") > 0;
+  const QuantRecipe recipe = recipe_from_name(format);
+  const auto registered = [](const QuantSpec& spec) { return spec.registered != nullptr; };
+  if (registered(recipe.weight) || registered(recipe.activation)) {
+    OwnMethod method{format_label(match.suffix().str()).substr(1), next_color};
+    if (method.name == "LSQ") method.color = 2;
+    if (match[1] == "16") method = {method.name + ", weights only", next_color};
+    return method;
+  }
+  const bool plain = words.erase("nohadamard") > 0, ste = words.erase("ste") > 0;
   OwnMethod method{plain ? "QuEST without Hadamard" : "QuEST",
                    words.empty() && !plain ? 0 : next_color};
-  for (const auto& [key, name, color, marker] : kMethods) {
-    if (words.erase(key) == 0) continue;
-    // An LSQ has no transform to leave out.
-    const bool rotated = !plain && std::string_view(key) == "ste";
-    method = {rotated ? fmt::format("{} with Hadamard", name) : name,
-              words.empty() && !rotated ? color : next_color};
-  }
+  if (ste) method = {plain ? "STE" : "STE with Hadamard", words.empty() && plain ? 1 : next_color};
   for (const std::string& word : words) method.name += " " + word;
   if (match[1] == "16") method = {method.name + ", weights only", next_color};
   return method;
@@ -172,9 +176,11 @@ Chart paper_panel(const PaperData& paper, const char* size, double params, RunsB
 Figure loss_by_bits(const PaperData& paper, const FigureOptions& options) {
   Figure figure;
   figure.title = "Figure 3: loss against bits by method";
-  figure.note = options.own.empty() ? "validation loss on C4 after 100 tokens per parameter"
-                                    : "paper: loss on C4 after 100 tokens per parameter; own runs: "
-                                      "on their own text and tokens";
+  const std::string paper_note = "loss on C4 after 100 tokens per parameter";
+  const std::string own_note = "own runs: on their own text and tokens";
+  figure.note = options.own.empty() ? "validation " + paper_note
+                : options.own_only  ? own_note
+                                    : "paper: " + paper_note + "; " + own_note;
   RunsBySize own = by_size(own_runs(options));
   std::vector<Chart> charts;
   if (!options.own_only) {

@@ -92,7 +92,9 @@ std::string suffix_label(std::string_view suffixes) {
     suffixes.remove_prefix(1);  // the underscore
     const size_t end = std::min(suffixes.find('_'), suffixes.size());
     const std::string_view word = suffixes.substr(0, end);
-    label += word == "nohadamard" ? " without Hadamard" : " " + upper(word);
+    label += word == "nohadamard" ? " without Hadamard"
+             : word == "hadamard" ? " with Hadamard"
+                                  : " " + upper(word);
     suffixes.remove_prefix(end);
   }
   return label;
@@ -135,7 +137,8 @@ std::string format_label(std::string_view format) {
     return "INT4, 4:8 sparse" + suffix_label(format.substr(std::string_view("int4_4of8").size()));
   }
   const size_t end = std::min(format.find('_'), format.size());
-  return upper(format.substr(0, end)) + suffix_label(format.substr(end));
+  const std::string_view base = format.substr(0, end);
+  return (base == "bitnet" ? "BitNet" : upper(base)) + suffix_label(format.substr(end));
 }
 
 int width_color(double bits) {

@@ -9,6 +9,7 @@
 #include "quest/base/testing.h"
 #include "quest/plot/figure_groups.h"
 #include "quest/plot/gnuplot.h"
+#include "quest/quant/registered_quantizer.h"
 
 namespace quest::plot {
 namespace {
@@ -242,6 +243,24 @@ TEST_F(OwnRuns, AreLaidOverTheLawFigures) {
   EXPECT_QUEST_ERROR(draw("fig1", {.own = {path("u.csv")}}), ErrorKind::kUsage, "q9");
 }
 
+// As the program that has torch registers them.
+TEST_F(OwnRuns, OfRegisteredQuantizersBearTheirNames) {
+  for (const char* name : {"lsq", "pact"}) {
+    if (find_registered_quantizer(name) == nullptr)
+      register_quantizer_name({.name = name, .help = ""});
+  }
+  folder_.write("t.csv",
+                "format,params,tokens,loss\nw4a4_lsq,30482560,3e9,3.3\n"
+                "w4a4_lsq_hadamard,30482560,3e9,3.2\nw2a16_pact,30482560,3e9,3.6\n"
+                "w4a4_ste,30482560,3e9,3.4\n");
+  const Chart chart = chart_of(draw("fig3", {.own = {path("t.csv")}}));
+  EXPECT_EQ(y_at(chart, "own LSQ", 4), 3.3);
+  EXPECT_EQ(series_of(chart, "own LSQ").color, series_of(chart, "LSQ").color);
+  EXPECT_EQ(y_at(chart, "own LSQ with Hadamard", 4), 3.2);
+  EXPECT_EQ(y_at(chart, "own PACT, weights only", 2), 3.6);
+  EXPECT_EQ(y_at(chart, "own STE with Hadamard", 4), 3.4);
+}
+
 TEST_F(OwnRuns, AreLaidOverTheDiagnosticsFigures) {
   std::string text;
   for (int step = 0; step <= 2400; step += 100) {
@@ -356,6 +375,7 @@ TEST(FormatLabel, IsForReaders) {
   EXPECT_EQ(format_label("bf16"), "BF16");
   EXPECT_EQ(format_label("w4a4_nohadamard"), "W4A4 without Hadamard");
   EXPECT_EQ(format_label("w4a4_nohadamard_ste"), "W4A4 without Hadamard STE");
+  EXPECT_EQ(format_label("bitnet_hadamard"), "BitNet with Hadamard");
   EXPECT_EQ(format_label("int4_4of8_ste"), "INT4, 4:8 sparse STE");
 }
 

@@ -158,7 +158,7 @@ HeatMap sweep_heat_map(const SweepTable& table, const std::string& x_key, const 
     return static_cast<size_t>(std::find(values.begin(), values.end(), value) - values.begin());
   };
   for (const SweepTrial& trial : table.trials) {
-    if (!trial.loss) continue;
+    if (trial.state != "done" || !trial.loss) continue;
     const double value = perplexity ? std::exp(*trial.loss) : *trial.loss;
     std::optional<double>& cell = map.rows[place(map.y_tics, trial.settings.at(y_key))]
                                           [place(map.x_tics, trial.settings.at(x_key))];

@@ -1,7 +1,7 @@
 // The trials of a sweep, read from the trials.csv of its folder. The first line names the columns:
 // trial, state, a column for each setting that the sweep varies, steps, tokens, loss, run. A cell
-// that holds a comma or a quotation mark is in quotation marks. A trial without a final loss
-// (failed, stopped, pending) has an empty one.
+// that holds a comma or a quotation mark is in quotation marks. A trial without a loss (failed, or
+// pending before its first result) has an empty one.
 //
 //   SweepTable table = read_sweep_table("sweeps/lr");
 //   HeatMap map = sweep_heat_map(table, "optimizer.lr", "quant.weight.trust_scale", false);
@@ -21,7 +21,7 @@ namespace quest::plot {
 struct SweepTrial {
   std::string state;                            // "done", "failed", "stopped", "pending"
   std::map<std::string, std::string> settings;  // key to value, as written
-  std::optional<double> loss;                   // final validation loss, nats a token
+  std::optional<double> loss;                   // validation loss, nats a token; final if done
 };
 
 struct SweepTable {
@@ -39,9 +39,10 @@ SweepTable read_sweep_table(const std::filesystem::path& sweep);
 // The keys that take more than one value.
 std::vector<std::string> varied_keys(const SweepTable& table);
 
-// The best loss (or perplexity, exp of it) of the trials of each pair of values; empty where none
-// has one. Values are in numerical order, or in the file's if one is no number. Throws kUsage for a
-// key that the sweep does not have, listing its keys.
+// The best loss (or perplexity, exp of it) of the trials of each pair of values that are done;
+// empty where none is: the loss of a trial that halving stopped is one of fewer steps. Values are
+// in numerical order, or in the file's if one is no number. Throws kUsage for a key that the sweep
+// does not have, listing its keys.
 HeatMap sweep_heat_map(const SweepTable& table, const std::string& x_key, const std::string& y_key,
                        bool perplexity);
 

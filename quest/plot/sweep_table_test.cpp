@@ -54,7 +54,9 @@ TEST(SweepHeatMap, HoldsTheBestOfEachPair) {
       "1,done,0.01,2,1,1,1,3.25,r\n"
       "2,failed,0.01,10,0,1,1,,r\n"
       "3,done,0.002,10,0,1,1,3.75,r\n"
-      "4,stopped,0.002,2,0,1,1,nan,r\n");
+      "4,stopped,0.002,2,0,1,1,3.5,r\n"
+      "5,pending,0.01,2,2,1,1,1.5,r\n"
+      "6,done,0.01,10,1,1,1,nan,r\n");
   const HeatMap map = sweep_heat_map(table, "optimizer.lr", "quant.weight.trust_scale", false);
   EXPECT_EQ(map.x_tics, (std::vector<std::string>{"0.002", "0.01"})) << "in numerical order";
   EXPECT_EQ(map.y_tics, (std::vector<std::string>{"2", "10"}));

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <optional>
 
 #include "quest/base/error.h"
@@ -11,9 +12,12 @@ constexpr float kOneBitClipHadamard = 1.30f;
 constexpr float kOneBitClipPlain = 1.25f;
 
 [[noreturn]] void throw_unknown_recipe(std::string_view name, std::string_view why) {
+  const std::vector<RecipeHelp> names = recipe_names();
+  size_t width = 0;
+  for (const RecipeHelp& entry : names) width = std::max(width, entry.pattern.size());
   std::string list;
-  for (const RecipeHelp& entry : recipe_names()) {
-    list += fmt::format("\n  {:<20} {}", entry.pattern, entry.help);
+  for (const RecipeHelp& entry : names) {
+    list += fmt::format("\n  {:<{}} {}", entry.pattern, width, entry.help);
   }
   QUEST_THROW(ErrorKind::kUsage, "quantization recipe \"{}\" {}. Recipes are:{}", name, why, list);
 }
@@ -201,7 +205,12 @@ std::vector<RecipeHelp> recipe_names() {
     names.push_back({recipe->name, recipe->help});
   }
   for (const RegisteredQuantizer* q : registered_quantizers()) {
-    names.push_back({(q->for_activations ? "w<b>a<c>_" : "w<b>a16_") + q->name, q->help});
+    const bool has_choice = q->min_bits != q->max_bits;
+    const std::string w = has_choice ? "<b>" : std::to_string(q->min_bits);
+    const std::string a = has_choice ? "<c>" : w;
+    names.push_back({fmt::format("w{}a{}_{}", q->for_weights ? w : "16",
+                                 q->for_activations ? a : "16", q->name),
+                     q->help});
   }
   if (!registered_quantizers().empty()) {
     names.push_back({"<those>_hadamard", "behind the names above: with the transform"});

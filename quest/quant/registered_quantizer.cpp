@@ -20,12 +20,24 @@ std::deque<RegisteredRecipe>& recipes() {
   return all;
 }
 
-bool is_name(std::string_view name) {
+bool is_word(std::string_view name) {
   const auto allowed = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
   };
-  return !name.empty() && std::all_of(name.begin(), name.end(), allowed) &&
-         !(name.back() >= '0' && name.back() <= '9');
+  return !name.empty() && std::all_of(name.begin(), name.end(), allowed);
+}
+
+bool is_name(std::string_view name) {
+  return is_word(name) && !(name.back() >= '0' && name.back() <= '9');
+}
+
+bool is_recipe(std::string_view name) {
+  try {
+    recipe_from_name(name);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 // Words that specs and recipes are made of already.
@@ -72,12 +84,14 @@ std::vector<const RegisteredQuantizer*> registered_quantizers() {
 }
 
 void register_recipe(RegisteredRecipe recipe) {
-  for (const RegisteredRecipe& other : recipes()) {
-    QUEST_CHECK(other.name != recipe.name, ErrorKind::kUsage, "recipe \"{}\" is registered already",
-                recipe.name);
-  }
-  spec_from_string(recipe.weight);
-  spec_from_string(recipe.activation);
+  QUEST_CHECK(is_word(recipe.name) && !recipe.name.ends_with("_hadamard"), ErrorKind::kUsage,
+              "recipe \"{}\" cannot be registered: a name is lower-case letters, digits and _, "
+              "without _hadamard at its end",
+              recipe.name);
+  QUEST_CHECK(!is_recipe(recipe.name), ErrorKind::kUsage,
+              "recipe \"{}\" cannot be registered: the name is taken", recipe.name);
+  validate(QuantRecipe{recipe.name, spec_from_string(recipe.weight),
+                       spec_from_string(recipe.activation)});
   recipes().push_back(std::move(recipe));
 }
 

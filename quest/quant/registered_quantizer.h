@@ -37,6 +37,7 @@ struct RegisteredRecipe {
   std::string weight, activation;  // texts of specs
   std::string help;
 };
+// Throws if the name is one already, or is no such name, and what the specs' quantizers do not do.
 void register_recipe(RegisteredRecipe recipe);
 std::vector<const RegisteredRecipe*> registered_recipes();
 

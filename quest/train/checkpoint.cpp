@@ -105,17 +105,27 @@ std::string metadata_text(const SafetensorsReader& file, const std::string& key)
   return found == file.metadata().end() ? std::string() : found->second;
 }
 
-void restore_training_point(const SafetensorsReader& file, const CheckpointParts& parts) {
+// What a child run takes over of its parent: what quantizers of another recipe have learned, and
+// its history, is not for its own.
+bool takes_over(const std::string& name, bool takes_learned) {
+  return takes_learned || !is_quantizer_tensor(name);
+}
+
+void restore_training_point(const SafetensorsReader& file, const CheckpointParts& parts,
+                            bool takes_learned) {
   for (const nn::NamedParameter& p : parts.model.parameters()) {
+    if (!takes_over(p.name, takes_learned)) continue;
     copy_tensor(file.tensor(p.name + ".training_point"), p.tensor, file.path().string());
   }
 }
 
 // A child run may have averages that its parent lacks, and the other way round.
-void restore_averages(const SafetensorsReader& file, const CheckpointParts& parts, bool strict) {
+void restore_averages(const SafetensorsReader& file, const CheckpointParts& parts, bool strict,
+                      bool takes_learned) {
   const std::vector<StateTensor> averages = parts.averages.state();
-  const bool all = std::all_of(averages.begin(), averages.end(),
-                               [&](const StateTensor& t) { return file.contains(t.name); });
+  const bool all = std::all_of(averages.begin(), averages.end(), [&](const StateTensor& t) {
+    return takes_over(t.name, takes_learned) && file.contains(t.name);
+  });
   if (!strict && !all) {
     log::info("{} has other averages of weights: they begin anew", file.path().string());
     return;
@@ -220,15 +230,15 @@ TrainState load_checkpoint(const fs::path& checkpoint, const CheckpointParts& pa
   const SafetensorsReader file(checkpoint / "optimizer.safetensors");
   const std::string where = file.path().string();
   const std::string rule = metadata_text(file, "optimizer");
+  const bool takes_learned = strict || shares_learned(parts.model, checkpoint);
   // Other rules, too, go on from the point that was trained.
   if (rule == parts.optimizer.name() || !strict) {
     const bool has_point = file.contains(parts.model.parameters().front().name + ".training_point");
-    if (has_point) restore_training_point(file, parts);
+    if (has_point) restore_training_point(file, parts, takes_learned);
   }
   if (rule == parts.optimizer.name()) {
     for (const StateTensor& t : parts.optimizer.state()) {
-      // A child run may learn what its parent did not.
-      if (!strict && is_quantizer_tensor(t.name) && !file.contains(t.name)) continue;
+      if (!takes_over(t.name, takes_learned)) continue;
       copy_tensor(file.tensor(t.name), t.tensor, where);
     }
     int64_t steps = -1;
@@ -243,7 +253,7 @@ TrainState load_checkpoint(const fs::path& checkpoint, const CheckpointParts& pa
     log::warn("{} is of optimizer '{}': {} starts without history", where, rule,
               parts.optimizer.name());
   }
-  restore_averages(file, parts, strict);
+  restore_averages(file, parts, strict, takes_learned);
   if (strict && parts.diagnostics != nullptr) parts.diagnostics->load(checkpoint);
   return state;
 }

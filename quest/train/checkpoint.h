@@ -73,7 +73,8 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run,
 
 // Reads weights, optimizer and averages. The optimizer's state is only taken if it is of the same
 // rule; with `strict` another one is an error, otherwise it is left as it was and that is logged.
-// Diagnostics, too, go on with `strict` only.
+// What quantizers of another recipe than the model's have learned, and its history, is left aside
+// (then averages begin anew). Diagnostics, too, go on with `strict` only.
 TrainState load_checkpoint(const std::filesystem::path& checkpoint, const CheckpointParts& parts,
                            bool strict);
 TrainState read_train_state(const std::filesystem::path& checkpoint);

@@ -4,6 +4,7 @@
 #include <bit>
 #include <charconv>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "quest/base/error.h"
@@ -28,17 +29,26 @@ int64_t count_union(std::span<const uint8_t> a, std::span<const uint8_t> b) {
   return count;
 }
 
+// A whole number of at least 0, written with digits alone.
+std::optional<int64_t> whole_number(std::string_view text) {
+  int64_t value = -1;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (code != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
+  return value;
+}
+
+std::optional<int64_t> step_of(std::string_view name) {
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  return whole_number(name.substr(kPrefix.size()));
+}
+
 int64_t metadata_number(const SafetensorsReader& file, const std::string& key) {
   const auto found = file.metadata().find(key);
-  int64_t value = -1;
-  if (found != file.metadata().end()) {
-    const std::string& text = found->second;
-    const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (result.ec != std::errc() || result.ptr != text.data() + text.size()) value = -1;
-  }
-  QUEST_CHECK(value >= 0, ErrorKind::kData, "{}: metadata '{}' is missing or no number",
+  const std::optional<int64_t> value =
+      found == file.metadata().end() ? std::nullopt : whole_number(found->second);
+  QUEST_CHECK(value, ErrorKind::kData, "{}: metadata '{}' is missing or no number",
               file.path().string(), key);
-  return value;
+  return *value;
 }
 
 }  // namespace
@@ -103,20 +113,19 @@ void MaskHistory::load(const std::filesystem::path& path, int64_t bytes) {
   stride_ = metadata_number(file, "stride");
   for (const TensorView& t : file.tensors()) {
     Entry entry;
-    const char* const end = t.name.data() + t.name.size();
-    const bool named = t.name.starts_with(kPrefix) &&
-                       std::from_chars(t.name.data() + kPrefix.size(), end, entry.step).ptr == end;
-    QUEST_CHECK(named && t.dtype == DType::kU8 && t.shape == std::vector<int64_t>{bytes},
+    const std::optional<int64_t> step = step_of(t.name);
+    QUEST_CHECK(step && t.dtype == DType::kU8 && t.shape == std::vector<int64_t>{bytes},
                 ErrorKind::kData, "{}: {} is no mask of {} bytes", path.string(), t.name, bytes);
+    entry.step = *step;
     entry.bits = t.to_vector<uint8_t>();
     entries_.push_back(std::move(entry));
   }
   std::sort(entries_.begin(), entries_.end(),
             [](const Entry& a, const Entry& b) { return a.step < b.step; });
   const int64_t kept = std::ssize(entries_);
-  QUEST_CHECK(stride_ > 0 && added_ > (kept - 1) * stride_ && added_ <= kept * stride_,
-              ErrorKind::kData, "{}: {} masks with stride {} are not what {} steps leave",
-              path.string(), kept, stride_, added_);
+  QUEST_CHECK(stride_ > 0 && added_ > 0 && (added_ - 1) / stride_ + 1 == kept, ErrorKind::kData,
+              "{}: {} masks with stride {} are not what {} steps leave", path.string(), kept,
+              stride_, added_);
   thin();
 }
 

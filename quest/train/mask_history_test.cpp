@@ -96,12 +96,13 @@ TEST(MaskHistory, WrongFilesAreRefused) {
   EXPECT_QUEST_ERROR(
       history.load(folder.write("cut", read_file(folder / "masks").substr(0, 50)), 5),
       ErrorKind::kData, "cut");
-  const auto write = [&](const char* name, const char* added, const char* stride) {
+  const auto write = [&](const char* name, const char* added, const char* stride,
+                         const char* mask = "mask.step-00000003") {
     SafetensorsWriter file(folder / name);
     file.set_metadata("added", added);
     file.set_metadata("stride", stride);
     const Bits bits(5, 1);
-    file.add<uint8_t>("mask.step-00000003", {5}, bits);
+    file.add<uint8_t>(mask, {5}, bits);
     file.finish();
     return folder / name;
   };
@@ -110,6 +111,11 @@ TEST(MaskHistory, WrongFilesAreRefused) {
   EXPECT_QUEST_ERROR(history.load(write("a", "x", "1"), 5), ErrorKind::kData, "'added'");
   EXPECT_QUEST_ERROR(history.load(write("b", "1", "0"), 5), ErrorKind::kData, "stride 0");
   EXPECT_QUEST_ERROR(history.load(write("c", "3", "2"), 5), ErrorKind::kData, "1 masks");
+  EXPECT_QUEST_ERROR(history.load(write("d", "9223372036854775807", "1"), 5), ErrorKind::kData,
+                     "1 masks");
+  for (const char* mask : {"mask.step-", "mask.step--1", "mask.step-99999999999999999999"}) {
+    EXPECT_QUEST_ERROR(history.load(write("e", "1", "1", mask), 5), ErrorKind::kData, mask);
+  }
 }
 
 }  // namespace

@@ -22,11 +22,7 @@ int64_t state_copies(const TrainConfig& config) {
   return copies;
 }
 
-double mask_bytes(const QuantSpec& spec) {
-  const bool masked = spec.is_quantized() && spec.registered == nullptr &&
-                      (spec.estimator != GradientEstimator::kSte || spec.grid == Grid::kMask4of8);
-  return masked ? 1.0 / 8 : 0;
-}
+double mask_bytes(const QuantSpec& spec) { return ops::has_gradient_mask(spec) ? 1.0 / 8 : 0; }
 
 // True if quantizing hands on the tensor that it was given.
 bool passes_through(const QuantSpec& spec) { return spec.grid == Grid::kNone && !spec.hadamard; }

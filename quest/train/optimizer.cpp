@@ -163,7 +163,7 @@ class ScheduleFreeAdamW : public Optimizer {
     QUEST_ASSERT(training_point_.empty(), "a step at the evaluation point");
     const at::NoGradGuard no_grad;
     const std::vector<at::Tensor> grads = gradients(parameters_);
-    if (steps_ == 0) start_z();
+    start_z();
     ++steps_;
     lr_max_ = std::max(lr_max_, lr);
     const double weight = lr_max_ * lr_max_;
@@ -186,7 +186,7 @@ class ScheduleFreeAdamW : public Optimizer {
   void to_evaluation_point() override {
     QUEST_ASSERT(training_point_.empty(), "already at the evaluation point");
     const at::NoGradGuard no_grad;
-    if (steps_ == 0) start_z();
+    start_z();
     for (size_t k = 0; k < parameters_.size(); ++k) {
       at::Tensor y = parameters_[k].tensor;
       training_point_.push_back(y.detach().clone());
@@ -226,15 +226,24 @@ class ScheduleFreeAdamW : public Optimizer {
   }
 
  private:
-  // The weights may have been loaded after construction.
+  // Before the first step: the weights may have been loaded after construction. In a run that goes
+  // on from another one, what its quantizers learn anew: z still has no values there, as at
+  // construction.
   void start_z() {
-    for (size_t k = 0; k < parameters_.size(); ++k) z_[k].copy_(parameters_[k].tensor);
+    if (started_) return;
+    for (size_t k = 0; k < parameters_.size(); ++k) {
+      const bool begins =
+          steps_ == 0 || (parameters_[k].of_quantizer && z_[k].isnan().any().item<bool>());
+      if (begins) z_[k].copy_(parameters_[k].tensor);
+    }
+    started_ = steps_ > 0;
   }
 
   TrainConfig::Optimizer settings_;
   std::vector<nn::NamedParameter> parameters_;
   std::vector<at::Tensor> z_, second_, training_point_;
   double lr_max_ = 0, weight_sum_ = 0;
+  bool started_ = false;  // z has values that are steps' own
 };
 
 constexpr int64_t kNormChunk = 1 << 16;

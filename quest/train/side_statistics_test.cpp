@@ -142,6 +142,23 @@ TEST(SideStatistics, WhatMakesNoSenseIsAbsent) {
   EXPECT_TRUE(SideStatistics(spec_from_string("int4.trust"), "x").json().empty());
 }
 
+// Of a registered quantizer the values are what it makes of the whole tensor.
+TEST(SideStatistics, RegisteredQuantizersHaveAnErrorAndNoCodes) {
+  const at::Tensor x = rough_rows(1100, 1024);
+  int calls = 0;
+  SideStatistics side(spec_from_string("lsq4"), "x", [&](const at::Tensor& rows) {
+    ++calls;
+    EXPECT_EQ(rows.sizes(), x.sizes());
+    return rows * 0.5;
+  });
+  std::vector<uint8_t> mask;
+  side.add(x, &mask);
+  EXPECT_EQ(calls, 1);
+  EXPECT_TRUE(mask.empty());
+  EXPECT_THAT(keys(side.json()), ElementsAre("relative_error", "kurtosis", "kurtosis_rotated"));
+  EXPECT_EQ(side.json()["relative_error"], 0.25);
+}
+
 TEST(SideStatistics, RowsOfZerosHaveNoKurtosis) {
   const at::Tensor x = rough_rows(3, 32), zeros = at::zeros({5, 32});
   const QuantSpec spec = spec_from_string("int4.hadamard.trust");

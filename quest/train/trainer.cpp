@@ -139,12 +139,22 @@ TrainOutcome Trainer::run(bool must_resume) {
   return finish(folder.path());
 }
 
-// From the first batch that the run trains on.
+// From the first micro-batch that the run trains on: that of the first rank.
 void Trainer::begin_quantizers() {
+  std::vector<at::Tensor> begun;
+  for (const nn::NamedParameter& p : model_->parameters()) {
+    if (p.of_quantizer && p.tensor.isnan().any().item<bool>()) begun.push_back(p.tensor.detach());
+  }
+  if (begun.empty()) return;
   const DataLoaderState here = loader_->state();
   const Batch first = loader_->next();
   loader_->restore(here);
   model_->begin_quantizers(to_tensor(first.inputs, first));
+  if (group_.size() == 1) return;
+  for (at::Tensor& tensor : begun) {
+    if (group_.rank() != 0) tensor.zero_();
+    group_.all_reduce_sum(tensor);
+  }
 }
 
 std::vector<Trainer::StepResult> Trainer::advance() {

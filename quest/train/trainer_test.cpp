@@ -97,6 +97,16 @@ std::string weights(const TrainOutcome& outcome) {
   return outcome.summary.at("weights_xxh3_128").get<std::string>();
 }
 
+// The first value of each tensor that quantizers learned.
+std::vector<float> learned_values(const TrainOutcome& outcome) {
+  const SafetensorsReader file(outcome.run / "final" / "model.safetensors");
+  std::vector<float> values;
+  for (const TensorView& t : file.tensors()) {
+    if (is_quantizer_tensor(t.name)) values.push_back(t.to_vector<float>().at(0));
+  }
+  return values;
+}
+
 // The lines of metrics.jsonl without what depends on the clock.
 std::vector<nlohmann::ordered_json> metrics(const fs::path& run) {
   std::vector<nlohmann::ordered_json> out;
@@ -145,15 +155,7 @@ TEST_F(TrainerTest, LearnedQuantizersAreParametersOfTheRun) {
   TrainConfig c = tiny("lsq");
   c.quant = recipe_from_name("w4a4_lsq");
   c.optimizer.lr = 1e-3;
-  const auto learned = [&](const TrainOutcome& outcome) {
-    const SafetensorsReader file(outcome.run / "final" / "model.safetensors");
-    std::vector<float> values;
-    for (const TensorView& t : file.tensors()) {
-      if (is_quantizer_tensor(t.name)) values.push_back(t.to_vector<float>().at(0));
-    }
-    return values;
-  };
-  const std::vector<float> first = learned(train(c));
+  const std::vector<float> first = learned_values(train(c));
   ASSERT_EQ(first.size(), 16u);  // 2 blocks of 4 layers of 2 sides
   for (const float value : first) EXPECT_GT(value, 0);
 
@@ -161,21 +163,21 @@ TEST_F(TrainerTest, LearnedQuantizersAreParametersOfTheRun) {
   decayed.run.name = "decayed";
   decayed.optimizer.quantizer_weight_decay = 500;
   EXPECT_NE(config_hash(decayed), config_hash(c));
-  const std::vector<float> smaller = learned(train(decayed));
+  const std::vector<float> smaller = learned_values(train(decayed));
   for (size_t i = 0; i < first.size(); ++i) EXPECT_LT(smaller[i], first[i]);
 
   TrainConfig on = c;
   on.run.name = "on";
   on.run.init = (folder_ / "runs" / "lsq" / "final").string();
   on.optimizer.lr = 0;
-  EXPECT_EQ(learned(train(on)), first);
+  EXPECT_EQ(learned_values(train(on)), first);
   on.run.name = "other";
   on.quant = recipe_from_name("w2a2_lsq");
-  const std::vector<float> anew = learned(train(on));
+  const std::vector<float> anew = learned_values(train(on));
   for (size_t i = 0; i < first.size(); ++i) EXPECT_GT(anew[i], 1.5f * first[i]);
   on.run.name = "without";
   on.quant = recipe_from_name("w4a4");
-  EXPECT_TRUE(learned(train(on)).empty());
+  EXPECT_TRUE(learned_values(train(on)).empty());
 }
 
 TEST_F(TrainerTest, StoppedAfterEveryStepAndResumedIsBitwiseTheSame) {
@@ -228,7 +230,7 @@ TEST_F(TrainerTest, StoppedAfterEveryStepAndResumedIsBitwiseTheSame) {
 }
 
 TEST_F(TrainerTest, DiagnosticsChangeNothing) {
-  std::vector<TrainConfig> configs(3, tiny(""));
+  std::vector<TrainConfig> configs(4, tiny(""));
   configs[0].run.name = "accumulation";
   configs[0].train.micro_batch_size = 2;
   configs[0].averaging.ema_decay = 0.9;
@@ -239,6 +241,9 @@ TEST_F(TrainerTest, DiagnosticsChangeNothing) {
   configs[2].train.compute_type = "bf16";
   configs[2].optimizer.name = "schedule_free_adamw";
   configs[2].schedule.name = "constant";
+  configs[3].run.name = "learned";
+  configs[3].train.recompute = "block";
+  configs[3].quant = recipe_from_name("w3a3_lsq_plus_hadamard");
   for (TrainConfig c : configs) {
     SCOPED_TRACE(c.run.name);
     const TrainOutcome without = train(c);
@@ -332,6 +337,35 @@ TEST_F(TrainerTest, AChildRunGoesOnWithOptimizerAndData) {
   EXPECT_EQ(state.tokens, 6 * 4 * 16);
   // The name still leads to the first run.
   EXPECT_TRUE(fs::equivalent(folder_ / "runs" / "short", parent.run));
+}
+
+// A recipe of its own: what the parent's quantizers learned, and its history, is not taken over.
+TEST_F(TrainerTest, AChildRunMayLearnOtherQuantizers) {
+  for (const char* optimizer : {"adamw", "schedule_free_adamw"}) {
+    for (const char* recipe : {"w4a4", "w8a8_lsq"}) {
+      SCOPED_TRACE(std::string(optimizer) + " " + recipe);
+      TrainConfig c = tiny(fmt::format("parent_{}_{}", optimizer, recipe));
+      c.optimizer.name = optimizer;
+      c.optimizer.lr = 1e-3;
+      c.schedule.name = "constant";
+      c.quant = recipe_from_name(recipe);
+      if (c.optimizer.name == "adamw") c.averaging.ema_decay = 0.9;
+      c.train.steps = 4;
+      const TrainOutcome parent = train(c);
+      c.run.name = fmt::format("child_{}_{}", optimizer, recipe);
+      c.run.parent = (parent.run / "checkpoints" / "step-00000004").string();
+      c.quant = recipe_from_name("w2a2_lsq");
+      c.train.steps = 6;
+      const std::vector<float> two_bits = learned_values(train(c));
+      ASSERT_EQ(two_bits.size(), 16u);
+      // First steps are 2 mean|x| / sqrt(q_max): at 2 bits 11 times those at 8.
+      for (const float value : two_bits) EXPECT_TRUE(value > 0 && value < 10) << value;
+      c.quant = recipe_from_name("w8a8_lsq");
+      c.run.name += "_back";
+      const std::vector<float> eight_bits = learned_values(train(c));
+      for (size_t i = 0; i < two_bits.size(); ++i) EXPECT_GT(two_bits[i], 4 * eight_bits[i]) << i;
+    }
+  }
 }
 
 TEST_F(TrainerTest, OtherSettingsAreAnotherRun) {
@@ -584,28 +618,40 @@ class ThreadGroup : public ProcessGroup {
   int64_t rank_;
 };
 
-TEST_F(TrainerTest, TwoRanksTrainAsOne) {
-  TrainConfig c = tiny("ranks");
-  c.quant = recipe_from_name("bf16");
-  const TrainOutcome one = train(c);
-  c.run.folder = (folder_ / "two").string();
-  ThreadGroup::Shared shared(2);
-  std::vector<TrainOutcome> outcomes(2);
-  const auto work = [&](int64_t rank) {
-    ThreadGroup group(shared, rank);
-    Trainer trainer(c, group);
-    outcomes[static_cast<size_t>(rank)] = trainer.run();
-  };
-  std::thread other(work, 1);
-  work(0);
-  other.join();
-  const auto a = metrics(one.run), b = metrics(outcomes[0].run);
-  ASSERT_EQ(a.size(), b.size());  // one writer
-  for (size_t k = 0; k < a.size(); ++k) {
-    const char* key = a[k].contains("loss") ? "loss" : "validation_loss";
-    EXPECT_NEAR(a[k][key].get<double>(), b[k][key].get<double>(), 1e-4) << k;
+class RanksTest : public TrainerTest {
+ protected:
+  void two_ranks_train_as_one(TrainConfig c) {
+    const TrainOutcome one = train(c);
+    c.run.folder = (folder_ / "two").string();
+    ThreadGroup::Shared shared(2);
+    std::vector<TrainOutcome> outcomes(2);
+    const auto work = [&](int64_t rank) {
+      ThreadGroup group(shared, rank);
+      Trainer trainer(c, group);
+      outcomes[static_cast<size_t>(rank)] = trainer.run();
+    };
+    std::thread other(work, 1);
+    work(0);
+    other.join();
+    const auto a = metrics(one.run), b = metrics(outcomes[0].run);
+    ASSERT_EQ(a.size(), b.size());  // one writer
+    for (size_t k = 0; k < a.size(); ++k) {
+      const char* key = a[k].contains("loss") ? "loss" : "validation_loss";
+      EXPECT_NEAR(a[k][key].get<double>(), b[k][key].get<double>(), 1e-4) << k;
+    }
+    EXPECT_TRUE(outcomes[1].summary.empty());
   }
-  EXPECT_TRUE(outcomes[1].summary.empty());
+};
+
+TEST_F(RanksTest, TrainAsOne) {
+  for (const char* recipe : {"bf16", "w8a8_lsq"}) {
+    SCOPED_TRACE(recipe);
+    TrainConfig c = tiny(std::string("ranks_") + recipe);
+    c.quant = recipe_from_name(recipe);
+    c.train.micro_batch_size = 1;  // quantizers begin from the first one, whatever the ranks
+    if (c.quant.is_quantized()) c.optimizer.lr = 1e-4;  // or codes flip at different steps
+    two_ranks_train_as_one(c);
+  }
 }
 
 }  // namespace

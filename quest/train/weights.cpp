@@ -15,17 +15,7 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("({})", fmt::join(shape, ", "));
 }
 
-// Where a folder has no recipe of its own (plain weights in a test), its tensors decide.
-bool same_recipe(const fs::path& config_json, const QuantRecipe& recipe) {
-  if (!fs::exists(config_json)) return true;
-  QuantRecipe theirs;
-  load_llama_config(config_json, &theirs);
-  return theirs.weight == recipe.weight && theirs.activation == recipe.activation;
-}
-
-}  // namespace
-
-void copy_tensor(const TensorView& from, const at::Tensor& to, const std::string& where) {
+void check_fits(const TensorView& from, const at::Tensor& to, const std::string& where) {
   const std::vector<int64_t> shape = to.sizes().vec();
   QUEST_CHECK(from.shape == shape, ErrorKind::kData, "{}: {} has shape {}, expected is {}", where,
               from.name, shape_text(from.shape), shape_text(shape));
@@ -33,6 +23,12 @@ void copy_tensor(const TensorView& from, const at::Tensor& to, const std::string
                   from.dtype == DType::kBF16,
               ErrorKind::kData, "{}: {} is {}, a float type is expected", where, from.name,
               dtype_name(from.dtype));
+}
+
+}  // namespace
+
+void copy_tensor(const TensorView& from, const at::Tensor& to, const std::string& where) {
+  check_fits(from, to, where);
   const at::NoGradGuard no_grad;
   at::Tensor(to).copy_(ops::to_tensor(from));
 }
@@ -45,14 +41,24 @@ void add_tensor(SafetensorsWriter& writer, const std::string& name, const at::Te
               static_cast<size_t>(tensor.nbytes())});
 }
 
+bool shares_learned(const nn::LlamaModel& model, const fs::path& folder) {
+  const fs::path config_json = folder / "config.json";
+  // Where a folder has no recipe of its own (plain weights in a test), its tensors decide.
+  if (!fs::exists(config_json)) return true;
+  QuantRecipe theirs;
+  load_llama_config(config_json, &theirs);
+  return theirs.weight == model.recipe().weight && theirs.activation == model.recipe().activation;
+}
+
 void load_weights(nn::LlamaModel& model, const fs::path& folder) {
   const CheckpointFiles files(folder);
   check_llama_tensors(files, model.config());
-  const bool takes_learned = same_recipe(folder / "config.json", model.recipe());
-  for (const nn::HfTensor& t : model.hf_tensors()) {
-    if (is_quantizer_tensor(t.name) && !takes_learned) continue;
-    copy_tensor(files.tensor(t.name), t.view, folder.string());
-  }
+  const bool takes_learned = shares_learned(model, folder);
+  std::vector<nn::HfTensor> wanted = model.hf_tensors();
+  std::erase_if(
+      wanted, [&](const nn::HfTensor& t) { return is_quantizer_tensor(t.name) && !takes_learned; });
+  for (const nn::HfTensor& t : wanted) check_fits(files.tensor(t.name), t.view, folder.string());
+  for (const nn::HfTensor& t : wanted) copy_tensor(files.tensor(t.name), t.view, folder.string());
 }
 
 void save_weights(const nn::LlamaModel& model, const fs::path& file, DType dtype) {

@@ -17,9 +17,13 @@ namespace quest::train {
 // or BF16. Tensors that are missing, of a wrong shape or unknown are named in a kData error and the
 // model keeps the weights it had. Tied models may bring a lm_head.weight, which is not read; rotary
 // tables (rotary_emb.inv_freq) are computed, not read. What registered quantizers learn is taken
-// over if the folder's recipe (config.json) is the model's; otherwise it stays without values
+// over if the folder's recipe is the model's (shares_learned); otherwise it stays without values
 // (nn::LlamaModel::begin_quantizers).
 void load_weights(nn::LlamaModel& model, const std::filesystem::path& folder);
+
+// Whether what registered quantizers have learned in the folder is meant for this model: one recipe
+// in its config.json and in the model, or no config.json.
+bool shares_learned(const nn::LlamaModel& model, const std::filesystem::path& folder);
 
 // Writes model.safetensors. dtype: kF32 (kF64 for a model in FP64) or kBF16. Throws kIo.
 void save_weights(const nn::LlamaModel& model, const std::filesystem::path& file, DType dtype);

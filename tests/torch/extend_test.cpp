@@ -39,6 +39,9 @@ TEST(Extend, AQuantizerOfOnesOwnTrains) {
   EXPECT_EQ(wrong.code, 2);
   EXPECT_NE(wrong.errors.find("w<b>a<c>_soft"), std::string::npos) << wrong.errors;
   EXPECT_EQ(run("export runs/own --out packed").code, 2);
+  const auto hf = run("export runs/own --format hf --out hf");
+  EXPECT_EQ(hf.code, 2);
+  EXPECT_NE(hf.errors.find("soft3.hadamard, which can be trained"), std::string::npos) << hf.errors;
 }
 
 }  // namespace
