@@ -23,7 +23,7 @@ class SoftTrust : public quest::ops::TensorQuantizer {
     const double steps = std::exp2(bits_) - 1;
     const at::Tensor half_step = rms * (quest::optimal_gaussian_scale(bits_) / steps) + 1e-8;
     const at::Tensor trust = at::exp(-((q - x.detach()) / half_step).square());
-    return trust * x + (q - trust * x).detach();  // the value of q, the gradient trust
+    return q + trust * (x - x.detach());  // the value of q, the gradient trust
   }
 
  private:

@@ -163,7 +163,7 @@ class Pact : public TensorQuantizer {
 
 // Straight-through: the value of q, the gradient of x.
 at::Tensor straight_through(const at::Tensor& x, const at::Tensor& q) {
-  return x + (q - x).detach();
+  return q + (x - x.detach());
 }
 
 // round(w / g) clamped to -1 .. 1, times g = mean |w| + 1e-5.
