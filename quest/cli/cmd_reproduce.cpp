@@ -70,7 +70,7 @@ class Reproduction {
       if (shutdown_signal() != 0) return result;
       runs.insert(runs.end(), more.begin(), more.end());
     }
-    result.findings = e.judge(runs);
+    result.findings = e.judge(scale_, runs);
     compare(result, data_checksum());
     draw(e, runs);
     return result;

@@ -4,7 +4,7 @@
 //   const Experiment& fig3 = experiment("fig3");
 //   Training training = fig3.training(Scale::kTiny);           // settings and axes of a sweep
 //   ... train, collect the runs ...
-//   Findings found = fig3.judge(runs);                          // table, checks, values
+//   Findings found = fig3.judge(Scale::kTiny, runs);            // table, checks, values
 //
 // quest/cli/cmd_reproduce.cpp trains, prints and compares. Thread rules: pure, but for reading the
 // runs' metrics.
@@ -24,8 +24,9 @@
 
 namespace quest::cli {
 
-// tiny: a model of 1.05 M parameters on 2.5 M tokens, minutes a run on two cores. small: the paper's
-// 30M model on 26 M tokens, a minute a run on one GPU. paper: its 30M model on its 3 B tokens.
+// tiny: a model of 1.05 M parameters on 2.5 M tokens, minutes a run on two cores. small: the
+// paper's 30M model on 26 M tokens, a minute a run on one GPU. paper: its 30M model on its 3 B
+// tokens.
 enum class Scale { kTiny, kSmall, kPaper };
 // "tiny", "small", "paper"; throws kUsage.
 Scale scale_from_name(std::string_view name);
@@ -59,13 +60,13 @@ struct Findings {
 };
 
 struct Experiment {
-  std::string name;    // "fig3"
-  std::string claim;   // what the paper shows, one line
-  std::string figure;  // of `quest plot`, drawn from the runs; empty: none
+  std::string name;         // "fig3"
+  std::string claim;        // what the paper shows, one line
+  std::string figure;       // of `quest plot`, drawn from the runs; empty: none
   double tolerance = 0.02;  // relative, of values against a stored expectation
   // Null: it trains nothing (table1).
   std::function<Training(Scale)> training;
-  std::function<Findings(std::span<const TrainedRun>)> judge;
+  std::function<Findings(Scale, std::span<const TrainedRun>)> judge;
 };
 
 // In the order of the paper; table1 first, whose judge is judge_law.

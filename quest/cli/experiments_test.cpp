@@ -69,7 +69,7 @@ TEST(Experiments, MethodsMustBeInOrderForEverySeed) {
   const Experiment& fig3 = experiment("fig3");
   std::vector<TrainedRun> runs = paper_like("0");
   for (const TrainedRun& run : paper_like("1")) runs.push_back(run);
-  const Findings good = fig3.judge(runs);
+  const Findings good = fig3.judge(Scale::kTiny, runs);
   EXPECT_TRUE(all_hold(good));
   EXPECT_EQ(good.checks.size(), 6u);
   EXPECT_EQ(good.values.size(), runs.size());
@@ -82,13 +82,13 @@ TEST(Experiments, MethodsMustBeInOrderForEverySeed) {
         run.loss = 4.8;
       }
     }
-    const Findings found = fig3.judge(bad);
+    const Findings found = fig3.judge(Scale::kTiny, bad);
     EXPECT_FALSE(all_hold(found)) << recipe;
     EXPECT_THAT(found.checks[recipe == std::string("w1a1") ? 3 : 1].text,
                 HasSubstr("is NOT below"));
   }
   runs.pop_back();
-  EXPECT_THROW(fig3.judge(runs), Error);
+  EXPECT_THROW(fig3.judge(Scale::kTiny, runs), Error);
 }
 
 TEST(Experiments, DivergenceAndFormatsAreJudged) {
@@ -100,20 +100,21 @@ TEST(Experiments, DivergenceAndFormatsAreJudged) {
     runs[k].seed = "0";
     runs[k].loss = losses[k];
   }
-  EXPECT_TRUE(all_hold(stability.judge(runs)));
+  EXPECT_TRUE(all_hold(stability.judge(Scale::kTiny, runs)));
   runs[3].loss = 4.61;
-  EXPECT_FALSE(all_hold(stability.judge(runs)));
+  EXPECT_FALSE(all_hold(stability.judge(Scale::kTiny, runs)));
   runs[3].loss = NAN;
-  EXPECT_FALSE(all_hold(stability.judge(runs)));
+  EXPECT_FALSE(all_hold(stability.judge(Scale::kTiny, runs)));
 
   const auto formats = [](double int4, double fp4, double sparse) {
-    return experiment("fig11").judge(std::vector{run_with("w4a4", "0", int4),
-                                                 run_with("fp4", "0", fp4),
-                                                 run_with("int4_4of8", "0", sparse)});
+    return experiment("fig11").judge(
+        Scale::kSmall, std::vector{run_with("w4a4", "0", int4), run_with("fp4", "0", fp4),
+                                   run_with("int4_4of8", "0", sparse), run_with("w2a2", "0", 3.2)});
   };
   EXPECT_TRUE(all_hold(formats(3.00, 2.99, 3.1)));
   EXPECT_FALSE(all_hold(formats(3.02, 3.00, 3.1)));
   EXPECT_FALSE(all_hold(formats(3.00, 3.01, 2.9)));
+  EXPECT_FALSE(all_hold(formats(3.00, 3.01, 3.3)));
 }
 
 TEST(Experiments, TheTrustFactorOfOneMustBeNearTheBest) {
@@ -121,16 +122,17 @@ TEST(Experiments, TheTrustFactorOfOneMustBeNearTheBest) {
   for (const char* weight : {"0.25", "1.0", "4.0"}) {
     for (const char* input : {"0.25", "1.0", "4.0"}) {
       TrainedRun run;
-      run.settings = {{"quant.weight.trust_scale", weight}, {"quant.activation.trust_scale", input}};
+      run.settings = {{"quant.weight.trust_scale", weight},
+                      {"quant.activation.trust_scale", input}};
       run.seed = "0";
       run.loss = 3 + 0.1 * std::abs(std::log(std::stod(weight))) +
                  0.1 * std::abs(std::log(std::stod(input)));
       runs.push_back(run);
     }
   }
-  EXPECT_TRUE(all_hold(experiment("fig10").judge(runs)));
+  EXPECT_TRUE(all_hold(experiment("fig10").judge(Scale::kTiny, runs)));
   runs[8].loss = 2.9;
-  EXPECT_FALSE(all_hold(experiment("fig10").judge(runs)));
+  EXPECT_FALSE(all_hold(experiment("fig10").judge(Scale::kTiny, runs)));
 }
 
 TEST(Experiments, DiagnosticsAreReadFromTheRuns) {
@@ -148,12 +150,12 @@ TEST(Experiments, DiagnosticsAreReadFromTheRuns) {
   };
   const std::vector<TrainedRun> runs = {run("w4a4", 0.9, 0), run("w4a4_nohadamard", 0.8, 0),
                                         run("w4a4_nohadamard_ste", 0.7, 0)};
-  const Findings fig2 = experiment("fig2").judge(runs);
+  const Findings fig2 = experiment("fig2").judge(Scale::kTiny, runs);
   EXPECT_TRUE(all_hold(fig2));
   EXPECT_DOUBLE_EQ(fig2.values.at("w4a4 seed 0"), 0.9);
   const auto fig8 = [&](double with, double without) {
     return experiment("fig8").judge(
-        std::vector{run("w8a8", 1, with), run("w8a8_nohadamard", 1, without)});
+        Scale::kTiny, std::vector{run("w8a8", 1, with), run("w8a8_nohadamard", 1, without)});
   };
   EXPECT_TRUE(all_hold(fig8(1.1e-4, 3e-4)));
   EXPECT_FALSE(all_hold(fig8(1.1e-4, 1e-4)));

@@ -17,8 +17,8 @@ namespace fs = std::filesystem;
 class ReproduceTest : public ::testing::Test {
  protected:
   quest::testing::CommandResult run(const std::string& arguments) {
-    return quest::testing::run_command("cd " + folder_.path().string() + " && \"" QUEST_PROGRAM
-                                       "\" " + arguments + " >out.txt");
+    return quest::testing::run_command("cd " + folder_.path().string() +
+                                       " && \"" QUEST_PROGRAM "\" " + arguments + " >out.txt");
   }
   std::string printed() { return quest::read_file(folder_ / "out.txt"); }
   bool says(const std::string& text) { return printed().find(text) != std::string::npos; }
