@@ -60,7 +60,7 @@ class Reproduction {
     Result result{&e, {}, {}, {}};
     if (!e.training) {
       result.findings = refit();
-      compare(result, "paper");
+      compare(result);
       draw(e, {});
       return result;
     }
@@ -71,7 +71,7 @@ class Reproduction {
       runs.insert(runs.end(), more.begin(), more.end());
     }
     result.findings = e.judge(scale_, runs);
-    compare(result, data_checksum());
+    compare(result);
     draw(e, runs);
     return result;
   }
@@ -96,8 +96,8 @@ class Reproduction {
       QUEST_CHECK(all.is_object(), ErrorKind::kData, "{}: no JSON object", a_.record);
     }
     for (const Result& r : results) {
-      const std::string source = r.experiment->training ? data_checksum() : "paper";
-      auto& entry = all[expectation_scale(*r.experiment)][source][r.experiment->name];
+      const auto [scale, source] = expectation_place(*r.experiment);
+      auto& entry = all[scale][source][r.experiment->name];
       for (const auto& [name, value] : r.findings.values) {
         entry[name] = std::stod(fmt::format("{:.6g}", value));
       }
@@ -202,14 +202,12 @@ class Reproduction {
     return train::resolve_data(data);
   }
 
-  // Of the training tokens: results of other text are no expectation.
-  std::string data_checksum() const {
-    return fmt::format("{:016x}", TokenFile::open(data_paths().train.front()).info().data_checksum);
-  }
-
-  // What trains nothing is the same at every scale.
-  std::string expectation_scale(const Experiment& e) const {
-    return e.training ? std::string(scale_name(scale_)) : "any";
+  // Scale and source under which the file of expectations has an experiment. What trains nothing is
+  // the same at every scale; results of other training tokens are no expectation.
+  std::pair<std::string, std::string> expectation_place(const Experiment& e) const {
+    if (!e.training) return {"any", "paper"};
+    const TokenFile tokens = TokenFile::open(data_paths().train.front());
+    return {std::string(scale_name(scale_)), fmt::format("{:016x}", tokens.info().data_checksum)};
   }
 
   Findings refit() const {
@@ -220,14 +218,13 @@ class Reproduction {
     return judge_law(scaling::fit_scaling_law(paper.runs, fit).law, paper.law);
   }
 
-  void compare(Result& result, const std::string& source) const {
+  void compare(Result& result) const {
     if (a_.steps > 0) {
       result.compared = "with --steps there is no expectation to compare with";
       return;
     }
-    const fs::path path = expectations_file();
-    const Json all = read_json(path);
-    const std::string scale = expectation_scale(*result.experiment);
+    const Json all = read_json(expectations_file());
+    const auto [scale, source] = expectation_place(*result.experiment);
     const Json* entry = nullptr;
     if (all.contains(scale) && all[scale].contains(source) &&
         all[scale][source].contains(result.experiment->name)) {
