@@ -1,0 +1,57 @@
+// Launches that overlap with the kernel before them in the stream (programmatic dependent launch,
+// compute capability 9.0 and up; elsewhere plain launches).
+//
+// Such a kernel may begin while the one before it still runs. It says let_next_start() first, then
+// does what depends on nothing (fetches weights), then wait_for_previous(): from there on
+// everything that earlier kernels of the stream wrote is visible, and only there may it read their
+// results or write anything. A kernel that never says let_next_start() is waited for whole.
+//
+//   __global__ void k(...) { let_next_start(); fetch(weights); wait_for_previous(); ... }
+//   launch_dependent("k", k, grid, threads, shared_bytes, stream, arguments...);
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "quest/kernels/cuda/launch.h"
+
+namespace quest::kernels::cuda {
+
+__device__ inline void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+
+inline bool overlaps_launches() {
+  static const bool overlaps = [] {
+    int device = 0, major = 0;
+    if (cudaGetDevice(&device) != cudaSuccess) return false;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return major >= 9;
+  }();
+  return overlaps;
+}
+
+template <class... Parameters, class... Arguments>
+void launch_dependent(const char* operation, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                      size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlaps_launches() ? 1 : 0;
+  check(operation, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
+}  // namespace quest::kernels::cuda

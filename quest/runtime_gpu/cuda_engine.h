@@ -1,0 +1,90 @@
+// The engine on a GPU: a packed model, its weights packed in device memory.
+//
+//   CudaEngine engine(PackedModel("packed/w4a4"));
+//   const SequenceId s = engine.add_sequence();
+//   engine.prefill(s, prompt, logits);
+//   engine.decode({&s, 1}, {&next, 1}, logits);
+//
+// Two ways to compute (CudaNumerics):
+//   kExact  FP32 between products in the orders of docs/numerics.md, "Deployment": for models whose
+//           products are of integer codes the bits of the CPU engine, logits included
+//   kFast   codes and integer products as exact as before, but prompts of more than
+//           kMaxDecodeRows rows are read in BF16 (flash attention), and single tokens with a
+//           split sum in attention
+// Either way a sequence's result does not depend on which others share a call.
+//
+// Thread rules: one call at a time. Errors: those of engine.h; kEnvironment where this build has no
+// GPU kernels, no GPU is visible or its memory does not suffice.
+#pragma once
+
+#include <memory>
+
+#include "quest/packed/packed_model.h"
+#include "quest/runtime/engine.h"
+
+namespace quest {
+
+enum class CudaNumerics { kFast, kExact };
+enum class CudaKvFormat { kBf16, kFp16, kInt8 };
+
+struct CudaEngineOptions {
+  int64_t context = 0;  // most tokens of a sequence; 0: the model's max_position_embeddings
+  int64_t chunk = 0;    // most rows computed at once; 0: 16384 (kExact: 512)
+  CudaNumerics numerics = CudaNumerics::kFast;
+  CudaKvFormat kv = CudaKvFormat::kBf16;  // kExact: kFp16 or kInt8, as the CPU's
+  // Also keep the weights as int8, four times the memory of 2 bits, so that prompts need not unpack
+  // them.
+  bool unpacked_weights = false;
+  bool graphs = true;  // record the steps of decode as CUDA graphs
+};
+
+class CudaEngine final : public Engine {
+ public:
+  explicit CudaEngine(PackedModel model, const CudaEngineOptions& options = {});
+  ~CudaEngine() override;
+
+  const LlamaConfig& config() const override;
+  int64_t context_length() const override;
+  SequenceId add_sequence() override;
+  void remove_sequence(SequenceId sequence) override;
+  int64_t length(SequenceId sequence) const override;
+  void truncate(SequenceId sequence, int64_t length) override;
+  void prefill(SequenceId sequence, std::span<const int32_t> tokens,
+               std::span<float> logits) override;
+  void prefill_all(SequenceId sequence, std::span<const int32_t> tokens,
+                   const TokenLogits& row) override;
+  void score(SequenceId sequence, std::span<const int32_t> tokens, TokenScores scores) override;
+  void decode(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,
+              std::span<float> logits) override;
+  std::string plans() const override;
+
+  // Reads a prompt for each of n sequences at once. logits (n, V), or empty: not wanted.
+  void prefill_batch(std::span<const SequenceId> sequences,
+                     std::span<const std::span<const int32_t>> tokens, std::span<float> logits);
+  // `steps` times: one token for each sequence, the most likely next one taken on the device.
+  // tokens (n): what to read first. out (steps, n): what was chosen, out's last not yet read.
+  void decode_greedy(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,
+                     int64_t steps, std::span<int32_t> out);
+
+  // What a step of decode takes on the device, without the host: seconds of `repeats` steps at the
+  // sequences' present lengths, which stay as they are.
+  struct StepSeconds {
+    double blocks = 0, head = 0;
+  };
+  StepSeconds time_decode(std::span<const SequenceId> sequences, int64_t repeats);
+  // Seconds on the device of reading one more chunk as long as `tokens` for each of n new
+  // sequences, last logits included.
+  double time_prefill(int64_t sequences, int64_t tokens, int64_t repeats);
+
+  const PackedModel& model() const;
+  // Device memory.
+  int64_t weight_bytes() const;
+  int64_t cache_bytes() const;
+  int64_t scratch_bytes() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quest
