@@ -64,8 +64,35 @@ struct PackedKind {
 template <int kKind, int kTilesM>
 __host__ __device__ constexpr int ring_depth() {
   constexpr int kBits = packed_bits(kKind);
-  constexpr int kVectors = kTilesM <= 2 ? 12 : 8;
+  constexpr int kVectors = kTilesM == 1 ? 12 : kTilesM <= 4 ? 8 : 4;  // as registers allow
   return kBits == 8 && kTilesM <= 2 ? 2 : kBits > kVectors ? 1 : kVectors / kBits;
+}
+
+// run(std::integral_constant<int, slot>): registers have no addresses, so each slot has code of its
+// own.
+template <int kDepth, class F>
+__device__ __forceinline__ void with_slot(int slot, F&& run) {
+  switch (slot) {
+#define QUEST_SLOT(i)                                                          \
+  case i:                                                                      \
+    if constexpr (i < kDepth) run(std::integral_constant<int, i>{});           \
+    break;
+    QUEST_SLOT(0)
+    QUEST_SLOT(1)
+    QUEST_SLOT(2)
+    QUEST_SLOT(3)
+    QUEST_SLOT(4)
+    QUEST_SLOT(5)
+    QUEST_SLOT(6)
+    QUEST_SLOT(7)
+    QUEST_SLOT(8)
+    QUEST_SLOT(9)
+    QUEST_SLOT(10)
+    QUEST_SLOT(11)
+#undef QUEST_SLOT
+    default:
+      break;
+  }
 }
 
 // Activations of 16 columns; `fill` past the end of a row.
@@ -382,21 +409,21 @@ __global__ void __launch_bounds__(512, 1) packed_product(const ProductTask p, co
       for (int i = tid; i < rows; i += threads) a_units[i] = p.a_units[i];
     }
     __syncthreads();  // zeros are written; the slab before has been read
-    stage_codes<kKind, kTilesM <= 2 ? 4 : 8>(p, s0, spans, cut.row_bytes, codes, code_sums);
+    stage_codes<kKind, Kind::kIsOneBit ? 2 : 4>(p, s0, spans, cut.row_bytes, codes, code_sums);
     __syncthreads();
     int span = begin % spans;
     int32_t* tile_dots = dots + begin / spans * 16;
-    for (int base = begin; base < end; base += kDepth) {
-#pragma unroll
-      for (int d = 0; d < kDepth; ++d) {
-        if (base + d >= end) break;
-        product.add(ring[d], codes + span * Kind::kSpanBytes, p.table);
-        if (base + d + kDepth < end) cursor.load(ring[d]);
-        if (++span == spans) {
-          product.flush(p.m, stride, tile_dots);
-          span = 0;
-          tile_dots += 16;
-        }
+    for (int unit = begin, slot = 0; unit < end; ++unit) {
+      with_slot<kDepth>(slot, [&](auto index) {
+        constexpr int kSlot = decltype(index)::value;
+        product.add(ring[kSlot], codes + span * Kind::kSpanBytes, p.table);
+        if (unit + kDepth < end) cursor.load(ring[kSlot]);
+      });
+      slot = slot + 1 == kDepth ? 0 : slot + 1;
+      if (++span == spans) {
+        product.flush(p.m, stride, tile_dots);
+        span = 0;
+        tile_dots += 16;
       }
     }
     if (span != 0 && begin < end) product.flush(p.m, stride, tile_dots);
