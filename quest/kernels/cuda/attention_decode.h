@@ -49,4 +49,9 @@ void decode_attention(const KvCacheView& cache, int64_t layer, const float* qkv,
                       const float* cos, const float* sin, const KvRows& rows, const SplitPlan& plan,
                       float* out, Stream stream);
 
+// What the calls above check: kUsage for query heads that do not share key-value heads evenly, head
+// sizes or plans that do not fit.
+void check_attend(const KvLayout& layout, int64_t heads);
+void check_split(const KvLayout& layout, int64_t heads, const KvRows& rows, const SplitPlan& plan);
+
 }  // namespace quest::kernels::cuda::deploy
