@@ -17,7 +17,8 @@ namespace {
 // kColumns: 8-value columns of a head, rounded up to 8, 16 or 32. kHeads: query heads of a block,
 // at most.
 template <KvFormat kFormat, int kColumns, int kHeads>
-__global__ void __launch_bounds__(kPieceThreads, kHeads == 1 ? 2 : 1) attend_piece(SplitTask task) {
+__global__ void __launch_bounds__(kPieceThreads, kHeads <= 4 && kColumns <= 16 ? 2 : 1)
+    attend_piece(SplitTask task) {
   constexpr bool kInt8 = kFormat == KvFormat::kInt8;
   constexpr int kMaxDim = kColumns * kLane;
   __shared__ __align__(16) float heads[(kHeads + 2) * kMaxDim];  // q, then the new k and v
