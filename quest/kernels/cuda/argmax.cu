@@ -23,8 +23,8 @@ __device__ uint64_t warp_largest(uint64_t rank) {
   return rank;
 }
 
-__global__ void __launch_bounds__(kThreads) largest_of_rows(const float* logits, int v, int64_t ld,
-                                                            int32_t* out) {
+__global__ void __launch_bounds__(kThreads)
+    largest_of_rows(const float* logits, int v, int64_t ld, int32_t* out) {
   let_next_start();
   wait_for_previous();
   __shared__ uint64_t warps[32];

@@ -1,7 +1,6 @@
 // table_gemm.h: splitting rows, the three products, embedding rows.
-#include "quest/kernels/cuda/table_gemm.h"
-
 #include "quest/kernels/cuda/packed_product.cuh"
+#include "quest/kernels/cuda/table_gemm.h"
 
 namespace quest::kernels::cuda {
 namespace {
@@ -14,9 +13,9 @@ int64_t round_up16(int64_t a) { return (a + 15) / 16 * 16; }
 
 // Rows of x in the workspace: q = 256 high + low.
 struct SplitRows {
-  int8_t* codes;    // (2 M, C): high and low in turn
-  float* units;     // (M)
-  int32_t* terms;   // (M, groups): -8 sum of q
+  int8_t* codes;   // (2 M, C): high and low in turn
+  float* units;    // (M)
+  int32_t* terms;  // (M, groups): -8 sum of q
   int64_t columns, groups;
 };
 SplitRows split_rows(void* workspace, int64_t m, int64_t columns) {
@@ -36,8 +35,8 @@ SplitRows split_rows(void* workspace, int64_t m, int64_t columns) {
 
 constexpr int kSplitThreads = 512;
 
-__global__ void __launch_bounds__(kSplitThreads) split_into_halves(const float* x, int64_t ldx,
-                                                                   SplitRows out) {
+__global__ void __launch_bounds__(kSplitThreads)
+    split_into_halves(const float* x, int64_t ldx, SplitRows out) {
   let_next_start();
   wait_for_previous();
   __shared__ float largest_of[kSplitThreads / 32];
@@ -154,8 +153,8 @@ __device__ void stage_groups(const GroupTask& p, int s0, int spans, uint8_t* cod
   const int pieces = spans * 16, k = static_cast<int>(p.x.columns);
   for (int i = tid; i < 2 * p.m * pieces; i += threads) {
     const int row = i / pieces, piece = i % pieces;
-    reinterpret_cast<uint4*>(codes + row * p.row_bytes)[piece] =
-        load_codes(p.x.codes + row * p.x.columns, s0 * kSpanColumns + 16 * piece, k, k % 16 == 0, 0);
+    reinterpret_cast<uint4*>(codes + row * p.row_bytes)[piece] = load_codes(
+        p.x.codes + row * p.x.columns, s0 * kSpanColumns + 16 * piece, k, k % 16 == 0, 0);
   }
   const int groups = spans * kSpanBlocks, all = static_cast<int>(p.x.groups);
   for (int i = tid; i < p.m * groups; i += threads) {
@@ -418,7 +417,8 @@ __device__ void table_values(const RowsTask& p, int64_t v, int64_t c, float (&ou
     u = words[lane_word(4, p.columns, v, block, in_block / 8, LaneOrder::kGroups)] >>
         (in_block % 8);
     const int64_t span = v / 16 * lane_spans(p.columns) + block / kSpanBlocks;
-    unit = __bfloat162float(p.group_units[(span * 16 + v % 16) * kSpanBlocks + block % kSpanBlocks]);
+    unit =
+        __bfloat162float(p.group_units[(span * 16 + v % 16) * kSpanBlocks + block % kSpanBlocks]);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -492,17 +492,14 @@ void table_gemm(const DeviceTable& table, const float* x, int64_t ldx, int64_t m
 template <class T>
 void table_rows(const DeviceTable& table, const int32_t* tokens, int64_t m, T* out, Stream stream) {
   if (m == 0) return;
-  const RowsTask task{table.form,
-                      table.weight,
-                      table.row_units,
-                      reinterpret_cast<const __nv_bfloat16*>(table.group_units),
-                      table.rows,
-                      table.columns,
+  const RowsTask task{table.form,      table.weight,
+                      table.row_units, reinterpret_cast<const __nv_bfloat16*>(table.group_units),
+                      table.rows,      table.columns,
                       tokens};
-  launch_dependent("table_rows", gather_rows<device_t<T>>,
-                   dim3(static_cast<unsigned>(m),
-                        static_cast<unsigned>(divide_up(table.columns, 4 * 256))),
-                   dim3(256), 0, stream, task, dev(out));
+  launch_dependent(
+      "table_rows", gather_rows<device_t<T>>,
+      dim3(static_cast<unsigned>(m), static_cast<unsigned>(divide_up(table.columns, 4 * 256))),
+      dim3(256), 0, stream, task, dev(out));
 }
 
 std::string table_gemm_plan(const DeviceTable& table) {

@@ -1,5 +1,5 @@
-// Embedding and head of a deployed model on a GPU: kernels/table_gemm.h's three forms with its bits,
-// and the largest logit of each row.
+// Embedding and head of a deployed model on a GPU: kernels/table_gemm.h's three forms with its
+// bits, and the largest logit of each row.
 //
 //   table_rows<float>(table, tokens, m, rows, stream);                      // embedding
 //   table_gemm(table, x, ldx, m, workspace, logits, table.rows, stream);    // head
@@ -40,8 +40,8 @@ int64_t table_workspace_bytes(const DeviceTable& table, int64_t m);
 // table once for each 32 rows (kBf16: 8).
 void table_gemm(const DeviceTable& table, const float* x, int64_t ldx, int64_t m, void* workspace,
                 float* out, int64_t ldo, Stream stream);
-// out (M,C) = T(table(tokens[m], c)); tokens (M) int32 in device memory. A token that the table does
-// not have gives a row of NaN.
+// out (M,C) = T(table(tokens[m], c)); tokens (M) int32 in device memory. A token that the table
+// does not have gives a row of NaN.
 template <class T>
 void table_rows(const DeviceTable& table, const int32_t* tokens, int64_t m, T* out, Stream stream);
 // "int8, mma s8 of halves, lane order": for plans.
