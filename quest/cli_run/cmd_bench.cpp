@@ -221,9 +221,8 @@ void run(const RunOptions& options, Arguments& arguments) {
   check_result_file(arguments.json);
   install_shutdown_handlers();
   const auto wanted = [](int64_t given, int64_t usual) { return given == 0 ? usual : given; };
-  const BenchModel model(
-      arguments.engine.model, arguments.random,
-      wanted(arguments.prompt, kPrompt) + wanted(arguments.tokens, kTokens) + 1);
+  const BenchModel model(arguments.engine.model, arguments.random,
+                         wanted(arguments.prompt, kPrompt) + wanted(arguments.tokens, kTokens) + 1);
   arguments.engine.model = model.folder().string();
   LoadedEngine loaded = load_engine(options, arguments.engine);
   CpuEngine& engine = *loaded.engine;

@@ -181,9 +181,9 @@ class LayerBench::Impl {
     std::vector<at::Tensor> turned;
     for (int64_t i = 0; i < copies; ++i) turned.push_back(w[i].t());
     at::Tensor y = rows.y;
-    const double seconds = seconds_of(
-        [&](int64_t copy) { at::mm_out(y, rows.x, turned[static_cast<size_t>(copy)]); }, copies,
-        repeats_);
+    const double seconds =
+        seconds_of([&](int64_t copy) { at::mm_out(y, rows.x, turned[static_cast<size_t>(copy)]); },
+                   copies, repeats_);
     return {Weights::kBf16, Work::kProduct, seconds, bytes, "cuBLAS"};
   }
 
@@ -211,10 +211,9 @@ class LayerBench::Impl {
   void quantize(const Rows& rows, bool hadamard) const {
     QuantSpec spec = recipe_.activation;
     spec.hadamard = hadamard;
-    gpu::hadamard_quantize<bfloat16>(spec, data<bfloat16>(rows.x), rows.m, k_,
-                                     {.codes = data<int8_t>(rows.codes),
-                                      .units = data<float>(rows.units)},
-                                     current_stream());
+    gpu::hadamard_quantize<bfloat16>(
+        spec, data<bfloat16>(rows.x), rows.m, k_,
+        {.codes = data<int8_t>(rows.codes), .units = data<float>(rows.units)}, current_stream());
   }
 
   std::vector<LayerTime> three_ways(const Rows& rows, const Product& product, int64_t copies,
