@@ -13,7 +13,7 @@
 namespace quest {
 
 struct GpuFacts {
-  std::string name;
+  std::string name = {};
   int major = 0, minor = 0;       // compute capability
   int processors = 0;             // streaming multiprocessors
   double clock_hertz = 0;         // the highest

@@ -68,7 +68,7 @@ struct LayerRow {
 void add_layer_figure(OrderedJson& json, const std::string& recipe,
                       const std::vector<LayerRow>& rows);
 
-// The first column to the left, the others to the right.
+// The first column to the left, the others to the right; a row of one cell is a title.
 std::string format_table(const std::vector<std::vector<std::string>>& rows);
 std::string significant(double value);  // three digits: "0.0123", "45.6", "1234"
 std::string percent(double share);      // "85 %"; empty for 0, not known

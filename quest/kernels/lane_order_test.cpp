@@ -135,9 +135,8 @@ TEST(LaneOrder, UnitsOfGroups) {
       for (int64_t r = 0; r < 16; ++r) {
         for (int64_t b = 0; b < 8; ++b) {
           const int64_t row = 16 * tile + r, group = 8 * span + b;
-          const float expected = row < rows && group < groups
-                                     ? static_cast<float>(units[row * groups + group])
-                                     : 0.0f;
+          const float expected =
+              row < rows && group < groups ? static_cast<float>(units[row * groups + group]) : 0.0f;
           EXPECT_EQ(static_cast<float>(lanes[((tile * 2 + span) * 16 + r) * 8 + b]), expected);
         }
       }

@@ -40,17 +40,14 @@ class LayerBench {
   LayerBench(const LayerBench&) = delete;
   LayerBench& operator=(const LayerBench&) = delete;
 
-  // m rows: BF16 first, then packed weights and, above kMostPackedRows, weights kept as int8: each
-  // the product alone, with quantization and with Hadamard transform and quantization.
+  // m rows: BF16 first, then packed weights and, above kMaxPackedRows (packed_gemm.h), where packed
+  // weights are unpacked before each product, weights kept as int8: each the product alone, with
+  // quantization, and with Hadamard transform and quantization.
   std::vector<LayerTime> time(int64_t m);
 
  private:
   class Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-// Up to so many rows the product reads packed weights; above, they are unpacked to int8 before
-// each product.
-inline constexpr int64_t kMostPackedRows = 64;
 
 }  // namespace quest

@@ -19,6 +19,8 @@
 #include "quest/base/error.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
+#include "quest/kernels/cuda/packed_gemm.h"
+#include "quest/kernels/lane_order.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
 
@@ -106,13 +108,6 @@ double seconds_of(const Call& call, int64_t copies, int64_t repeats) {
   return 1e-3 * times[times.size() / 2] / static_cast<double>(calls);
 }
 
-void check_side(const char* name, const QuantSpec& spec, const QuantRecipe& recipe) {
-  const bool is_known = spec.grid == Grid::kUniform && spec.bits <= 7;
-  QUEST_CHECK(is_known, ErrorKind::kUsage,
-              "{} of {} are {}: only integer grids of 1 to 7 bits can be timed (w4a4, w1a1, ...)",
-              name, recipe.name, to_string(spec));
-}
-
 // LibTorch's own messages are pages long.
 template <class F>
 auto with_cuda_errors(F&& f) {
@@ -136,12 +131,13 @@ class LayerBench::Impl {
       : recipe_(recipe), n_(n), k_(k), repeats_(repeats) {
     const std::string reason = ops::gpu_unusable_reason();
     QUEST_CHECK(reason.empty(), ErrorKind::kEnvironment, "{}", reason);
-    check_side("weights", recipe.weight, recipe);
-    check_side("activations", recipe.activation, recipe);
-    QUEST_CHECK(n > 0 && k > 0 && gpu::gemm_lowbit_supports(n, k), ErrorKind::kUsage,
-                "a layer of {} outputs and {} inputs has no int8 product here: outputs must be a "
-                "multiple of 8, inputs of 16, and the GPU of compute capability 9.0",
-                n, k);
+    QUEST_CHECK(recipe.weight.is_quantized() && recipe.activation.is_quantized() &&
+                    gpu::packed_gemm_supports(recipe.weight, recipe.activation, k),
+                ErrorKind::kUsage,
+                "there is no product of packed weights and quantized activations for {} with {} "
+                "inputs: take integer grids on both sides (w4a4, w1a1, fp4, ...)",
+                recipe.name, k);
+    tiles_ = {.bits = stored_format(recipe.weight).bits, .n = n, .k = k};
   }
 
   std::vector<LayerTime> time(int64_t m) {
@@ -154,7 +150,9 @@ class LayerBench::Impl {
       const auto append = [&](std::vector<LayerTime> more) {
         times.insert(times.end(), more.begin(), more.end());
       };
-      if (m > kMostPackedRows) append(int8(rows));
+      if (m > gpu::kMaxPackedRows) check_many_rows(m);
+      append(packed(rows));
+      if (m > gpu::kMaxPackedRows) append(int8(rows));
       return times;
     });
   }
@@ -187,25 +185,98 @@ class LayerBench::Impl {
     return {Weights::kBf16, Work::kProduct, seconds, bytes, "cuBLAS"};
   }
 
+  // Rows above kMaxPackedRows are multiplied on the int8 tensor cores, with weights as numbers.
+  void check_many_rows(int64_t m) const {
+    const CodeFormat a = code_format(recipe_.activation);
+    const bool is_number = a.multiplier == 1 && a.offset == 0;
+    QUEST_CHECK(
+        is_number && gpu::unpack_numbers_supports(recipe_.weight) &&
+            gpu::gemm_lowbit_supports(n_, k_),
+        ErrorKind::kUsage,
+        "{} rows, {}, {} outputs, {} inputs: more than {} rows need grids whose numbers fit "
+        "int8 (below 8 bits), outputs in multiples of 8, inputs of 16, and a GPU of compute "
+        "capability 9.0; give smaller --rows",
+        m, recipe_.name, n_, k_, gpu::kMaxPackedRows);
+  }
+
+  // Copies of the weights in lane order; any bytes do.
+  struct Packed {
+    Packed(const Impl& layer, int64_t at_most)
+        : bytes(kernels::lane_bytes(layer.tiles_)),
+          copies(std::min(copies_of(bytes), at_most)),
+          lanes(at::randint(0, 256, {copies, bytes}, on_gpu(at::kByte))),
+          units(at::zeros({layer.n_}, on_gpu(at::kFloat)).fill_(0.01)),
+          weight{.spec = layer.recipe_.weight,
+                 .n = layer.n_,
+                 .k = layer.k_,
+                 .units = data<float>(units)} {
+      if (!gpu::needs_number_sums(weight.spec, layer.recipe_.activation)) return;
+      sums = at::empty({layer.n_}, on_gpu(at::kInt));
+      gpu::number_sums(copy(0), data<int32_t>(sums), current_stream());
+      weight.number_sums = data<int32_t>(sums);
+    }
+
+    gpu::DeviceWeight copy(int64_t i) const {
+      gpu::DeviceWeight w = weight;
+      w.lanes = data<uint8_t>(lanes) + i * bytes;
+      return w;
+    }
+    int64_t weight_bytes() const {
+      return bytes + static_cast<int64_t>(units.nbytes() + (sums.defined() ? sums.nbytes() : 0));
+    }
+
+    int64_t bytes, copies;
+    at::Tensor lanes, units, sums;
+    gpu::DeviceWeight weight;
+  };
+
+  std::vector<LayerTime> packed(const Rows& rows) {
+    const Packed w(*this, kMostCopies);
+    const QuantSpec& activation = recipe_.activation;
+    if (rows.m <= gpu::kMaxPackedRows) {
+      const Product product = [&](const Rows& r, int64_t copy) {
+        gpu::packed_gemm<bfloat16>(w.copy(copy), activation, data<int8_t>(r.codes),
+                                   data<float>(r.units), r.m, data<bfloat16>(r.y),
+                                   current_stream());
+      };
+      return three_ways(rows, product, w.copies,
+                        {.weights = Weights::kPacked,
+                         .weight_bytes = w.weight_bytes(),
+                         .plan = gpu::packed_gemm_plan(recipe_.weight, activation, rows.m)});
+    }
+    const at::Tensor numbers = at::empty({n_, k_}, on_gpu(at::kChar));
+    const Product product = [&](const Rows& r, int64_t copy) {
+      gpu::unpack_numbers(w.copy(copy), data<int8_t>(numbers), current_stream());
+      multiply(r, data<int8_t>(numbers), w.units);
+    };
+    return three_ways(
+        rows, product, w.copies,
+        {.weights = Weights::kPacked,
+         .weight_bytes = w.weight_bytes(),
+         .plan = fmt::format("unpacked before each product, {}", gpu::gemm_lowbit_plan())});
+  }
+
   std::vector<LayerTime> int8(const Rows& rows) {
     const int64_t bytes = n_ * k_, copies = copies_of(bytes);
-    const at::Tensor w = numbers({copies, n_, k_});
-    const at::Tensor units = at::zeros({n_}, on_gpu(at::kFloat)).fill_(0.01);
+    const Packed packed(*this, copies);
+    const at::Tensor numbers = at::empty({copies, n_, k_}, on_gpu(at::kChar));
+    for (int64_t i = 0; i < copies; ++i) {
+      gpu::unpack_numbers(packed.copy(i % packed.copies), data<int8_t>(numbers) + i * bytes,
+                          current_stream());
+    }
     const Product product = [&](const Rows& r, int64_t copy) {
-      gpu::gemm_lowbit<bfloat16>(data<int8_t>(r.codes), data<float>(r.units),
-                                 data<int8_t>(w) + copy * bytes, data<float>(units), r.m, n_, k_,
-                                 data<bfloat16>(r.y), current_stream());
+      multiply(r, data<int8_t>(numbers) + copy * bytes, packed.units);
     };
     return three_ways(rows, product, copies,
                       {.weights = Weights::kInt8,
-                       .weight_bytes = bytes + static_cast<int64_t>(units.nbytes()),
+                       .weight_bytes = bytes + static_cast<int64_t>(packed.units.nbytes()),
                        .plan = gpu::gemm_lowbit_plan()});
   }
 
-  // Random numbers of the weights' grid: odd, up to 2^b - 1.
-  at::Tensor numbers(std::vector<int64_t> shape) const {
-    const int64_t half = int64_t{1} << (recipe_.weight.bits - 1);
-    return at::randint(-half, half, shape, on_gpu(at::kChar)).mul_(2).add_(1);
+  void multiply(const Rows& rows, const int8_t* numbers, const at::Tensor& units) const {
+    gpu::gemm_lowbit<bfloat16>(data<int8_t>(rows.codes), data<float>(rows.units), numbers,
+                               data<float>(units), rows.m, n_, k_, data<bfloat16>(rows.y),
+                               current_stream());
   }
 
   void quantize(const Rows& rows, bool hadamard) const {
@@ -234,6 +305,7 @@ class LayerBench::Impl {
 
   QuantRecipe recipe_;
   int64_t n_, k_, repeats_;
+  CodeTiles tiles_;
 };
 
 LayerBench::LayerBench(const QuantRecipe& recipe, int64_t n, int64_t k, int64_t repeats)
