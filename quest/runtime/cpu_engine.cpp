@@ -10,6 +10,7 @@
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/kernels/rope.h"
 #include "quest/quant/hadamard.h"
+#include "quest/runtime/engine_checks.h"
 #include "quest/runtime/table_view.h"
 
 namespace quest {
@@ -30,17 +31,7 @@ constexpr int64_t kAttendTokens = 32;
 constexpr int64_t kAppendTokens = 64;
 
 EngineOptions checked(EngineOptions options, const LlamaConfig& config) {
-  if (options.context == 0) options.context = config.max_position_embeddings;
-  QUEST_CHECK(options.context >= 1 && options.context <= int64_t{1} << 30, ErrorKind::kUsage,
-              "the context is {} tokens, allowed are 1 to 2^30 (0: the model's {})",
-              options.context, config.max_position_embeddings);
-  QUEST_CHECK(
-      options.context <= config.max_position_embeddings || config.rope_scaling.type == "dynamic",
-      ErrorKind::kUsage,
-      "the context is {} tokens, but the model was trained for {} and its rope_scaling is '{}': "
-      "set \"rope_scaling\" in config.json (type \"dynamic\", or \"linear\" with a factor and a "
-      "larger max_position_embeddings)",
-      options.context, config.max_position_embeddings, config.rope_scaling.type);
+  options.context = checked_context(options.context, config);
   QUEST_CHECK(options.chunk >= 1 && options.chunk <= 1 << 16, ErrorKind::kUsage,
               "the chunk is {} tokens, allowed are 1 to 65536", options.chunk);
   if (options.kv == KvFormat::kInt8) {
@@ -94,21 +85,10 @@ int64_t CpuEngine::scratch_bytes() const {
          activations_.prepared.bytes() + activations_.values.bytes();
 }
 
-void CpuEngine::check_tokens(std::span<const int32_t> tokens) const {
-  QUEST_CHECK(!tokens.empty(), ErrorKind::kUsage, "there are no tokens to read");
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    QUEST_CHECK(tokens[i] >= 0 && tokens[i] < config().vocab_size, ErrorKind::kData,
-                "token {} is {}, the vocabulary has {} tokens: was the text encoded with another "
-                "tokenizer?",
-                i, tokens[i], config().vocab_size);
-  }
-}
-
-void CpuEngine::check_room(SequenceId sequence, int64_t tokens) const {
-  const int64_t length = cache_.get(sequence).length;
-  QUEST_CHECK(tokens <= options_.context - length, ErrorKind::kUsage,
-              "sequence {} has {} tokens and cannot take {} more: the context holds {}", sequence,
-              length, tokens, options_.context);
+void CpuEngine::check_request(SequenceId sequence, std::span<const int32_t> tokens,
+                              size_t count) const {
+  check_tokens(tokens, config());
+  check_room(sequence, cache_.get(sequence).length, static_cast<int64_t>(count), options_.context);
 }
 
 void CpuEngine::embed(std::span<const Segment> segments) {
@@ -308,11 +288,8 @@ void CpuEngine::forward_chunk(SequenceId sequence, std::span<const int32_t> toke
 
 void CpuEngine::prefill(SequenceId sequence, std::span<const int32_t> tokens,
                         std::span<float> logits) {
-  check_tokens(tokens);
-  check_room(sequence, static_cast<int64_t>(tokens.size()));
-  QUEST_CHECK(logits.empty() || static_cast<int64_t>(logits.size()) == config().vocab_size,
-              ErrorKind::kUsage, "room for {} logits was given, the model gives {}", logits.size(),
-              config().vocab_size);
+  check_request(sequence, tokens, tokens.size());
+  check_logits(logits, 1, config());
   int64_t last = 0;
   for (auto rest = tokens; !rest.empty();) {
     const size_t count = std::min(rest.size(), static_cast<size_t>(options_.chunk));
@@ -325,8 +302,7 @@ void CpuEngine::prefill(SequenceId sequence, std::span<const int32_t> tokens,
 
 void CpuEngine::prefill_all(SequenceId sequence, std::span<const int32_t> tokens,
                             const TokenLogits& row) {
-  check_tokens(tokens);
-  check_room(sequence, static_cast<int64_t>(tokens.size()));
+  check_request(sequence, tokens, tokens.size());
   const auto vocabulary = static_cast<size_t>(config().vocab_size);
   int64_t done = 0;
   for (auto rest = tokens; !rest.empty();) {
@@ -344,14 +320,8 @@ void CpuEngine::prefill_all(SequenceId sequence, std::span<const int32_t> tokens
 }
 
 void CpuEngine::score(SequenceId sequence, std::span<const int32_t> tokens, TokenScores scores) {
-  check_tokens(tokens);
-  QUEST_CHECK(tokens.size() >= 2 && scores.logprobs.size() == tokens.size() - 1 &&
-                  (scores.is_greedy.empty() || scores.is_greedy.size() == tokens.size() - 1),
-              ErrorKind::kUsage,
-              "scores of {} tokens and room for {} log-probabilities and {} greedy marks were "
-              "asked for: each but the first token has one",
-              tokens.size(), scores.logprobs.size(), scores.is_greedy.size());
-  check_room(sequence, static_cast<int64_t>(tokens.size()) - 1);
+  check_scores(tokens, scores);
+  check_request(sequence, tokens, tokens.size() - 1);
   const int64_t vocabulary = config().vocab_size;
   size_t done = 0;
   while (done + 1 < tokens.size()) {
@@ -380,19 +350,13 @@ void CpuEngine::score(SequenceId sequence, std::span<const int32_t> tokens, Toke
 
 void CpuEngine::decode(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,
                        std::span<float> logits) {
-  check_tokens(tokens);
+  check_decode(sequences, tokens, config());
+  QUEST_CHECK(!logits.empty(), ErrorKind::kUsage, "decode got no room for logits");
+  check_logits(logits, static_cast<int64_t>(tokens.size()), config());
+  for (const SequenceId sequence : sequences) {
+    check_room(sequence, cache_.get(sequence).length, 1, options_.context);
+  }
   const auto vocabulary = static_cast<size_t>(config().vocab_size);
-  QUEST_CHECK(sequences.size() == tokens.size() && logits.size() == tokens.size() * vocabulary,
-              ErrorKind::kUsage,
-              "decode got {} sequences, {} tokens and room for {} logits: one token and {} logits "
-              "belong to each sequence",
-              sequences.size(), tokens.size(), logits.size(), vocabulary);
-  std::vector<SequenceId> sorted(sequences.begin(), sequences.end());
-  std::sort(sorted.begin(), sorted.end());
-  const auto twin = std::adjacent_find(sorted.begin(), sorted.end());
-  QUEST_CHECK(twin == sorted.end(), ErrorKind::kUsage, "sequence {} is named twice in one decode",
-              *twin);
-  for (const SequenceId sequence : sequences) check_room(sequence, 1);
   for (size_t first = 0; first < sequences.size();) {
     const size_t count = std::min(sequences.size() - first, static_cast<size_t>(options_.chunk));
     std::vector<Segment> segments;

@@ -103,6 +103,12 @@ void check_numbers_fit(const QuantSpec& weight) {
               to_string(weight));
 }
 
+void check_has_sums(const QuantSpec& weight) {
+  QUEST_CHECK(has_codes(weight) && code_format(weight).is_integer &&
+                  weight.grid != Grid::kUniform4of8,
+              ErrorKind::kUsage, "[number_sums] not for the grid of {}", to_string(weight));
+}
+
 void check_has_number_sums(const QuantSpec& weight, const void* sums) {
   QUEST_ASSERT(sums != nullptr, "a product with {} needs number_sums", to_string(weight));
 }

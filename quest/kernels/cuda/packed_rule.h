@@ -34,6 +34,8 @@ PackedRule weight_rule(const QuantSpec& weight);
 PackedRule product_rule(const QuantSpec& weight, const QuantSpec& activation, int64_t m, int64_t k);
 // Throws kUsage where unpack_numbers_supports() is false.
 void check_numbers_fit(const QuantSpec& weight);
+// Throws kUsage for grids that number_sums() is not for.
+void check_has_sums(const QuantSpec& weight);
 void check_has_number_sums(const QuantSpec& weight, const void* sums);
 
 // The embedding or head of `form` numbers (TableForm): throws kUsage for a C that its sums do not

@@ -2,6 +2,7 @@
 // quantize_row (quest/quant/quantizer.h), bit for bit.
 #pragma once
 
+#include "quest/kernels/cuda/dependent_launch.cuh"
 #include "quest/kernels/cuda/device.cuh"
 #include "quest/kernels/cuda/row_rule.h"
 
@@ -162,6 +163,7 @@ __global__ void __launch_bounds__(kRowThreads)
   __shared__ float chunks[kMaxChunks];
   __shared__ float scratch[32];
   __shared__ RowScale shared_scale;
+  let_next_start();
   const int64_t row = blockIdx.x;
   const bool vector = k % kLane == 0;
   float v[kRounds][kLane];
@@ -192,17 +194,23 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// m rows of k values.
+// m rows of k values. overlaps: may begin before the previous kernel ends (dependent_launch.cuh).
 template <class Source>
 void launch_quantize_rows(const char* operation, const Source& source, const RowRule& rule,
-                          int64_t m, int64_t k, const RowsOut& out, cudaStream_t stream) {
+                          int64_t m, int64_t k, const RowsOut& out, cudaStream_t stream,
+                          bool overlaps = false) {
   if (m == 0) return;
   const int rounds = row_rounds(k, Source::kRounds), threads = row_threads(k, rounds);
   const auto run = [&](auto code) {
     with_rounds(rounds, [&](auto count) {
-      quantize_rows<Source, decltype(code)::value, decltype(count)::value>
-          <<<static_cast<unsigned>(m), threads, 0, stream>>>(source, rule, static_cast<int>(k),
-                                                             out);
+      const auto kernel = &quantize_rows<Source, decltype(code)::value, decltype(count)::value>;
+      const dim3 grid(static_cast<unsigned>(m));
+      if (overlaps) {
+        launch_dependent(operation, kernel, grid, dim3(threads), 0, stream, source, rule,
+                         static_cast<int>(k), out);
+      } else {
+        kernel<<<grid, threads, 0, stream>>>(source, rule, static_cast<int>(k), out);
+      }
     });
   };
   switch (rule.code) {

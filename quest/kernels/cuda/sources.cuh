@@ -1,7 +1,10 @@
 // Where the rows of quantize_rows come from: load() fills v[r][i] with value
-// (r * blockDim.x + threadIdx.x) * 8 + i of the row as float, zero beyond the row.
+// (r * blockDim.x + threadIdx.x) * 8 + i of the row as float, zero beyond the row. Every thread
+// calls it, and it calls wait_for_previous() before it reads what an earlier kernel may have
+// written.
 #pragma once
 
+#include "quest/kernels/cuda/dependent_launch.cuh"
 #include "quest/kernels/cuda/device.cuh"
 
 namespace quest::kernels::cuda {
@@ -14,6 +17,7 @@ struct PlainRows {
 
   template <int kCount>
   __device__ void load(int64_t row, int k, bool vector, float (&v)[kCount][kLane], float*) const {
+    wait_for_previous();
 #pragma unroll
     for (int r = 0; r < kCount; ++r) {
       const int column = (r * blockDim.x + threadIdx.x) * kLane;
@@ -38,6 +42,7 @@ struct NormalizedRows {
   template <int kCount>
   __device__ void load(int64_t row, int k, bool vector, float (&v)[kCount][kLane],
                        float* scratch) const {
+    wait_for_previous();
     float squares = 0.0f;
 #pragma unroll
     for (int r = 0; r < kCount; ++r) {
@@ -85,6 +90,7 @@ struct SwigluRows {
 
   template <int kCount>
   __device__ void load(int64_t row, int k, bool vector, float (&v)[kCount][kLane], float*) const {
+    wait_for_previous();
 #pragma unroll
     for (int r = 0; r < kCount; ++r) {
       const int column = (r * blockDim.x + threadIdx.x) * kLane;

@@ -1,12 +1,16 @@
 // The twin of kernels/cuda for builds without nvcc: every operation says that it is not there.
 #include "quest/base/error.h"
 #include "quest/kernels/cuda/adamw.h"
+#include "quest/kernels/cuda/attention_decode.h"
 #include "quest/kernels/cuda/cross_entropy.h"
+#include "quest/kernels/cuda/deploy.h"
 #include "quest/kernels/cuda/fp8_gradient.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
+#include "quest/kernels/cuda/kv_cache.h"
 #include "quest/kernels/cuda/rms_norm.h"
 #include "quest/kernels/cuda/rope.h"
+#include "quest/kernels/cuda/score_rows.h"
 #include "quest/kernels/cuda/stream.h"
 #include "quest/kernels/cuda/swiglu.h"
 
@@ -141,5 +145,66 @@ void gemm_lowbit(const int8_t*, const float*, const int8_t*, const float*, int64
                                int64_t, int64_t, T*, Stream);
 QUEST_INSTANTIATE(float)
 QUEST_INSTANTIATE(bfloat16)
+
+namespace deploy {
+
+void add_norm_quantize(const QuantSpec&, const float*, const float*, const float*, float, int64_t,
+                       int64_t, float*, const QuantizedRows&, Stream) {
+  missing("add_norm_quantize");
+}
+void swiglu_quantize(const QuantSpec&, const float*, int64_t, int64_t, const QuantizedRows&,
+                     Stream) {
+  missing("swiglu_quantize");
+}
+void quantize(const QuantSpec&, const float*, int64_t, int64_t, const QuantizedRows&, Stream) {
+  missing("quantize");
+}
+void add_norm(const float*, const float*, const float*, float, int64_t, int64_t, float*, float*,
+              Stream) {
+  missing("add_norm");
+}
+void swiglu(const float*, int64_t, int64_t, float*, Stream) { missing("swiglu"); }
+void add(const float*, int64_t, float*, Stream) { missing("add"); }
+void score_rows(const float*, const int32_t*, int64_t, int64_t, float*, uint8_t*, Stream) {
+  missing("score_rows");
+}
+
+void check_layout(const KvLayout&) { missing("check_layout"); }
+void check_attend(const KvLayout&, int64_t) { missing("attend"); }
+void check_split(const KvLayout&, int64_t, const KvRows&, const SplitPlan&) {
+  missing("attend_split");
+}
+bool attend_split_supports(const KvLayout&) { return false; }
+int64_t attend_split_workspace(int64_t, int64_t, int64_t, int64_t) { missing("attend_split"); }
+template <class T>
+void rope_append(const KvCacheView&, int64_t, T*, int64_t, const float*, const float*,
+                 const KvRows&, Stream) {
+  missing("rope_append");
+}
+template <class T>
+void gather_kv(const KvCacheView&, int64_t, int64_t, int64_t, T*, T*, Stream) {
+  missing("gather_kv");
+}
+void attend_exact(const KvCacheView&, int64_t, const float*, int64_t, const KvRows&, float*,
+                  Stream) {
+  missing("attend_exact");
+}
+void attend_split(const KvCacheView&, int64_t, const float*, int64_t, const KvRows&,
+                  const SplitPlan&, float*, Stream) {
+  missing("attend_split");
+}
+void decode_attention(const KvCacheView&, int64_t, const float*, int64_t, const float*,
+                      const float*, const KvRows&, const SplitPlan&, float*, Stream) {
+  missing("decode_attention");
+}
+
+#define QUEST_INSTANTIATE_CACHE(T)                                                     \
+  template void rope_append<T>(const KvCacheView&, int64_t, T*, int64_t, const float*, \
+                               const float*, const KvRows&, Stream);                   \
+  template void gather_kv<T>(const KvCacheView&, int64_t, int64_t, int64_t, T*, T*, Stream);
+QUEST_INSTANTIATE_CACHE(float)
+QUEST_INSTANTIATE_CACHE(bfloat16)
+
+}  // namespace deploy
 
 }  // namespace quest::kernels::cuda

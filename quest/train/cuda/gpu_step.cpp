@@ -20,6 +20,7 @@
 
 #include "quest/base/error.h"
 #include "quest/ops/gpu.h"
+#include "quest/ops/gpu_errors.h"
 #include "quest/ops/gpu_optimizer.h"
 
 namespace quest::train {
@@ -39,23 +40,10 @@ struct Transfer {
   at::cuda::CUDAEvent done;
 };
 
-// LibTorch's own messages are pages long.
 template <class F>
 void with_cuda_errors(F&& f) {
-  try {
-    f();
-  } catch (const c10::OutOfMemoryError& error) {
-    const std::string text = error.what_without_backtrace();
-    // "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."
-    const size_t second = text.find(". ", text.find(". ") + 1);
-    QUEST_THROW(ErrorKind::kEnvironment,
-                "the GPU has too little memory: {}; a smaller train.micro_batch_size or "
-                "train.recompute needs less",
-                text.substr(0, second));
-  } catch (const c10::AcceleratorError& error) {
-    const std::string text = error.what_without_backtrace();
-    QUEST_THROW(ErrorKind::kEnvironment, "the GPU failed: {}", text.substr(0, text.find('\n')));
-  }
+  ops::with_gpu_errors("a smaller train.micro_batch_size or train.recompute needs less",
+                       std::forward<F>(f));
 }
 
 }  // namespace

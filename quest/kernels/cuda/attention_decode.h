@@ -1,0 +1,57 @@
+// Attention of single tokens and of short prompts over the paged cache (kv_cache.h), in FP32.
+//
+// Row r attends to the positions 0 to position[r] of its sequence. q is read from qkv (rows,
+// (H + 2G) D) as rope_append leaves it; out is (rows, H D), for int8 transformed back into the
+// plain basis. `heads` H is a multiple of the key-value heads G. Asynchronous in `stream`; memory,
+// overlap and errors as in kv_cache.h.
+#pragma once
+
+#include <cstdint>
+
+#include "quest/kernels/cuda/kv_cache.h"
+
+namespace quest::kernels::cuda::deploy {
+
+// The order of kernels/deploy.h attend, bit for bit (fp16 and int8; bf16 in the same order). Any
+// number of rows.
+void attend_exact(const KvCacheView& cache, int64_t layer, const float* qkv, int64_t heads,
+                  const KvRows& rows, float* out, Stream stream);
+
+// Fast attention: keys are dealt out in pieces of kPieceKeys positions, one block for each piece,
+// row and key-value head; the `H / G` query heads of a key-value head share its reads. A piece's
+// softmax and sums are those of its positions alone, and pieces are combined in order by the block
+// that ends last: a row's bits depend on its sequence alone. Rows of at most kPieceKeys positions
+// have nothing to combine.
+inline constexpr int64_t kPieceKeys = 256;
+constexpr int64_t attend_pieces(int64_t context) { return (context + kPieceKeys - 1) / kPieceKeys; }
+// Whether attend_split and decode_attention take this head size: multiples of 8 up to 256 (int8: of
+// 16). Others have attend_exact.
+bool attend_split_supports(const KvLayout& layout);
+// Bytes of workspace for up to `rows` rows and `pieces` pieces; 0 for one piece. The caller zeroes
+// it once; every call leaves it fit for the next in the same stream, of any rows and pieces up to
+// these.
+int64_t attend_split_workspace(int64_t rows, int64_t heads, int64_t head_dim, int64_t pieces);
+
+// How the work of a call is dealt out: `pieces` is at least attend_pieces(position + 1) of every
+// row; pieces beyond a row's length end at once.
+struct SplitPlan {
+  int64_t pieces = 1;
+  void* workspace = nullptr;  // null for one piece
+  int64_t max_rows = 0;       // that the workspace was sized for
+};
+
+void attend_split(const KvCacheView& cache, int64_t layer, const float* qkv, int64_t heads,
+                  const KvRows& rows, const SplitPlan& plan, float* out, Stream stream);
+
+// rope_append and attend_split in one kernel, for one token of each sequence: qkv as the product
+// left it, which it stays; cos, sin (positions, D/2). The bits of the two one after the other.
+void decode_attention(const KvCacheView& cache, int64_t layer, const float* qkv, int64_t heads,
+                      const float* cos, const float* sin, const KvRows& rows, const SplitPlan& plan,
+                      float* out, Stream stream);
+
+// What the calls above check: kUsage for query heads that do not share key-value heads evenly, head
+// sizes or plans that do not fit.
+void check_attend(const KvLayout& layout, int64_t heads);
+void check_split(const KvLayout& layout, int64_t heads, const KvRows& rows, const SplitPlan& plan);
+
+}  // namespace quest::kernels::cuda::deploy

@@ -1,0 +1,143 @@
+// packed_gemm.h's product: how it is cut into blocks, and its launch.
+#include "quest/kernels/cuda/packed_gemm.h"
+
+#include "quest/kernels/cuda/packed_product.cuh"
+
+namespace quest::kernels::cuda {
+namespace {
+
+constexpr int kReservedShared = 1024;  // of each block, by the system
+
+int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+struct SharedNeed {
+  int m;
+  bool one_bit;
+
+  int row_bytes(int slab) const {
+    // Rows 16 bytes apart in the banks: 8 lanes' rows do not collide. Bits: 4 words apart.
+    return one_bit ? 4 * (slab * 8 + (36 - slab * 8 % 32) % 32) : slab * kSpanColumns + 16;
+  }
+  int codes_offset(int block_tiles) const {
+    const int bytes = 4 * m * sums_stride(block_tiles) + 8 * m + 8 * block_tiles * 16;
+    return (bytes + 15) / 16 * 16;
+  }
+  int total(int block_tiles, int slab) const {
+    return codes_offset(block_tiles) + m * row_bytes(slab);
+  }
+};
+
+void deal_tiles(ProductCut& cut, int blocks) {
+  cut.blocks = std::max(std::min(cut.tiles, blocks), divide_up(cut.tiles, kMaxBlockTiles));
+  cut.block_tiles = divide_up(cut.tiles, cut.blocks);
+}
+
+}  // namespace
+
+DeviceLimits device_limits() {
+  static const DeviceLimits limits = [] {
+    DeviceLimits out;
+    int device = 0;
+    const auto get = [&](int& value, cudaDeviceAttr attribute) {
+      check("packed_gemm", cudaDeviceGetAttribute(&value, attribute, device));
+    };
+    check("packed_gemm", cudaGetDevice(&device));
+    get(out.multiprocessors, cudaDevAttrMultiProcessorCount);
+    get(out.block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    get(out.shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+    return out;
+  }();
+  return limits;
+}
+
+ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
+  const DeviceLimits limits = device_limits();
+  const SharedNeed need{static_cast<int>(m), one_bit};
+  ProductCut cut;
+  cut.tiles = divide_up(n, 16);
+  cut.spans = cut.slab_spans = divide_up(k, kSpanColumns);
+  // Two blocks on each multiprocessor; one of twice the warps if only that has room for all
+  // activations; slabs of them if there is none.
+  const int half = std::min(limits.block_shared, limits.shared / 2 - kReservedShared);
+  deal_tiles(cut, 2 * limits.multiprocessors);
+  bool one_block = false;
+  if (need.total(cut.block_tiles, cut.spans) > half) {
+    ProductCut alone = cut;
+    deal_tiles(alone, limits.multiprocessors);
+    one_block = need.total(alone.block_tiles, alone.spans) <= limits.block_shared;
+    if (one_block) cut = alone;
+    while (!one_block && cut.block_tiles > 1 && need.total(cut.block_tiles, 1) > half) {
+      cut.blocks = std::min(cut.tiles, 2 * cut.blocks);
+      cut.block_tiles = divide_up(cut.tiles, cut.blocks);
+    }
+    for (int slabs = 2; !one_block && need.total(cut.block_tiles, cut.slab_spans) > half &&
+                        cut.slab_spans > 1;
+         ++slabs) {
+      cut.slab_spans = divide_up(cut.spans, slabs);
+    }
+  }
+  const bool few = cut.blocks <= limits.multiprocessors && cut.block_tiles * cut.spans >= 16;
+  cut.threads = one_block || few ? 512 : 256;
+  cut.row_bytes = need.row_bytes(cut.slab_spans);
+  cut.codes_offset = need.codes_offset(cut.block_tiles);
+  cut.shared_bytes = need.total(cut.block_tiles, cut.slab_spans);
+  return cut;
+}
+
+template <class T>
+void packed_gemm(const DeviceWeight& weight, const QuantSpec& activation, const int8_t* codes,
+                 const float* a_units, int64_t m, T* out, Stream stream, int32_t* acc) {
+  const PackedRule rule = product_rule(weight.spec, activation, m, weight.k);
+  if (rule.a_offset != 0) check_has_number_sums(weight.spec, weight.number_sums);
+  ProductTask task;
+  task.lanes = static_cast<const uint4*>(weight.lanes);
+  task.units = weight.units;
+  task.number_sums = weight.number_sums;
+  task.codes = codes;
+  task.a_units = a_units;
+  task.out = out;
+  task.acc = acc;
+  task.out_stride = weight.n;
+  task.m = static_cast<int>(m);
+  task.n = static_cast<int>(weight.n);
+  task.k = static_cast<int>(weight.k);
+  task.form = std::is_same_v<T, float> ? ProductForm::kFloat : ProductForm::kBfloat16;
+  task.w_multiplier = rule.w_multiplier;
+  task.w_offset = rule.w_offset;
+  task.a_multiplier = rule.a_multiplier;
+  task.a_offset = rule.a_offset;
+  for (int i = 0; i < 16; ++i) {
+    task.table[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(rule.numbers[i]))
+                         << (8 * (i % 4));
+  }
+  const char* operation = "packed_gemm";
+  switch (rule.kind) {
+    case 1:
+      return launch_product<1>(operation, task, stream);
+    case 2:
+      return launch_product<2>(operation, task, stream);
+    case 3:
+      return launch_product<3>(operation, task, stream);
+    case 4:
+      return launch_product<4>(operation, task, stream);
+    case 5:
+      return launch_product<5>(operation, task, stream);
+    case 6:
+      return launch_product<6>(operation, task, stream);
+    case 7:
+      return launch_product<7>(operation, task, stream);
+    case 8:
+      return launch_product<8>(operation, task, stream);
+    case kPackedFp4:
+      return launch_product<kPackedFp4>(operation, task, stream);
+    default:
+      return launch_product<kPackedOneBit>(operation, task, stream);
+  }
+}
+
+template void packed_gemm<float>(const DeviceWeight&, const QuantSpec&, const int8_t*, const float*,
+                                 int64_t, float*, Stream, int32_t*);
+template void packed_gemm<bfloat16>(const DeviceWeight&, const QuantSpec&, const int8_t*,
+                                    const float*, int64_t, bfloat16*, Stream, int32_t*);
+
+}  // namespace quest::kernels::cuda

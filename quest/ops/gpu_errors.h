@@ -1,0 +1,34 @@
+// LibTorch's errors of a GPU, which are pages long, as one line of ours.
+//
+//   with_gpu_errors("a smaller train.micro_batch_size needs less", [&] { step(); });
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <c10/util/Exception.h>
+
+#include "quest/base/error.h"
+
+namespace quest::ops {
+
+// Runs f. Throws kEnvironment where the device's memory is used up, with `advice`, or a call of
+// CUDA failed.
+template <class F>
+decltype(auto) with_gpu_errors(std::string_view advice, F&& f) {
+  try {
+    return std::forward<F>(f)();
+  } catch (const c10::OutOfMemoryError& error) {
+    const std::string text = error.what_without_backtrace();
+    // "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."
+    const size_t second = text.find(". ", text.find(". ") + 1);
+    QUEST_THROW(ErrorKind::kEnvironment, "the GPU has too little memory: {}; {}",
+                text.substr(0, second), advice);
+  } catch (const c10::AcceleratorError& error) {
+    const std::string text = error.what_without_backtrace();
+    QUEST_THROW(ErrorKind::kEnvironment, "the GPU failed: {}", text.substr(0, text.find('\n')));
+  }
+}
+
+}  // namespace quest::ops

@@ -1,0 +1,973 @@
+#include "quest/runtime_gpu/cuda_engine.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <fmt/format.h>
+
+#include "quest/base/error.h"
+#include "quest/base/philox.h"
+#include "quest/kernels/cuda/attention_decode.h"
+#include "quest/kernels/cuda/deploy.h"
+#include "quest/kernels/cuda/score_rows.h"
+#include "quest/model/rope_table.h"
+#include "quest/ops/gpu.h"
+#include "quest/ops/gpu_errors.h"
+#include "quest/runtime/engine_checks.h"
+#include "quest/runtime_gpu/cuda/device_cache.h"
+#include "quest/runtime_gpu/cuda/device_model.h"
+
+namespace quest {
+namespace {
+
+namespace gpu = kernels::cuda;
+namespace deploy = kernels::cuda::deploy;
+using runtime_gpu::DeviceCache;
+using runtime_gpu::DeviceLinear;
+using runtime_gpu::DeviceSequence;
+using runtime_gpu::DeviceTableMemory;
+using runtime_gpu::ProductBuffers;
+
+// Rows that the kernels of single tokens take at once.
+constexpr int64_t kFewRows = gpu::kMaxPackedRows;
+constexpr int64_t kFastChunk = 8192, kExactChunk = 512;
+constexpr std::string_view kAdvice = "a shorter context, fewer sequences or a smaller chunk need less";
+
+at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(type).device(at::kCUDA); }
+
+template <class T>
+constexpr at::ScalarType kTypeOf = std::is_same_v<T, float> ? at::kFloat : at::kBFloat16;
+
+template <class T>
+T* pointer(const at::Tensor& t) {
+  return t.defined() ? static_cast<T*>(t.data_ptr()) : nullptr;
+}
+
+deploy::KvFormat cache_format(CudaKvFormat format) {
+  switch (format) {
+    case CudaKvFormat::kBf16:
+      return deploy::KvFormat::kBf16;
+    case CudaKvFormat::kFp16:
+      return deploy::KvFormat::kFp16;
+    case CudaKvFormat::kInt8:
+      return deploy::KvFormat::kInt8;
+  }
+  return {};
+}
+
+// Before the model's memory is taken.
+CudaEngineOptions checked(CudaEngineOptions options, const LlamaConfig& config) {
+  const std::string reason = ops::gpu_unusable_reason();
+  QUEST_CHECK(reason.empty(), ErrorKind::kEnvironment, "{}", reason);
+  options.context = checked_context(options.context, config);
+  const bool exact = options.numerics == CudaNumerics::kExact;
+  if (options.chunk == 0) options.chunk = exact ? kExactChunk : kFastChunk;
+  QUEST_CHECK(options.chunk >= 1 && options.chunk <= 1 << 16, ErrorKind::kUsage,
+              "the chunk is {} tokens, allowed are 1 to 65536", options.chunk);
+  QUEST_CHECK(!exact || options.kv != CudaKvFormat::kBf16, ErrorKind::kUsage,
+              "exact numerics are the CPU engine's, whose cache is fp16 or int8, not bf16");
+  return options;
+}
+
+// The quantizers and float operations between products, by the type that they compute in.
+void add_norm_quantize(const QuantSpec& spec, float* x, const float* delta, const float* weight,
+                       float eps, int64_t rows, int64_t c, const gpu::QuantizedRows& out) {
+  deploy::add_norm_quantize(spec, x, delta, weight, eps, rows, c, x, out, ops::current_stream());
+}
+void add_norm_quantize(const QuantSpec& spec, bfloat16* x, const bfloat16* delta,
+                       const float* weight, float eps, int64_t rows, int64_t c,
+                       const gpu::QuantizedRows& out) {
+  gpu::add_rms_norm_hadamard_quantize<bfloat16>(spec, x, delta, weight, eps, rows, c, x, nullptr,
+                                                out, ops::current_stream());
+}
+void quantize(const QuantSpec& spec, const float* x, int64_t rows, int64_t k,
+              const gpu::QuantizedRows& out) {
+  deploy::quantize(spec, x, rows, k, out, ops::current_stream());
+}
+void quantize(const QuantSpec& spec, const bfloat16* x, int64_t rows, int64_t k,
+              const gpu::QuantizedRows& out) {
+  gpu::hadamard_quantize<bfloat16>(spec, x, rows, k, out, ops::current_stream());
+}
+void swiglu_quantize(const QuantSpec& spec, const float* gate_up, int64_t rows, int64_t f,
+                     const gpu::QuantizedRows& out) {
+  deploy::swiglu_quantize(spec, gate_up, rows, f, out, ops::current_stream());
+}
+void swiglu_quantize(const QuantSpec& spec, const bfloat16* gate_up, int64_t rows, int64_t f,
+                     const gpu::QuantizedRows& out) {
+  gpu::swiglu_hadamard_quantize<bfloat16>(spec, gate_up, rows, f, out, ops::current_stream());
+}
+
+struct DeviceBlock {
+  at::Tensor input_norm, post_attention_norm;  // (C) f32
+  DeviceLinear qkv, o, gate_up, down;
+
+  std::array<const DeviceLinear*, 4> linears() const { return {&qkv, &o, &gate_up, &down}; }
+};
+
+// Consecutive rows of a call that belong to one sequence.
+struct Segment {
+  DeviceSequence* sequence = nullptr;
+  std::span<const int32_t> tokens;
+  int64_t first_row = 0, first_position = 0;
+  int64_t owner = 0;       // place of the sequence among the caller's
+  bool ends_prompt = false;
+
+  int64_t count() const { return static_cast<int64_t>(tokens.size()); }
+};
+
+// Memory of calls that compute in T.
+struct Buffers {
+  int64_t rows = 0;
+  at::Tensor hidden, delta;    // (rows, C)
+  at::Tensor wide;             // (rows, (H + 2G) D) and (rows, 2F)
+  at::Tensor attended;         // (rows, H D)
+  at::Tensor rows_of;          // token, slot, position of each row of a call of n: (3, n) int32
+  ProductBuffers products;
+
+  int64_t bytes() const {
+    int64_t sum = 0;
+    for (const at::Tensor* t : {&hidden, &delta, &wide, &attended, &rows_of, &products.codes,
+                                &products.units, &products.values}) {
+      if (t->defined()) sum += static_cast<int64_t>(t->nbytes());
+    }
+    return sum;
+  }
+};
+
+// What the last block leaves of the rows whose logits are wanted: hidden + delta.
+struct LastRows {
+  at::Tensor hidden, delta;  // (n, C) f32
+  int64_t rows = 0;
+};
+
+int64_t power_of_two_from(int64_t n) {
+  int64_t p = 1;
+  while (p < n) p *= 2;
+  return p;
+}
+
+}  // namespace
+
+class CudaEngine::Impl {
+ public:
+  Impl(PackedModel model, const CudaEngineOptions& options)
+      : model_(std::move(model)),
+        options_(checked(options, model_.config())),
+        stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true)),
+        cache_({cache_format(options.kv), model_.config().num_layers,
+                model_.config().num_kv_heads, model_.config().head_dim},
+               options_.context) {
+    enter([&] { load(); });
+  }
+
+  ~Impl() {
+    try {
+      stream_.synchronize();
+    } catch (...) {  // a failed device says so where it is used
+    }
+  }
+
+  // f on the engine's stream, without gradients, CUDA's errors as ours.
+  template <class F>
+  decltype(auto) enter(F&& f) {
+    const c10::cuda::CUDAStreamGuard guard(stream_);
+    const at::NoGradGuard no_gradients;
+    return ops::with_gpu_errors(kAdvice, std::forward<F>(f));
+  }
+
+  const LlamaConfig& config() const { return model_.config(); }
+  const PackedModel& model() const { return model_; }
+  const CudaEngineOptions& options() const { return options_; }
+  DeviceCache& cache() { return cache_; }
+  const DeviceCache& cache() const { return cache_; }
+
+  // All prompts; rows_done(segments, last rows) after each call whose logits somebody wants.
+  // all: of every token; else of the last one of each prompt, if `last`.
+  enum class Want { kNothing, kLast, kAll };
+  template <class F>
+  void read(std::span<const SequenceId> ids, std::span<const std::span<const int32_t>> tokens,
+            Want want, const F& rows_done) {
+    for (const bool few : {false, true}) {
+      std::vector<Segment> segments;
+      int64_t rows = 0;
+      const int64_t most = few && !exact() ? kFewRows : options_.chunk;
+      const auto flush = [&] {
+        if (!segments.empty()) rows_done(segments, read_call(segments, rows, few, want));
+        for (const Segment& s : segments) s.sequence->length += s.count();
+        segments.clear();
+        rows = 0;
+      };
+      for (size_t i = 0; i < ids.size(); ++i) {
+        if (reads_as_few(static_cast<int64_t>(tokens[i].size())) != few) continue;
+        for (auto rest = tokens[i]; !rest.empty();) {
+          const auto count = std::min(rest.size(), static_cast<size_t>(most));
+          if (rows + static_cast<int64_t>(count) > most) flush();
+          DeviceSequence& sequence = cache_.get(ids[i]);
+          segments.push_back({&sequence, rest.first(count), rows, sequence.length,
+                              static_cast<int64_t>(i), count == rest.size()});
+          rows += static_cast<int64_t>(count);
+          rest = rest.subspan(count);
+          // Its next piece attends to this one, which must be in the cache by then.
+          if (!rest.empty()) flush();
+        }
+      }
+      flush();
+    }
+  }
+
+  // logits (rows, V) on the device of at most kFewRows rows.
+  const at::Tensor& head(const float* hidden, const float* delta, int64_t rows) {
+    const LlamaConfig& c = config();
+    deploy::add_norm(hidden, delta, pointer<float>(final_norm_), eps(), rows, c.hidden_size,
+                     pointer<float>(normed_), pointer<float>(normed_), ops::current_stream());
+    gpu::table_gemm(head_->view(), pointer<float>(normed_), c.hidden_size, rows,
+                    head_workspace_.data_ptr(), pointer<float>(logits_), c.vocab_size,
+                    ops::current_stream());
+    return logits_;
+  }
+
+  // f(first row, logits (count, V) on the device, count)
+  template <class F>
+  void over_logits(const LastRows& last, const F& f) {
+    for (int64_t first = 0; first < last.rows; first += kFewRows) {
+      const int64_t count = std::min(kFewRows, last.rows - first);
+      const int64_t at = first * config().hidden_size;
+      head(pointer<float>(last.hidden) + at, pointer<float>(last.delta) + at, count);
+      f(first, logits_, count);
+    }
+  }
+
+  // Host copies of `count` rows of logits. Throws kNumeric for one that is not finite.
+  void take_logits(int64_t count, float* out) {
+    const int64_t v = config().vocab_size;
+    at::from_blob(out, {count, v}, at::kFloat).copy_(logits_.narrow(0, 0, count));
+    for (int64_t i = 0; i < count; ++i) {
+      QUEST_CHECK(!std::isnan(out[i * v]), ErrorKind::kNumeric,
+                  "the values of row {} of this call are not finite: the model is damaged or its "
+                  "training diverged",
+                  i);
+    }
+  }
+
+  // The next step of sequences that got their tokens by fill_step(): logits_ (n, V).
+  void step(int64_t n, int64_t pieces) {
+    if (!options_.graphs) {
+      step_blocks(n, pieces);
+      step_head(n);
+      return;
+    }
+    Recorded& graphs = recorded(n, pieces);
+    graphs.blocks.replay();
+    graphs.head.replay();
+  }
+
+  // Tokens, slots and positions of one token for each sequence; the pieces that attention needs
+  // until all have `more` tokens more.
+  int64_t fill_step(std::span<const SequenceId> ids, std::span<const int32_t> tokens,
+                    int64_t more) {
+    std::vector<Segment> segments;
+    int64_t longest = 0;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      DeviceSequence& s = cache_.get(ids[i]);
+      cache_.reserve(s, s.length + more);
+      longest = std::max(longest, s.length + more);
+      segments.push_back({&s, tokens.subspan(i, 1), static_cast<int64_t>(i), s.length,
+                          static_cast<int64_t>(i), true});
+    }
+    fill(decode_, segments, static_cast<int64_t>(ids.size()));
+    return pieces_for(longest);
+  }
+
+  // Behind step(): the likeliest tokens become those of the next step.
+  void choose_greedy(int64_t n) {
+    gpu::argmax_rows(pointer<float>(logits_), n, config().vocab_size, config().vocab_size,
+                     row_tokens(decode_), ops::current_stream());
+    decode_.rows_of.narrow(0, 2 * n, n).add_(1);
+  }
+
+  StepSeconds time_step(int64_t n, int64_t pieces, int64_t repeats) {
+    step(n, pieces);  // recorded, warm
+    const auto seconds = [&](const auto& work) {
+      at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
+      begin.record();
+      for (int64_t i = 0; i < repeats; ++i) work();
+      end.record();
+      end.synchronize();
+      return static_cast<double>(begin.elapsed_time(end)) * 1e-3 / static_cast<double>(repeats);
+    };
+    StepSeconds result;
+    result.blocks = seconds([&] {
+      options_.graphs ? recorded(n, pieces).blocks.replay() : step_blocks(n, pieces);
+    });
+    result.head = seconds([&] {
+      options_.graphs ? recorded(n, pieces).head.replay() : step_head(n);
+    });
+    return result;
+  }
+
+  at::Tensor step_tokens(int64_t n) const { return decode_.rows_of.narrow(0, 0, n); }
+  std::string plans() const;
+
+  int64_t weight_bytes() const {
+    int64_t sum = embedding_->bytes() + (head_ == embedding_ ? 0 : head_->bytes());
+    for (const at::Tensor* t : {&final_norm_, &cos_, &sin_}) {
+      sum += static_cast<int64_t>(t->nbytes());
+    }
+    for (const DeviceBlock& b : blocks_) {
+      for (const DeviceLinear* layer : b.linears()) sum += layer->bytes();
+      sum += static_cast<int64_t>(b.input_norm.nbytes() + b.post_attention_norm.nbytes());
+    }
+    return sum;
+  }
+  int64_t scratch_bytes() const {
+    int64_t sum = decode_.bytes() + prompt_.bytes();
+    for (const at::Tensor* t : {&normed_, &logits_, &head_workspace_, &split_workspace_,
+                                &products_unpacked_}) {
+      if (t->defined()) sum += static_cast<int64_t>(t->nbytes());
+    }
+    return sum;
+  }
+
+ private:
+  struct Recorded {
+    at::cuda::CUDAGraph blocks, head;
+  };
+
+  bool exact() const { return options_.numerics == CudaNumerics::kExact; }
+  float eps() const { return static_cast<float>(config().rms_norm_eps); }
+  bool reads_as_few(int64_t tokens) const {
+    return exact() || tokens <= kFewRows || !flash_supports();
+  }
+  // BF16 prompts go through LibTorch's attention.
+  bool flash_supports() const {
+    return config().head_dim % 8 == 0 && config().head_dim <= 256;
+  }
+  int64_t qkv_size() const { return config().q_size() + 2 * config().kv_size(); }
+
+  void load() {
+    const LlamaConfig& c = config();
+    embedding_ = std::make_shared<DeviceTableMemory>(model_.embedding());
+    head_ = c.tie_word_embeddings ? embedding_
+                                  : std::make_shared<DeviceTableMemory>(model_.head());
+    const auto floats = [](std::span<const float> values) {
+      return runtime_gpu::to_device(values.data(), static_cast<int64_t>(values.size()),
+                                    at::kFloat);
+    };
+    final_norm_ = floats(model_.final_norm());
+    const RopeTable rope = make_rope_table(c, options_.context);
+    cos_ = floats(rope.cos);
+    sin_ = floats(rope.sin);
+    const QuantSpec& activation = model_.recipe().activation;
+    const runtime_gpu::LinearSettings settings{exact(), options_.unpacked_weights};
+    int64_t unpacked = 0;
+    for (int64_t i = 0; i < model_.blocks(); ++i) {
+      const PackedBlock& b = model_.block(i);
+      const std::string prefix = fmt::format("model.layers.{}.", i);
+      blocks_.push_back(
+          {floats(b.input_norm), floats(b.post_attention_norm),
+           DeviceLinear(prefix + "self_attn.qkv_proj", b.qkv, activation, settings),
+           DeviceLinear(prefix + "self_attn.o_proj", b.o, activation, settings),
+           DeviceLinear(prefix + "mlp.gate_up_proj", b.gate_up, activation, settings),
+           DeviceLinear(prefix + "mlp.down_proj", b.down, activation, settings)});
+      for (const DeviceLinear* layer : blocks_.back().linears()) {
+        unpacked = std::max(unpacked, layer->unpacked_bytes());
+      }
+    }
+    unpacked_bytes_ = unpacked;
+    allocate(decode_, kFewRows, at::kFloat);
+    logits_ = at::empty({kFewRows, c.vocab_size}, on_gpu(at::kFloat));
+    normed_ = at::empty({kFewRows, c.hidden_size}, on_gpu(at::kFloat));
+    head_workspace_ =
+        at::empty({gpu::table_workspace_bytes(head_->view(), kFewRows)}, on_gpu(at::kByte));
+    stream_.synchronize();
+  }
+
+  void allocate(Buffers& b, int64_t rows, at::ScalarType type) {
+    const LlamaConfig& c = config();
+    const int64_t widest = std::max({c.hidden_size, c.q_size(), c.intermediate_size});
+    b = Buffers();
+    b.rows = rows;
+    b.hidden = at::empty({rows, c.hidden_size}, on_gpu(type));
+    b.delta = at::empty({rows, c.hidden_size}, on_gpu(type));
+    b.wide = at::empty({rows * std::max(qkv_size(), 2 * c.intermediate_size)}, on_gpu(type));
+    b.attended = at::empty({rows, c.q_size()}, on_gpu(type));
+    b.rows_of = at::empty({3 * rows}, on_gpu(at::kInt));
+    b.products.codes = at::empty({rows * widest}, on_gpu(at::kChar));
+    b.products.units = at::empty({rows}, on_gpu(at::kFloat));
+    bool values = false;
+    for (const DeviceLinear* layer : blocks_.front().linears()) {
+      values |= layer->takes_values(1) || layer->takes_values(rows);
+    }
+    if (values) b.products.values = at::empty({rows * widest}, on_gpu(type));
+  }
+
+  Buffers& prompt_buffers(int64_t rows, at::ScalarType type) {
+    if (prompt_.rows < rows || prompt_.hidden.scalar_type() != type) {
+      prompt_ = Buffers();
+      allocate(prompt_, std::min(options_.chunk, power_of_two_from(rows)), type);
+      if (prompt_.rows < rows) allocate(prompt_, rows, type);
+    }
+    return prompt_;
+  }
+
+  // Rows of segments in device memory, by way of pinned memory that no copy still reads.
+  void fill(Buffers& b, std::span<const Segment> segments, int64_t rows) {
+    if (!staging_.defined() || staging_.numel() < 3 * rows) {
+      staged_.synchronize();
+      staging_ = at::empty({3 * std::max(rows, kFewRows)},
+                           at::TensorOptions(at::kInt).pinned_memory(true));
+    }
+    staged_.synchronize();
+    auto* token = pointer<int32_t>(staging_);
+    int32_t *slot = token + rows, *position = slot + rows;
+    for (const Segment& s : segments) {
+      for (int64_t t = 0; t < s.count(); ++t) {
+        *token++ = s.tokens[static_cast<size_t>(t)];
+        *slot++ = s.sequence->slot;
+        *position++ = static_cast<int32_t>(s.first_position + t);
+      }
+    }
+    b.rows_of.narrow(0, 0, 3 * rows)
+        .copy_(staging_.narrow(0, 0, 3 * rows), /*non_blocking=*/true);
+    staged_.record();
+  }
+
+  static int32_t* row_tokens(const Buffers& b) { return pointer<int32_t>(b.rows_of); }
+  deploy::KvRows kv_rows(const Buffers& b, int64_t rows) const {
+    return {row_tokens(b) + rows, row_tokens(b) + 2 * rows, rows};
+  }
+
+  // Powers of two, so that few graphs are recorded.
+  int64_t pieces_for(int64_t positions) {
+    const int64_t pieces = power_of_two_from(deploy::attend_pieces(positions));
+    if (exact() || pieces <= split_pieces_) return pieces;
+    const LlamaConfig& c = config();
+    const int64_t bytes =
+        deploy::attend_split_workspace(kFewRows, c.num_heads, c.head_dim, pieces);
+    split_workspace_ = at::Tensor();
+    if (bytes > 0) split_workspace_ = at::zeros({bytes}, on_gpu(at::kByte));
+    split_pieces_ = pieces;
+    forget_graphs();
+    return pieces;
+  }
+  deploy::SplitPlan split_plan(int64_t pieces) const {
+    return {pieces, pieces > 1 ? split_workspace_.data_ptr() : nullptr, kFewRows};
+  }
+
+  // One row for each sequence (one_each) or rows of prompts, in FP32.
+  void attend_rows(int64_t layer, Buffers& b, int64_t rows, int64_t pieces, bool one_each) {
+    const auto view = cache_.view();
+    const auto at = kv_rows(b, rows);
+    auto* qkv = pointer<float>(b.wide);
+    auto* out = pointer<float>(b.attended);
+    const auto* cos = pointer<float>(cos_);
+    const auto* sin = pointer<float>(sin_);
+    const int64_t heads = config().num_heads;
+    const gpu::Stream stream = ops::current_stream();
+    const bool split = !exact() && deploy::attend_split_supports(view.layout);
+    if (split && one_each) {
+      deploy::decode_attention(view, layer, qkv, heads, cos, sin, at, split_plan(pieces), out,
+                               stream);
+      return;
+    }
+    deploy::rope_append<float>(view, layer, qkv, heads, cos, sin, at, stream);
+    if (split) {
+      deploy::attend_split(view, layer, qkv, heads, at, split_plan(pieces), out, stream);
+    } else {
+      deploy::attend_exact(view, layer, qkv, heads, at, out, stream);
+    }
+  }
+
+  // Rows of prompts in BF16, by LibTorch's attention: all at once where they are alike.
+  void attend_prompts(int64_t layer, Buffers& b, std::span<const Segment> segments, int64_t rows) {
+    const LlamaConfig& c = config();
+    deploy::rope_append<bfloat16>(cache_.view(), layer, pointer<bfloat16>(b.wide), c.num_heads,
+                                  pointer<float>(cos_), pointer<float>(sin_), kv_rows(b, rows),
+                                  ops::current_stream());
+    const int64_t count = segments.front().count();
+    const bool alike = std::all_of(segments.begin(), segments.end(), [&](const Segment& s) {
+      return s.count() == count && s.first_position == 0;
+    });
+    if (alike) {
+      attend_fresh(b, 0, static_cast<int64_t>(segments.size()), count);
+      return;
+    }
+    for (const Segment& s : segments) {
+      if (s.first_position == 0) {
+        attend_fresh(b, s.first_row, 1, s.count());
+      } else {
+        attend_continued(layer, b, s);
+      }
+    }
+  }
+
+  // (B, T, heads, D) views of q, k and v.
+  at::Tensor heads_of(const Buffers& b, int64_t row, int64_t batch, int64_t tokens, int64_t first,
+                      int64_t heads) const {
+    const int64_t d = config().head_dim;
+    return at::from_blob(pointer<bfloat16>(b.wide) + row * qkv_size(),
+                         {batch, tokens, qkv_size() / d, d}, on_gpu(at::kBFloat16))
+        .narrow(2, first, heads);
+  }
+  at::Tensor attended_rows(Buffers& b, int64_t row, int64_t batch, int64_t tokens) {
+    const LlamaConfig& c = config();
+    return b.attended.narrow(0, row, batch * tokens)
+        .view({batch, tokens, c.num_heads, c.head_dim});
+  }
+
+  // Prompts that begin at position 0.
+  void attend_fresh(Buffers& b, int64_t row, int64_t batch, int64_t tokens) {
+    const LlamaConfig& c = config();
+    const at::Tensor q = heads_of(b, row, batch, tokens, 0, c.num_heads);
+    const at::Tensor k = heads_of(b, row, batch, tokens, c.num_heads, c.num_kv_heads);
+    const at::Tensor v =
+        heads_of(b, row, batch, tokens, c.num_heads + c.num_kv_heads, c.num_kv_heads);
+    // cuDNN takes no single key, and key-value heads of their own only.
+    if (c.num_heads == c.num_kv_heads && tokens > 1 && c.head_dim <= 128) {
+      const at::Tensor out = std::get<0>(at::_scaled_dot_product_cudnn_attention(
+          q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), {},
+          /*compute_log_sumexp=*/false, /*dropout_p=*/0.0, /*is_causal=*/true));
+      attended_rows(b, row, batch, tokens).copy_(out.transpose(1, 2));
+      return;
+    }
+    attended_rows(b, row, batch, tokens)
+        .copy_(std::get<0>(at::_flash_attention_forward(
+            q, k, v, {}, {}, tokens, tokens, /*dropout_p=*/0.0, /*is_causal=*/true,
+            /*return_debug_mask=*/false)));
+  }
+
+  // A piece behind others, which are read back from the cache.
+  void attend_continued(int64_t layer, Buffers& b, const Segment& s) {
+    const LlamaConfig& c = config();
+    const int64_t keys = s.first_position + s.count();
+    const at::Tensor k =
+        at::empty({1, keys, c.num_kv_heads, c.head_dim}, on_gpu(at::kBFloat16));
+    const at::Tensor v = at::empty_like(k);
+    deploy::gather_kv<bfloat16>(cache_.view(), layer, s.sequence->slot, keys,
+                                pointer<bfloat16>(k), pointer<bfloat16>(v),
+                                ops::current_stream());
+    attended_rows(b, s.first_row, 1, s.count())
+        .copy_(std::get<0>(at::_flash_attention_forward(
+            heads_of(b, s.first_row, 1, s.count(), 0, c.num_heads), k, v, {}, {}, s.count(), keys,
+            /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false)));
+  }
+
+  // How a call's rows attend, and which of them go on after the last block's attention.
+  struct Call {
+    std::span<const Segment> segments;
+    int64_t rows = 0, pieces = 1;
+    bool one_each = false;
+    bool all_rows = true;              // else those of `kept` alone, none if it is empty
+    std::vector<int64_t> kept;
+  };
+
+  // Blocks on rows that b.tokens, slot and position name. Returns what is left of the rows wanted.
+  template <class T>
+  LastRows blocks(Buffers& b, const Call& call) {
+    const LlamaConfig& c = config();
+    const int64_t width = c.hidden_size, inner = c.intermediate_size;
+    int64_t rows = call.rows;
+    at::Tensor hidden = b.hidden, delta = b.delta, attended = b.attended;
+    gpu::table_rows<T>(embedding_->view(), row_tokens(b), rows, pointer<T>(hidden),
+                       ops::current_stream());
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      const DeviceBlock& block = blocks_[i];
+      const auto layer = static_cast<int64_t>(i);
+      const bool last = i + 1 == blocks_.size();
+      add_norm_quantize(block.qkv.input_spec(), pointer<T>(hidden),
+                        i == 0 ? nullptr : pointer<T>(delta), pointer<float>(block.input_norm),
+                        eps(), rows, width, block.qkv.input<T>(b.products, rows));
+      block.qkv.multiply<T>(b.products, rows, pointer<T>(b.wide));
+      if constexpr (std::is_same_v<T, float>) {
+        attend_rows(layer, b, rows, call.pieces, call.one_each);
+      } else {
+        attend_prompts(layer, b, call.segments, rows);
+      }
+      if (last && !call.all_rows) {
+        rows = static_cast<int64_t>(call.kept.size());
+        if (rows == 0) return {};
+        const at::Tensor kept =
+            at::from_blob(const_cast<int64_t*>(call.kept.data()), {rows}, at::kLong)
+                .to(at::kCUDA);
+        hidden = at::index_select(hidden, 0, kept);
+        attended = at::index_select(attended, 0, kept);
+      }
+      quantize(block.o.input_spec(), pointer<T>(attended), rows, c.q_size(),
+               block.o.input<T>(b.products, rows));
+      block.o.multiply<T>(b.products, rows, pointer<T>(delta));
+      add_norm_quantize(block.gate_up.input_spec(), pointer<T>(hidden), pointer<T>(delta),
+                        pointer<float>(block.post_attention_norm), eps(), rows, width,
+                        block.gate_up.input<T>(b.products, rows));
+      block.gate_up.multiply<T>(b.products, rows, pointer<T>(b.wide));
+      swiglu_quantize(block.down.input_spec(), pointer<T>(b.wide), rows, inner,
+                      block.down.input<T>(b.products, rows));
+      block.down.multiply<T>(b.products, rows, pointer<T>(delta));
+    }
+    hidden = hidden.narrow(0, 0, rows);
+    delta = delta.narrow(0, 0, rows);
+    return {hidden.to(at::kFloat), delta.to(at::kFloat), rows};
+  }
+
+  LastRows read_call(std::span<const Segment> segments, int64_t rows, bool few, Want want) {
+    int64_t longest = 0;
+    Call call;
+    for (const Segment& s : segments) {
+      cache_.reserve(*s.sequence, s.first_position + s.count());
+      longest = std::max(longest, s.first_position + s.count());
+      if (want == Want::kLast && s.ends_prompt) call.kept.push_back(s.first_row + s.count() - 1);
+    }
+    call.segments = segments;
+    call.rows = rows;
+    call.all_rows = want == Want::kAll;
+    if (few) call.pieces = pieces_for(longest);
+    Buffers& b = few && rows <= kFewRows ? decode_
+                                         : prompt_buffers(rows, few ? at::kFloat : at::kBFloat16);
+    share_unpacked(b);
+    fill(b, segments, rows);
+    LastRows last = few ? blocks<float>(b, call) : blocks<bfloat16>(b, call);
+    products_unpacked_ = b.products.unpacked;
+    return last;
+  }
+
+  // Memory that weights are unpacked into, one for all calls.
+  void share_unpacked(Buffers& b) {
+    if (!products_unpacked_.defined() && unpacked_bytes_ > 0) {
+      products_unpacked_ = at::empty({unpacked_bytes_}, on_gpu(at::kByte));
+    }
+    b.products.unpacked = products_unpacked_;
+  }
+
+  void step_blocks(int64_t n, int64_t pieces) {
+    Call call;
+    call.rows = n;
+    call.pieces = pieces;
+    call.one_each = true;
+    blocks<float>(decode_, call);
+  }
+  void step_head(int64_t n) {
+    head(pointer<float>(decode_.hidden), pointer<float>(decode_.delta), n);
+  }
+
+  void forget_graphs() { graphs_.clear(); }
+
+  // Libraries make their handles and choose their algorithms in a first, plain run.
+  Recorded& recorded(int64_t n, int64_t pieces) {
+    if (graphs_version_ != cache_.version()) forget_graphs();
+    graphs_version_ = cache_.version();
+    auto& graphs = graphs_[{n, pieces}];
+    if (graphs) return *graphs;
+    step_blocks(n, pieces);
+    step_head(n);
+    stream_.synchronize();
+    auto fresh = std::make_unique<Recorded>();
+    const auto record = [&](at::cuda::CUDAGraph& graph, const auto& work) {
+      graph.capture_begin();
+      try {
+        work();
+      } catch (...) {
+        try {
+          graph.capture_end();
+        } catch (const std::exception&) {  // the first error is the one to tell
+        }
+        throw;
+      }
+      graph.capture_end();
+    };
+    record(fresh->blocks, [&] { step_blocks(n, pieces); });
+    record(fresh->head, [&] { step_head(n); });
+    graphs = std::move(fresh);
+    return *graphs;
+  }
+
+  PackedModel model_;
+  CudaEngineOptions options_;
+  c10::cuda::CUDAStream stream_;
+  DeviceCache cache_;
+  std::vector<DeviceBlock> blocks_;
+  std::shared_ptr<DeviceTableMemory> embedding_, head_;
+  at::Tensor final_norm_, cos_, sin_;
+
+  Buffers decode_;  // FP32, kFewRows rows, at fixed addresses for the graphs
+  Buffers prompt_;  // BF16, or FP32 for exact prompts
+  at::Tensor staging_;  // pinned
+  at::cuda::CUDAEvent staged_;
+  at::Tensor products_unpacked_;
+  int64_t unpacked_bytes_ = 0;
+  at::Tensor normed_, logits_, head_workspace_;  // kFewRows rows
+  at::Tensor split_workspace_;
+  int64_t split_pieces_ = 1;
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Recorded>> graphs_;
+  int64_t graphs_version_ = -1;
+};
+
+std::string CudaEngine::Impl::plans() const {
+  const QuantRecipe& recipe = model_.recipe();
+  std::string text = fmt::format("{}: {} weights, {} activations\n{:<14} {:<8} {:>6} {:>6}  {}\n",
+                                 recipe.name, to_string(recipe.weight),
+                                 to_string(recipe.activation), "layer", "blocks", "N", "K",
+                                 "product");
+  for (const DeviceLinear* layer : blocks_.front().linears()) {
+    const std::string& name = layer->name();
+    const std::string few = layer->plan_text(1), many = layer->plan_text(options_.chunk);
+    text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", name.substr(name.rfind('.') + 1),
+                        model_.blocks(), layer->n(), layer->k(),
+                        few == many ? few : fmt::format("1 row: {}; {} rows: {}", few,
+                                                        options_.chunk, many));
+  }
+  text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", "lm_head", "", head_->view().rows,
+                      head_->view().columns, gpu::table_gemm_plan(head_->view()));
+  const bool split = !exact() && deploy::attend_split_supports(cache_.view().layout);
+  text += fmt::format("attention      tokens: {}; prompts: {}\n",
+                      split ? "split sums" : "the CPU engine's order",
+                      reads_as_few(options_.chunk) ? (split ? "split sums" : "the CPU engine's order")
+                                                   : "LibTorch's, BF16");
+  const char* const kv = options_.kv == CudaKvFormat::kBf16   ? "bf16"
+                         : options_.kv == CudaKvFormat::kFp16 ? "fp16"
+                                                              : "int8, rotated";
+  text += fmt::format("cache          {}, {} bytes a token, context {}\n", kv,
+                      cache_.view().layout.page_bytes() / deploy::kPagePositions,
+                      options_.context);
+  return text + fmt::format("device         {}\n", ops::gpu_description());
+}
+
+CudaEngine::CudaEngine(PackedModel model, const CudaEngineOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(model), options)) {}
+CudaEngine::~CudaEngine() = default;
+
+const LlamaConfig& CudaEngine::config() const { return impl_->config(); }
+const PackedModel& CudaEngine::model() const { return impl_->model(); }
+int64_t CudaEngine::context_length() const { return impl_->options().context; }
+SequenceId CudaEngine::add_sequence() {
+  return impl_->enter([&] { return impl_->cache().add(); });
+}
+void CudaEngine::remove_sequence(SequenceId sequence) { impl_->cache().remove(sequence); }
+int64_t CudaEngine::length(SequenceId sequence) const { return impl_->cache().get(sequence).length; }
+void CudaEngine::truncate(SequenceId sequence, int64_t length) {
+  impl_->cache().truncate(sequence, length);
+}
+
+void CudaEngine::prefill(SequenceId sequence, std::span<const int32_t> tokens,
+                         std::span<float> logits) {
+  prefill_batch({&sequence, 1}, {&tokens, 1}, logits);
+}
+
+void CudaEngine::prefill_batch(std::span<const SequenceId> sequences,
+                               std::span<const std::span<const int32_t>> tokens,
+                               std::span<float> logits) {
+  QUEST_CHECK(sequences.size() == tokens.size(), ErrorKind::kUsage,
+              "{} sequences and {} prompts were given: one belongs to each", sequences.size(),
+              tokens.size());
+  std::vector<int32_t> first;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    check_tokens(tokens[i], config());
+    check_room(sequences[i], length(sequences[i]), static_cast<int64_t>(tokens[i].size()),
+               context_length());
+    first.push_back(tokens[i].front());
+  }
+  check_decode(sequences, first, config());
+  check_logits(logits, static_cast<int64_t>(sequences.size()), config());
+  const int64_t v = config().vocab_size;
+  impl_->enter([&] {
+    impl_->read(sequences, tokens, logits.empty() ? Impl::Want::kNothing : Impl::Want::kLast,
+                [&](std::span<const Segment> segments, const LastRows& last) {
+                  std::vector<int64_t> owners;
+                  for (const Segment& s : segments) {
+                    if (s.ends_prompt) owners.push_back(s.owner);
+                  }
+                  std::vector<float> rows;
+                  impl_->over_logits(last, [&](int64_t begin, const at::Tensor&, int64_t count) {
+                    rows.resize(static_cast<size_t>(count * v));
+                    impl_->take_logits(count, rows.data());
+                    for (int64_t i = 0; i < count; ++i) {
+                      std::copy_n(rows.data() + i * v, v,
+                                  logits.data() + owners[static_cast<size_t>(begin + i)] * v);
+                    }
+                  });
+                });
+  });
+}
+
+void CudaEngine::prefill_all(SequenceId sequence, std::span<const int32_t> tokens,
+                             const TokenLogits& row) {
+  check_tokens(tokens, config());
+  check_room(sequence, length(sequence), static_cast<int64_t>(tokens.size()), context_length());
+  const auto v = static_cast<size_t>(config().vocab_size);
+  int64_t done = 0;
+  impl_->enter([&] {
+    impl_->read({&sequence, 1}, {&tokens, 1}, Impl::Want::kAll,
+                [&](std::span<const Segment>, const LastRows& last) {
+                  std::vector<float> rows(static_cast<size_t>(std::min(last.rows, kFewRows)) * v);
+                  impl_->over_logits(last, [&](int64_t first, const at::Tensor&, int64_t count) {
+                    impl_->take_logits(count, rows.data());
+                    for (int64_t i = 0; i < count; ++i) {
+                      row(done + first + i, {rows.data() + static_cast<size_t>(i) * v, v});
+                    }
+                  });
+                  done += last.rows;
+                });
+  });
+}
+
+void CudaEngine::score(SequenceId sequence, std::span<const int32_t> tokens, TokenScores scores) {
+  check_tokens(tokens, config());
+  check_scores(tokens, scores);
+  check_room(sequence, length(sequence), static_cast<int64_t>(tokens.size()) - 1,
+             context_length());
+  const std::span<const int32_t> read = tokens.first(tokens.size() - 1);
+  impl_->enter([&] {
+    const at::Tensor targets =
+        runtime_gpu::to_device(tokens.data() + 1, static_cast<int64_t>(read.size()), at::kInt);
+    const at::Tensor logprobs = at::empty({targets.size(0)}, on_gpu(at::kFloat));
+    const at::Tensor greedy = at::empty({targets.size(0)}, on_gpu(at::kByte));
+    int64_t done = 0;
+    impl_->read({&sequence, 1}, {&read, 1}, Impl::Want::kAll,
+                [&](std::span<const Segment>, const LastRows& last) {
+                  impl_->over_logits(last, [&](int64_t first, const at::Tensor& logits,
+                                               int64_t count) {
+                    const int64_t at = done + first;
+                    deploy::score_rows(pointer<float>(logits), pointer<int32_t>(targets) + at,
+                                       count, config().vocab_size, pointer<float>(logprobs) + at,
+                                       pointer<uint8_t>(greedy) + at, ops::current_stream());
+                  });
+                  done += last.rows;
+                });
+    at::from_blob(scores.logprobs.data(), {done}, at::kFloat).copy_(logprobs);
+    if (!scores.is_greedy.empty()) {
+      at::from_blob(scores.is_greedy.data(), {done}, at::kByte).copy_(greedy);
+    }
+  });
+  for (size_t i = 0; i < scores.logprobs.size(); ++i) {
+    QUEST_CHECK(!std::isnan(scores.logprobs[i]), ErrorKind::kNumeric,
+                "the logits after token {} are not finite", i);
+  }
+}
+
+void CudaEngine::decode(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,
+                        std::span<float> logits) {
+  check_decode(sequences, tokens, config());
+  QUEST_CHECK(!logits.empty(), ErrorKind::kUsage, "decode got no room for logits");
+  check_logits(logits, static_cast<int64_t>(tokens.size()), config());
+  for (const SequenceId s : sequences) check_room(s, length(s), 1, context_length());
+  impl_->enter([&] {
+    for (size_t first = 0; first < sequences.size(); first += kFewRows) {
+      const size_t count = std::min(sequences.size() - first, static_cast<size_t>(kFewRows));
+      const auto part = sequences.subspan(first, count);
+      const int64_t pieces = impl_->fill_step(part, tokens.subspan(first, count), 1);
+      impl_->step(static_cast<int64_t>(count), pieces);
+      impl_->take_logits(static_cast<int64_t>(count),
+                         logits.data() + first * static_cast<size_t>(config().vocab_size));
+      for (const SequenceId s : part) ++impl_->cache().get(s).length;
+    }
+  });
+}
+
+void CudaEngine::decode_greedy(std::span<const SequenceId> sequences,
+                               std::span<const int32_t> tokens, int64_t steps,
+                               std::span<int32_t> out) {
+  check_decode(sequences, tokens, config());
+  const auto n = static_cast<int64_t>(sequences.size());
+  QUEST_CHECK(steps >= 1 && static_cast<int64_t>(out.size()) == steps * n, ErrorKind::kUsage,
+              "{} steps of {} sequences give {} tokens, room for {} was given", steps, n,
+              steps * n, out.size());
+  for (const SequenceId s : sequences) check_room(s, length(s), steps, context_length());
+  impl_->enter([&] {
+    for (int64_t first = 0; first < n; first += kFewRows) {
+      const int64_t count = std::min(n - first, kFewRows);
+      const auto part = sequences.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+      const int64_t pieces = impl_->fill_step(
+          part, tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), steps);
+      const at::Tensor written = at::empty({steps, count}, on_gpu(at::kInt));
+      for (int64_t step = 0; step < steps; ++step) {
+        impl_->step(count, pieces);
+        impl_->choose_greedy(count);
+        written.select(0, step).copy_(impl_->step_tokens(count));
+      }
+      const at::Tensor host = written.cpu();
+      for (int64_t step = 0; step < steps; ++step) {
+        for (int64_t i = 0; i < count; ++i) {
+          const int32_t token = pointer<int32_t>(host)[step * count + i];
+          QUEST_CHECK(token >= 0, ErrorKind::kNumeric,
+                      "the logits of sequence {} are not finite at step {}",
+                      part[static_cast<size_t>(i)], step);
+          out[static_cast<size_t>(step * n + first + i)] = token;
+        }
+      }
+      for (const SequenceId s : part) impl_->cache().get(s).length += steps;
+    }
+  });
+}
+
+CudaEngine::StepSeconds CudaEngine::time_decode(std::span<const SequenceId> sequences,
+                                                int64_t repeats) {
+  const std::vector<int32_t> tokens(sequences.size(), 0);
+  check_decode(sequences, tokens, config());
+  QUEST_CHECK(sequences.size() <= static_cast<size_t>(kFewRows), ErrorKind::kUsage,
+              "{} sequences are timed in one step, at most {} can be", sequences.size(), kFewRows);
+  for (const SequenceId s : sequences) check_room(s, length(s), 1, context_length());
+  return impl_->enter([&] {
+    const int64_t pieces = impl_->fill_step(sequences, tokens, 1);
+    return impl_->time_step(static_cast<int64_t>(sequences.size()), pieces, repeats);
+  });
+}
+
+double CudaEngine::time_prefill(int64_t sequences, int64_t tokens, int64_t repeats) {
+  const Philox random(1);
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<SequenceId> ids;
+  for (int64_t s = 0; s < sequences; ++s) {
+    std::vector<int32_t>& prompt = prompts.emplace_back();
+    for (int64_t t = 0; t < tokens; ++t) {
+      prompt.push_back(static_cast<int32_t>(
+          random.below(static_cast<uint64_t>(s * tokens + t),
+                       static_cast<uint64_t>(config().vocab_size))));
+    }
+    ids.push_back(add_sequence());
+  }
+  const std::vector<std::span<const int32_t>> spans(prompts.begin(), prompts.end());
+  const double seconds = impl_->enter([&] {
+    const auto once = [&] {
+      impl_->read(ids, spans, Impl::Want::kLast,
+                  [&](std::span<const Segment>, const LastRows& last) {
+                    impl_->over_logits(last, [](int64_t, const at::Tensor&, int64_t) {});
+                  });
+    };
+    double sum = 0;
+    for (int64_t i = -2; i < repeats; ++i) {
+      for (const SequenceId s : ids) impl_->cache().get(s).length = 0;  // its pages stay
+      at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
+      begin.record();
+      once();
+      end.record();
+      end.synchronize();
+      if (i >= 0) sum += static_cast<double>(begin.elapsed_time(end)) * 1e-3;
+    }
+    return sum / static_cast<double>(repeats);
+  });
+  for (const SequenceId s : ids) remove_sequence(s);
+  return seconds;
+}
+
+std::string CudaEngine::plans() const { return impl_->plans(); }
+int64_t CudaEngine::weight_bytes() const { return impl_->weight_bytes(); }
+int64_t CudaEngine::cache_bytes() const { return impl_->cache().bytes(); }
+int64_t CudaEngine::scratch_bytes() const { return impl_->scratch_bytes(); }
+
+}  // namespace quest
