@@ -112,8 +112,8 @@ class Block(nn.Module):
 
     def decode(self, x, cos, sin, position, keys, values):
         q, k, v = self.heads_of(self.attention_norm(x), cos, sin)
-        keys.index_copy_(2, position, k)
-        values.index_copy_(2, position, v)
+        keys[:, :, position] = k
+        values[:, :, position] = v
         return self.finish(x, attention(q, keys, values, False, self.plain))
 
 

@@ -307,7 +307,9 @@ def targets(s):
         if model in s.models("decode"):
             ratio = s.decode_ratio(model, 1, recipe, "block_seconds")
             found.append((f"decode, {model}, {recipe}, blocks", f"{least:.0f} x", number(ratio), None if ratio is None else ratio >= least))
-    for recipe in LAYER_RECIPES:
+    for recipe in LAYER_RECIPES if "layers" in s.parts else []:
+        if not s.layers(recipe):
+            found.append((f"layers, {recipe}, {LAYER_TARGET_ROWS} rows", f"{LAYER_TARGET} x", "", None))
         for n, k in s.layers(recipe):
             ratios = [s.layer_ratio(recipe, n, k, LAYER_TARGET_ROWS, weights, "hadamard_quantize") for weights in ("packed", "int8")]
             best = max((r for r in ratios if r is not None), default=None)

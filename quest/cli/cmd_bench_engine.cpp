@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -32,6 +33,7 @@ constexpr const char* kBaseline = "bf16";
 
 struct Arguments {
   std::string device = "cuda", model, compare, kv = "bf16", json;
+  std::string models;  // folder of random models; empty: they are temporary
   RandomModelArguments random;
   std::vector<int64_t> batches;
   int64_t read = 0;       // tokens of a prompt, or the depth; 0: kTokens, or what the context holds
@@ -81,7 +83,16 @@ std::unique_ptr<BenchModel> make_model(const Arguments& arguments, const std::st
   if (!arguments.random.shape.empty()) {
     RandomModelArguments random = arguments.random;
     random.quant = recipe;
-    return std::make_unique<BenchModel>("", random, arguments.read + arguments.written + 1);
+    const int64_t context = arguments.read + arguments.written + 1;
+    if (arguments.models.empty()) return std::make_unique<BenchModel>("", random, context);
+    const std::filesystem::path kept =
+        std::filesystem::path(arguments.models) /
+        fmt::format("{}-{}-{}-{}", random.shape, recipe, random.embedding, random.head);
+    if (std::filesystem::exists(kept)) {
+      return std::make_unique<BenchModel>(kept.string(), random, context);
+    }
+    random.keep = kept.string();
+    return std::make_unique<BenchModel>("", random, context);
   }
   if (recipe.empty()) return std::make_unique<BenchModel>(arguments.model, arguments.random, 0);
   const PackedModel model(arguments.model, /*check_values=*/false);
@@ -369,6 +380,14 @@ void choose_lengths(Arguments& arguments) {
 
 BenchGpu prepare(Arguments& arguments) {
   check_bench_model(arguments.model, arguments.random);
+  QUEST_CHECK(arguments.models.empty() || arguments.model.empty(), ErrorKind::kUsage,
+              "--models {} keeps the random models of --shape", arguments.models);
+  if (!arguments.models.empty()) {
+    std::error_code error;
+    std::filesystem::create_directories(arguments.models, error);
+    QUEST_CHECK(!error, ErrorKind::kIo, "cannot make the folder {}: {}", arguments.models,
+                error.message());
+  }
   recipes_of(arguments);  // names that do not exist are found before the work
   check_result_file(arguments.json);
   const BenchGpu gpu = use_bench_gpu(arguments.device);

@@ -70,8 +70,10 @@ void expect_fields_are_the_dot() {
         for_each_field<kBits>(w.data(), [&](uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                             int first, int second, int set) {
           ASSERT_TRUE(uses_set<kBits>(set)) << kBits << " set " << set;
-          sums[0][set] += static_cast<int>(byte_dot(a0, a + 4 * first) + byte_dot(a2, a + 4 * second));
-          sums[1][set] += static_cast<int>(byte_dot(a1, a + 4 * first) + byte_dot(a3, a + 4 * second));
+          sums[0][set] +=
+              static_cast<int>(byte_dot(a0, a + 4 * first) + byte_dot(a2, a + 4 * second));
+          sums[1][set] +=
+              static_cast<int>(byte_dot(a1, a + 4 * first) + byte_dot(a3, a + 4 * second));
         });
       }
       for (int h = 0; h < 2; ++h) {
@@ -110,7 +112,9 @@ void all_bits(std::integer_sequence<int, kMinusOne...>) {
   (expect_groups_are_the_values<kMinusOne + 1>(), ...);
 }
 
-TEST(PackedFields, EveryColumnIsInTheProductOnce) { all_bits(std::make_integer_sequence<int, 8>{}); }
+TEST(PackedFields, EveryColumnIsInTheProductOnce) {
+  all_bits(std::make_integer_sequence<int, 8>{});
+}
 
 TEST(PackedFields, NumbersAreLookedUp) {
   int8_t numbers[16];

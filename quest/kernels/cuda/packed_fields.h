@@ -30,15 +30,15 @@ constexpr int field_set(int e) { return (e + 6) / 2; }
 template <int kBits, class F>
 QUEST_FIELDS void for_each_field(const uint32_t* w, F&& f) {
   if constexpr (kBits == 8) {
-QUEST_UNROLL
+    QUEST_UNROLL
     for (int l = 0; l < 8; l += 2) {
       f(w[2 * l], w[2 * l + 1], w[2 * l + 2], w[2 * l + 3], l, l + 1, field_set(0));
     }
   }
   if constexpr ((kBits & 4) != 0) {  // lines 0..3, the lowest bits
-QUEST_UNROLL
+    QUEST_UNROLL
     for (int l = 0; l < 4; l += 2) {
-QUEST_UNROLL
+      QUEST_UNROLL
       for (int field = 0; field < 2; ++field) {
         const uint32_t mask = 0x0f0f0f0fu << (4 * field);
         f(w[2 * l] & mask, w[2 * l + 1] & mask, w[2 * l + 2] & mask, w[2 * l + 3] & mask,
@@ -49,7 +49,7 @@ QUEST_UNROLL
   if constexpr ((kBits & 2) != 0) {
     constexpr int kShift = kBits & 4;
     const uint32_t* lines = w + 2 * kShift;
-QUEST_UNROLL
+    QUEST_UNROLL
     for (int field = 0; field < 4; ++field) {
       const uint32_t mask = 0x03030303u << (2 * field);
       f(lines[0] & mask, lines[1] & mask, lines[2] & mask, lines[3] & mask, field, 4 + field,
@@ -59,7 +59,7 @@ QUEST_UNROLL
   if constexpr ((kBits & 1) != 0) {
     constexpr int kShift = kBits & 6;
     const uint32_t lower = w[2 * kShift], upper = w[2 * kShift + 1];
-QUEST_UNROLL
+    QUEST_UNROLL
     for (int bit = 0; bit < 8; bit += 2) {
       const uint32_t mask = 0x01010101u << bit;
       f(lower & mask, upper & mask, lower >> 1 & mask, upper >> 1 & mask, bit, bit + 1,
@@ -84,7 +84,7 @@ constexpr bool uses_set(int set) {
 template <int kBits, class F>
 QUEST_FIELDS int value_of_sets(F&& sum) {
   int total = 0;
-QUEST_UNROLL
+  QUEST_UNROLL
   for (int set = 0; set < kFieldSets; ++set) {
     if (!uses_set<kBits>(set)) continue;
     const int e = 2 * set - 6;

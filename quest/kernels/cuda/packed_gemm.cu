@@ -1,6 +1,5 @@
 // packed_gemm.h's product: how it is cut into blocks, and its launch.
 #include "quest/kernels/cuda/packed_gemm.h"
-
 #include "quest/kernels/cuda/packed_product.cuh"
 
 namespace quest::kernels::cuda {
@@ -70,8 +69,8 @@ ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
       cut.blocks = std::min(cut.tiles, 2 * cut.blocks);
       cut.block_tiles = divide_up(cut.tiles, cut.blocks);
     }
-    for (int slabs = 2; !one_block && need.total(cut.block_tiles, cut.slab_spans) > half &&
-                        cut.slab_spans > 1;
+    for (int slabs = 2;
+         !one_block && need.total(cut.block_tiles, cut.slab_spans) > half && cut.slab_spans > 1;
          ++slabs) {
       cut.slab_spans = divide_up(cut.spans, slabs);
     }

@@ -41,9 +41,9 @@ struct ProductTask {
 // How a launch cuts it.
 struct ProductCut {
   int tiles = 0, spans = 0;
-  int slab_spans = 0;   // of one slab
-  int block_tiles = 0;  // most of a block
-  int row_bytes = 0;    // from one row of activations in shared memory to the next
+  int slab_spans = 0;    // of one slab
+  int block_tiles = 0;   // most of a block
+  int row_bytes = 0;     // from one row of activations in shared memory to the next
   int codes_offset = 0;  // in shared memory, bytes
   int blocks = 0, threads = 0, shared_bytes = 0;
 };
@@ -73,9 +73,9 @@ __host__ __device__ constexpr int ring_depth() {
 template <int kDepth, class F>
 __device__ __forceinline__ void with_slot(int slot, F&& run) {
   switch (slot) {
-#define QUEST_SLOT(i)                                                          \
-  case i:                                                                      \
-    if constexpr (i < kDepth) run(std::integral_constant<int, i>{});           \
+#define QUEST_SLOT(i)                                                \
+  case i:                                                            \
+    if constexpr (i < kDepth) run(std::integral_constant<int, i>{}); \
     break;
     QUEST_SLOT(0)
     QUEST_SLOT(1)
@@ -200,8 +200,8 @@ struct WarpProduct {
 #pragma unroll
     for (int i = 0; i < kTilesM; ++i) {
       // Rows past the end give sums that nobody takes.
-      row_offset[i] = min(8 * i + lane / 4, m - 1) * row_bytes +
-                      (Kind::kIsOneBit ? 4 : 32) * (lane % 4);
+      row_offset[i] =
+          min(8 * i + lane / 4, m - 1) * row_bytes + (Kind::kIsOneBit ? 4 : 32) * (lane % 4);
     }
     clear();
   }
@@ -366,7 +366,8 @@ struct UnitCursor {
 };
 
 template <int kKind, int kTilesM>
-__global__ void __launch_bounds__(512, 1) packed_product(const ProductTask p, const ProductCut cut) {
+__global__ void __launch_bounds__(512, 1)
+    packed_product(const ProductTask p, const ProductCut cut) {
   using Kind = PackedKind<kKind>;
   constexpr int kVectors = Kind::kBits, kDepth = ring_depth<kKind, kTilesM>();
   let_next_start();
@@ -463,7 +464,8 @@ void launch_product(const char* operation, const ProductTask& task, const Produc
     return true;
   }();
   static_cast<void>(allowed);
-  launch_dependent(operation, packed_product<kKind, kTilesM>, dim3(static_cast<unsigned>(cut.blocks)),
+  launch_dependent(operation, packed_product<kKind, kTilesM>,
+                   dim3(static_cast<unsigned>(cut.blocks)),
                    dim3(static_cast<unsigned>(cut.threads)), static_cast<size_t>(cut.shared_bytes),
                    stream, task, cut);
 }

@@ -104,9 +104,9 @@ void check_numbers_fit(const QuantSpec& weight) {
 }
 
 void check_has_sums(const QuantSpec& weight) {
-  QUEST_CHECK(has_codes(weight) && code_format(weight).is_integer &&
-                  weight.grid != Grid::kUniform4of8,
-              ErrorKind::kUsage, "[number_sums] not for the grid of {}", to_string(weight));
+  QUEST_CHECK(
+      has_codes(weight) && code_format(weight).is_integer && weight.grid != Grid::kUniform4of8,
+      ErrorKind::kUsage, "[number_sums] not for the grid of {}", to_string(weight));
 }
 
 void check_has_number_sums(const QuantSpec& weight, const void* sums) {

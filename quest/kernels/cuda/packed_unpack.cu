@@ -121,8 +121,9 @@ __global__ void __launch_bounds__(kThreads) unpack_spans(const UnpackTask p, D* 
     const uint2 u = *reinterpret_cast<const uint2*>(rows + r * kRowBytes + lane * kLane);
     D* to = out + row * p.k + column;
     if constexpr (std::is_same_v<D, int8_t>) {
-      store_bytes(to, count, p.k % kLane == 0,
-                  make_uint2(number_bytes<kBits>(p, table, u.x), number_bytes<kBits>(p, table, u.y)));
+      store_bytes(
+          to, count, p.k % kLane == 0,
+          make_uint2(number_bytes<kBits>(p, table, u.x), number_bytes<kBits>(p, table, u.y)));
     } else {
       float v[kLane];
       numbers_of(p, table, u, v);
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(kThreads) unpack_groups(const UnpackTask p, D*
   float v[kLane];
 #pragma unroll
   for (int i = 0; i < kLane; ++i) {
-    const uint32_t place = i / 2 == static_cast<int>(pair & 3u)    ? i % 2
+    const uint32_t place = i / 2 == static_cast<int>(pair & 3u)   ? i % 2
                            : i / 2 == static_cast<int>(pair >> 2) ? 2 + i % 2
                                                                   : 4;
     const int u = static_cast<int>(kept >> (8 * (place & 3u)) & 15u);
