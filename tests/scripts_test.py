@@ -1,4 +1,4 @@
-"""Tests of the helper scripts: the list of skipped tests, the demo's table, the comparison with llama.cpp."""
+"""Tests of the helper scripts: the list of skipped tests, the demo's table, the comparisons with llama.cpp and PyTorch."""
 
 import json
 import pathlib
@@ -130,6 +130,96 @@ class CompareWithLlama(unittest.TestCase):
                 sizes = [-(-random_gguf.size_of(k, r, c) // 32) * 32 for _, k, r, c in random_gguf.tensors_of("tiny", name)]
                 self.assertLess(0, len(data) - sum(sizes), "the head of the file")
                 self.assertEqual((len(data) - sum(sizes)) % 32, 0)
+
+
+FAKE_QUEST = """#!{python}
+import json, sys
+flag = lambda name: sys.argv[sys.argv.index(name) + 1]
+kind, found = sys.argv[2], []
+if kind == "layer":
+    for rows in map(int, flag("--rows").split(",")):
+        place = dict(n=4096, k=2048, rows=rows)
+        found.append(dict(place, weights="bf16", work="product", seconds=8e-5))
+        for work, seconds in (("product", 2e-5), ("quantize", 4e-5), ("hadamard_quantize", 6e-5)):
+            found.append(dict(place, weights="packed", work=work, seconds=seconds))
+            if rows > 64:
+                found.append(dict(place, weights="int8", work=work, seconds=seconds / 1.5))
+else:
+    for recipe in flag("--quant").split(","):
+        for batch in map(int, flag("--batch").split(",")):
+            m = dict(recipe=recipe, batch=batch, seconds=2e-3 * batch, block_seconds=1e-3, head_seconds=1e-3, block_bytes=1e9)
+            found.append(dict(m, weight_bytes=4e9, cache_bytes=3e8, scratch_bytes=1e8, device_bytes=4.7e9))
+with open(flag("--json"), "w") as out:
+    json.dump(dict(program="quest bench " + kind, gpu="NVIDIA H200", version="quest 1", measurements=found), out)
+"""
+FAKE_PYTORCH = """#!{python}
+import json, sys
+if sys.argv[1].endswith("train_gpu/peer.py"):
+    print(json.dumps(dict(tokens_per_second=1e5, ms_per_step=160, peak_memory_bytes=2**30, loss_first=10.8, loss_last=9.9, gpu="NVIDIA H200")))
+    sys.exit()
+flag = lambda name: sys.argv[sys.argv.index(name) + 1]
+if flag("--model") == "1.6B":
+    sys.exit("RuntimeError: no room")
+for batch in map(int, flag("--batch").split(",")):
+    print(json.dumps(dict(program="peer", what=sys.argv[2], batch=batch, seconds=3e-3 * batch, block_seconds=5.5e-3, head_seconds=1e-3, gpu="NVIDIA H200", torch="2")))
+"""
+
+
+class CompareWithPyTorchOnAGpu(unittest.TestCase):
+    BENCH = SCRIPTS.parent / "bench"
+
+    def setUp(self):
+        self.place = tempfile.TemporaryDirectory()
+        self.addCleanup(self.place.cleanup)
+        self.folder = pathlib.Path(self.place.name)
+        for name, text in (("quest", FAKE_QUEST), ("python", FAKE_PYTORCH)):
+            (self.folder / name).write_text(text.replace("{python}", sys.executable), encoding="utf-8")
+            (self.folder / name).chmod(0o755)
+
+    def run_script(self, kind, *arguments):
+        common = ["--raw", self.folder / "raw.jsonl", "--out", self.folder / "out.md", "--peer-python", self.folder / "python"]
+        line = [sys.executable, self.BENCH / kind / "run.py", *common, *arguments]
+        done = subprocess.run(list(map(str, line)), capture_output=True, text=True, check=False)
+        out = self.folder / "out.md"
+        return done.returncode, out.read_text(encoding="utf-8") if out.exists() else "", done.stdout + done.stderr
+
+    def test_tables_targets_and_figures(self):
+        figures = self.folder / "figures"
+        quest = ["--quest", self.folder / "quest", "--rounds", "2", "--session", "s"]
+        code, text, said = self.run_script("infer_gpu", *quest, "--parts", "prefill", "layers", "--prefill-models", "800M")
+        self.assertEqual(code, 0, said)
+        self.assertIn("| prefill, 800M, 8 x 512 | 1.3 x | 1.50 | met |", text)
+        self.assertIn("| layer 4096 x 2048, w4a4, 4096 rows | 1.5 x | 2.00 | met |", text)
+        self.assertIn("| 4096 x 2048 | 64 | 80.0 | 20.0 (4.00) | 40.0 (2.00) | 60.0 (1.33) |  |", text)
+        # The session goes on with other parts.
+        code, text, said = self.run_script("infer_gpu", *quest, "--parts", "decode", "--figures", figures)
+        self.assertEqual(code, 1, said)
+        self.assertIn("| decode, 7B, w2a2, blocks | 5 x | 5.50 | met |", text)
+        self.assertIn("| decode, 7B, w1a1, blocks | 8 x | 5.50 | **missed** |", text)
+        self.assertIn("| memory without cache, 7B, w4a4 | 4.5 GB at most | 4.40 GB | met |", text)
+        self.assertIn("| prefill, 800M, 1 x 512 | 1.2 x | 1.50 | met |", text)
+        fig6 = json.loads((figures / "fig6.json").read_text(encoding="utf-8"))
+        self.assertEqual(fig6["layers"]["4096x2048"][0], [1, 8e-5, 4e-5, 6e-5, None])
+        fig7 = json.loads((figures / "fig7.json").read_text(encoding="utf-8"))
+        self.assertEqual(fig7["batch_sizes"], [1, 8, 32])
+        self.assertEqual(fig7["model_800M"][1], [0.024, 0.016, 0.016, 0.016])
+
+    def test_what_fails_is_said_and_missed(self):
+        code, text, said = self.run_script("infer_gpu", "--quest", self.folder / "quest", "--parts", "prefill", "--rounds", "1")
+        self.assertEqual(code, 1, said)
+        self.assertIn("- prefill 1.6B PyTorch: failed: RuntimeError: no room", text)
+        self.assertIn("| prefill, 1.6B, 8 x 512 | 1.3 x |  | not measured |", text)
+        code, _, said = self.run_script("infer_gpu", "--quest", self.folder / "missing")
+        self.assertEqual(code, 2)
+        self.assertIn("does not exist", said)
+
+    def test_training(self):
+        code, text, said = self.run_script("train_gpu", "--rounds", "2", "--rows", "30M bf16", "--session", "t")
+        self.assertEqual(code, 0, said)
+        self.assertIn("| 30M PyTorch compiled, 64 x 512 | 100000 | 100000 to 100000 | 160.0 | 1.000 | 1.0 |", text)
+        code, _, said = self.run_script("train_gpu", "--rounds", "1", "--rows", "30M bf16", "--session", "t", "--seq", "64")
+        self.assertEqual(code, 2, said)
+        self.assertIn("leave --session out", said)
 
 
 if __name__ == "__main__":

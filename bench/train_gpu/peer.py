@@ -17,29 +17,25 @@ Prints one JSON line. Times are of CUDA events recorded after each step; peak me
 import argparse
 import json
 import math
+import pathlib
 import resource
 import statistics
 import sys
-import time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from shapes import MODELS, VOCABULARY
+sys.path.insert(1, str(pathlib.Path(__file__).resolve().parent.parent))
+from shapes import MODELS, VOCABULARY  # noqa: E402
+from torch_peer import COMPILE_MODES, Parser, Timer, choose_attention, out_of_memory_text, rotary, rotary_tables  # noqa: E402
 
-COMPILE_MODES = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 HADAMARD_BLOCK = 128
 BITS = 4
 OPTIMAL_SCALE = 2.513930578568423  # clipping point of the 4-bit uniform grid on N(0,1), in standard deviations
 LEAST_WARMUP = 3
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def parse_arguments():
@@ -125,12 +121,6 @@ class RmsNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight, 1e-5)
 
 
-def rotary(x, cos, sin):
-    """x (B, T, H, D), cos and sin (T, 1, D/2): turns the pairs (i, i + D/2)."""
-    first, second = x.float().chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
-
-
 class Block(nn.Module):
     def __init__(self, shape, quantized):
         super().__init__()
@@ -169,10 +159,9 @@ class Llama(nn.Module):
         self.blocks = nn.ModuleList(Block(shape, quantized) for _ in range(shape.layers))
         self.norm = RmsNorm(shape.hidden)
         self.head = Linear(shape.hidden, VOCABULARY, 0.02, False)
-        half = shape.hidden // shape.heads // 2
-        angles = torch.outer(torch.arange(sequence).float(), 10000.0 ** (-torch.arange(half) / half))
-        self.register_buffer("cos", angles.cos().unsqueeze(1))
-        self.register_buffer("sin", angles.sin().unsqueeze(1))
+        cos, sin = rotary_tables(sequence, shape.hidden // shape.heads)
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
 
     def forward(self, tokens, targets):
         x = self.embedding(tokens).to(self.residual)
@@ -190,36 +179,6 @@ def make_optimizer(model, lr):
         {"params": [p for p, decayed in named if not decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8, fused=True)
-
-
-def choose_attention(name):
-    if name != "default":
-        torch.backends.cuda.enable_flash_sdp(name == "flash")
-        torch.backends.cuda.enable_cudnn_sdp(name == "cudnn")
-        torch.backends.cuda.enable_mem_efficient_sdp(False)
-        torch.backends.cuda.enable_math_sdp(False)
-
-
-class Timer:
-    """Marks between steps, read when all steps are done."""
-
-    def __init__(self, device):
-        self.on_gpu = device == "cuda"
-        self.marks = []
-
-    def mark(self):
-        if self.on_gpu:
-            self.marks.append(torch.cuda.Event(enable_timing=True))
-            self.marks[-1].record()
-        else:
-            self.marks.append(time.perf_counter())
-
-    def milliseconds(self):
-        pairs = list(zip(self.marks, self.marks[1:]))
-        if self.on_gpu:
-            torch.cuda.synchronize()
-            return [start.elapsed_time(end) for start, end in pairs]
-        return [1e3 * (end - start) for start, end in pairs]
 
 
 class Trainer:
@@ -304,4 +263,4 @@ if __name__ == "__main__":
     try:
         main(parse_arguments())
     except torch.OutOfMemoryError as error:
-        sys.exit(f"peer.py: out of GPU memory: {str(error).removeprefix('CUDA out of memory. ').partition('. ')[0]}")
+        sys.exit(f"peer.py: {out_of_memory_text(error)}")

@@ -12,19 +12,16 @@ a session, in pieces of a few minutes. Exit code: 0 all targets met, 1 one is mi
 
 import argparse
 import dataclasses
-import datetime
 import json
 import math
 import pathlib
-import re
 import shlex
 import statistics
-import subprocess
 import sys
-import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+from gpu_session import Parser, fail, gpu_and_driver, last_error, records_of_session, run_process, run_rounds  # noqa: E402
 from machine import file_name  # noqa: E402
 from shapes import MODELS  # noqa: E402
 
@@ -51,9 +48,6 @@ MEASURED = {"800M": list(RECIPES), "30M": ["bf16", "w4a4", "w4a4 fp8"], "1.6B": 
 ROWS = {f"{model} {recipe}": (model, recipe) for model, recipes in MEASURED.items() for recipe in recipes}
 NEEDED = ("tokens_per_second", "ms_per_step", "peak_memory_bytes", "loss_first", "loss_last")
 
-# Of every line of the raw file, beside its result or error.
-WRITTEN = ("session", "date", "round", "name", "model", "batch", "settings", "run")
-
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -72,11 +66,6 @@ TARGETS = {
     "800M w4a4 fp8": Target(ratio=1.2, memory=1.0),
     "30M w4a4": Target(tokens=1.1e6),
 }
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"run.py: {message}\n")
 
 
 def parse_arguments():
@@ -115,48 +104,19 @@ def parse_arguments():
     return a
 
 
-def fail(message):
-    sys.stderr.write(f"run.py: {message}\n")
-    sys.exit(2)
-
-
-def gpu_and_driver():
-    line = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        printed = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return "none (CPU)", "none"
-    name, _, driver = printed.strip().splitlines()[0].rpartition(", ")
-    return name, driver
-
-
-def last_error(text):
-    """The line that names an exception, else the last one."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    line = (named or lines or ["it printed nothing"])[-1]
-    return line if len(line) <= 200 else line[:197] + "..."
-
-
 def measure(line, timeout):
-    """The program's line of JSON and no error, or None and what went wrong."""
+    """The program's line of JSON, what went wrong, and what to say of it."""
+    printed, error = run_process(line, timeout)
+    if error:
+        return None, error, ""
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return None, f"took longer than {timeout:.0f} s"
-    except OSError as error:
-        return None, f"{error.strerror}: {line[0]}"
-    if done.returncode != 0:
-        sys.stderr.write(done.stdout + done.stderr)
-        if done.returncode < 0:
-            return None, f"ended by signal {-done.returncode}: {last_error(done.stderr or done.stdout)}"
-        return None, last_error(done.stderr or done.stdout)
-    try:
-        result = json.loads(done.stdout.strip().rpartition("\n")[2])
+        result = json.loads(printed.strip().rpartition("\n")[2])
         wrong = [key for key in NEEDED if not (isinstance(result.get(key), (int, float)) and math.isfinite(result[key]))]
     except (ValueError, AttributeError):
-        return None, f"no line of JSON: {last_error(done.stdout)}"
-    return (None, f"its JSON has no number as {', '.join(wrong)}") if wrong else (result, None)
+        return None, f"no line of JSON: {last_error(printed)}", ""
+    if wrong:
+        return None, f"its JSON has no number as {', '.join(wrong)}", ""
+    return result, None, f"{result['tokens_per_second']:10.0f} tokens/s"
 
 
 def batch_of(a, model):
@@ -177,56 +137,21 @@ def programs(a, model):
     return [(name, [str(word) for word in line]) for name, line in found]
 
 
-def read_records(path):
-    if not path.is_file():
-        fail(f"--raw: {path} does not exist")
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not all(isinstance(record, dict) and set(WRITTEN) <= set(record) for record in records):
-            raise ValueError("a line of it is not of this script")
-    except ValueError as error:
-        fail(f"--raw: {path} cannot be read: {error}")
-    return records
-
-
-def run_rounds(a):
+def run_session(a):
     """Adds a line to the raw file for each process; the session's name."""
     gpu, driver = gpu_and_driver()
     settings = {"gpu": gpu, "driver": driver, "seq": a.seq, "batch": a.batch, "steps": a.steps, "warmup": a.warmup}
     settings.update(peer_options=a.peer_options, train_options=a.train_options)
-    session = a.session or datetime.datetime.now().isoformat(timespec="seconds")
-    before = [r for r in read_records(a.raw) if r["session"] == session] if a.raw.is_file() else []
-    for key in settings:
-        if before and before[0]["settings"][key] != settings[key]:
-            fail(f"session {session} was measured with {key} {before[0]['settings'][key]}, now it is {settings[key]}: leave --session out")
     models = [m for m in BATCHES if any(ROWS[row][0] == m for row in a.rows)]
-    done = {m: max((r["round"] for r in before if r["model"] == m), default=0) for m in models}
-    a.raw.parent.mkdir(parents=True, exist_ok=True)
-    start, failed = time.monotonic(), set()
-    for number in range(1, a.rounds + 1):
-        for model in models:
-            order = programs(a, model)
-            for name, line in order if number % 2 else reversed(order):
-                if name in failed:
-                    continue  # it would only fail again
-                if a.minutes and time.monotonic() - start > 60 * a.minutes:
-                    print(f"--minutes {a.minutes:g} are over in round {number} of {a.rounds}", flush=True)
-                    return session
-                result, error = measure(line, a.timeout)
-                record = {"session": session, "date": datetime.date.today().isoformat(), "round": done[model] + number, "name": name}
-                record.update(model=model, batch=batch_of(a, model), settings=settings, run=shown_command(), command=shlex.join(line))
-                record.update({"error": error} if error else {"result": result})
-                with open(a.raw, "a", encoding="utf-8") as out:
-                    out.write(json.dumps(record) + "\n")
-                if error:
-                    failed.add(name)
-                said = f"failed: {error}" if error else f"{result['tokens_per_second']:10.0f} tokens/s"
-                print(f"round {number}/{a.rounds}  {name:22} {said}", flush=True)
-    return session
-
-
-def shown_command():
-    return shlex.join(["python3", "bench/train_gpu/run.py", *sys.argv[1:]])
+    return run_rounds(
+        a,
+        settings,
+        models,
+        programs=lambda model: programs(a, model),
+        measure=lambda line: measure(line, a.timeout),
+        script="bench/train_gpu/run.py",
+        more=lambda model: {"batch": batch_of(a, model)},
+    )
 
 
 class Session:
@@ -374,12 +299,7 @@ def report(session, peak_tflops):
 
 
 def main(a):
-    name = a.session if a.table_only else run_rounds(a)
-    records = read_records(a.raw)
-    name = name or (records[-1]["session"] if records else "")
-    records = [r for r in records if r["session"] == name]
-    if not records:
-        fail(f"--raw: {a.raw} holds no measurement{f' of session {name}' if name else ''}")
+    records, name = records_of_session(a.raw, a.session if a.table_only else run_session(a))
     session = Session(records)
     text = "\n".join(report(session, a.peak_tflops))
     path = a.out or HERE.parent / "results" / f"train_gpu_{file_name(session.gpu())}.md"

@@ -24,6 +24,7 @@ void add_reproduce_command(CLI::App& app);         // the paper's experiments
 void add_export_command(CLI::App& app);            // to packed or Hugging Face folders
 void add_verify_command(CLI::App& app);            // a packed model against its checkpoint
 void add_inspect_command(CLI::App& app);           // sizes of a packed model
+void add_bench_command(CLI::App& app);             // speed on a GPU
 void add_doctor_command(CLI::App& app);
 
 }  // namespace quest::cli

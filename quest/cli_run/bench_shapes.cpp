@@ -13,13 +13,15 @@ struct Shape {
   bool tied;
 };
 
-// The paper's 30M, 100M and 800M; SmolLM2-135M; a 3B and an 8B as Llama 3's.
-constexpr std::array<Shape, 6> kShapes = {{
+// The paper's 30M, 100M, 800M and 1.6B; SmolLM2-135M; a 3B and an 8B as Llama 3's; Llama 2's 7B.
+constexpr std::array<Shape, 8> kShapes = {{
     {"30M", 6, 640, 1792, 5, 5, 128, 32000, false},
     {"100M", 8, 1024, 2816, 8, 8, 128, 32000, false},
     {"135M", 30, 576, 1536, 9, 3, 64, 49152, true},
     {"800M", 16, 2048, 5632, 16, 16, 128, 32000, false},
+    {"1.6B", 20, 2560, 6912, 20, 20, 128, 32000, false},
     {"3B", 28, 3072, 8192, 24, 8, 128, 128256, true},
+    {"7B", 32, 4096, 11008, 32, 32, 128, 32000, false},
     {"8B", 32, 4096, 14336, 32, 8, 128, 128256, false},
 }};
 

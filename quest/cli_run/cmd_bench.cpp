@@ -1,6 +1,5 @@
 // quest-run bench: how fast a packed model reads and writes on this machine.
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <fstream>
 #include <iterator>
@@ -20,11 +19,10 @@
 #include "quest/base/shutdown.h"
 #include "quest/base/speed_of_light.h"
 #include "quest/base/version.h"
-#include "quest/cli_run/bench_shapes.h"
+#include "quest/cli_run/bench_model.h"
 #include "quest/cli_run/commands.h"
 #include "quest/cli_run/machine_report.h"
 #include "quest/cli_run/whole_numbers.h"
-#include "quest/packed/random_model.h"
 
 namespace quest::cli {
 namespace {
@@ -33,7 +31,8 @@ constexpr int64_t kPrompt = 512, kTokens = 128;
 
 struct Arguments {
   EngineArguments engine;
-  std::string shape, quant = "w4a4", embedding = "int8", head = "int8", keep, json;
+  RandomModelArguments random;
+  std::string json;
   int64_t prompt = 0, tokens = 0;  // 0: kPrompt and kTokens, or what the context holds
   int64_t batch = 1, repeats = 3;
   std::optional<int64_t> depth;  // tokens before those that are written; none: the prompt
@@ -46,11 +45,6 @@ double seconds_of(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 int64_t peak_memory() {
@@ -145,41 +139,6 @@ Nearness nearness_of(const CpuEngine& engine, const Arguments& arguments, double
   return near;
 }
 
-// A folder that goes with this object.
-class TemporaryPlace {
- public:
-  TemporaryPlace() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "quest-bench-XXXXXX").string();
-    QUEST_CHECK(mkdtemp(pattern.data()) != nullptr, ErrorKind::kIo,
-                "cannot create a temporary folder {}: {} (TMPDIR names another place)", pattern,
-                errno_text(errno));
-    path_ = pattern;
-  }
-  ~TemporaryPlace() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryPlace(const TemporaryPlace&) = delete;
-  TemporaryPlace& operator=(const TemporaryPlace&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
-// A random model of a named shape, in the new folder `model`.
-void write_random_model(const Arguments& arguments, const std::filesystem::path& model) {
-  LlamaConfig config = bench_shape(arguments.shape);
-  const auto wanted = [](int64_t given, int64_t usual) { return given == 0 ? usual : given; };
-  config.max_position_embeddings =
-      std::max(config.max_position_embeddings,
-               wanted(arguments.prompt, kPrompt) + wanted(arguments.tokens, kTokens) + 1);
-  write_random_packed_model(model, config, recipe_from_name(arguments.quant),
-                            {.formats = {table_format_from_name(arguments.embedding),
-                                         table_format_from_name(arguments.head)}});
-}
-
 // Numbers that were not given: the usual ones, less where the context is short.
 void choose_lengths(Arguments& arguments, int64_t context) {
   if (arguments.tokens == 0) {
@@ -210,7 +169,7 @@ void print_report(const CpuEngine& engine, const Arguments& arguments, const Rep
   };
   const auto megabytes = [](int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
   fmt::print("model     {} {}, {:.1f} MB, {}\n",
-             arguments.shape.empty() ? arguments.engine.model : arguments.shape,
+             arguments.random.shape.empty() ? arguments.engine.model : arguments.random.shape,
              engine.model().recipe().name, megabytes(engine.model().file_bytes()),
              format_count(engine.threads(), "thread"));
   fmt::print("prefill   {:.1f} tokens/s ({}; {} tokens)\n", report.prefill,
@@ -229,7 +188,7 @@ void print_report(const CpuEngine& engine, const Arguments& arguments, const Rep
 
 nlohmann::ordered_json report_json(const CpuEngine& engine, const Arguments& arguments,
                                    const Report& report) {
-  nlohmann::ordered_json json = {{"shape", arguments.shape},
+  nlohmann::ordered_json json = {{"shape", arguments.random.shape},
                                  {"recipe", engine.model().recipe().name},
                                  {"file_bytes", engine.model().file_bytes()},
                                  {"threads", engine.threads()},
@@ -258,21 +217,13 @@ nlohmann::ordered_json report_json(const CpuEngine& engine, const Arguments& arg
 }
 
 void run(const RunOptions& options, Arguments& arguments) {
-  QUEST_CHECK(arguments.engine.model.empty() != arguments.shape.empty(), ErrorKind::kUsage,
-              "name a packed model's folder or --shape of a random one ({}); {} given",
-              bench_shape_names(), arguments.shape.empty() ? "none was" : "both were");
-  QUEST_CHECK(arguments.keep.empty() || !arguments.shape.empty(), ErrorKind::kUsage,
-              "--keep {} keeps the random model of --shape", arguments.keep);
+  check_bench_model(arguments.engine.model, arguments.random);
   check_result_file(arguments.json);
   install_shutdown_handlers();
-  std::optional<TemporaryPlace> place;
-  if (!arguments.shape.empty()) {
-    if (arguments.keep.empty()) place.emplace();
-    const std::filesystem::path folder =
-        place ? place->path() / "model" : std::filesystem::path(arguments.keep);
-    write_random_model(arguments, folder);
-    arguments.engine.model = folder.string();
-  }
+  const auto wanted = [](int64_t given, int64_t usual) { return given == 0 ? usual : given; };
+  const BenchModel model(arguments.engine.model, arguments.random,
+                         wanted(arguments.prompt, kPrompt) + wanted(arguments.tokens, kTokens) + 1);
+  arguments.engine.model = model.folder().string();
   LoadedEngine loaded = load_engine(options, arguments.engine);
   CpuEngine& engine = *loaded.engine;
   choose_lengths(arguments, engine.context_length());
@@ -300,17 +251,7 @@ void add_run_bench_command(CLI::App& app, SharedOptions options) {
   auto arguments = std::make_shared<Arguments>();
   add_engine_options(*command, arguments->engine);
   command->get_option("MODEL")->required(false);
-  command->add_option("--shape", arguments->shape,
-                      "instead of MODEL: random weights of this shape: " + bench_shape_names());
-  command->add_option("--quant", arguments->quant, "recipe of --shape")->capture_default_str();
-  command->add_option("--embedding", arguments->embedding, "embedding of --shape")
-      ->check(CLI::IsMember({"bf16", "int8", "int4"}))
-      ->capture_default_str();
-  command->add_option("--head", arguments->head, "head of --shape")
-      ->check(CLI::IsMember({"bf16", "int8", "int4"}))
-      ->capture_default_str();
-  command->add_option("--keep", arguments->keep,
-                      "write the random model into this new folder and leave it there");
+  add_random_model_options(*command, arguments->random);
   command
       ->add_option("--prompt-tokens", arguments->prompt,
                    "tokens to read (default: 512, or what the context holds)")

@@ -2,8 +2,10 @@
 // runtime; builds without nvcc link the twin in no_cuda/.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
+#include "quest/base/gpu_ceilings.h"
 #include "quest/kernels/cuda/stream.h"
 
 namespace quest::ops {
@@ -18,6 +20,11 @@ std::string gpu_unusable_reason();
 // "NVIDIA H100 80GB HBM3, 79.1 GiB, compute capability 9.0"; only where gpu_unusable_reason() is
 // empty.
 std::string gpu_description();
+
+// For its ceilings; throws kEnvironment without a GPU.
+GpuFacts gpu_facts();
+// Memory of the device that no process holds.
+int64_t gpu_free_bytes();
 
 // True where the fast products of this GPU are compiled in (compute capability 9.0); others take
 // LibTorch's products of dequantized values, with the same quantizer kernels.

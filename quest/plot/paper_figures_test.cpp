@@ -308,10 +308,26 @@ TEST_F(OwnRuns, AreLaidOverTheSpeedFigures) {
                 R"({"columns":["bf16","int4"],"batch_sizes":[1,2],"model_7B":[[2,1],[3,1]]})");
   const Figure prefill = draw("fig7", {.own = {path("p.json")}, .own_only = true});
   EXPECT_EQ(y_at(chart_of(prefill, 0), "own, p: INT4", 2), 3);
+  // As `quest bench --json` writes them: columns by recipe, null where nothing was measured.
+  folder_.write("bench.json", R"({"gpu":"NVIDIA H200","measurements":[],
+      "columns":["batch_tokens","bf16","w4a4_nohadamard","w4a4","w4a4_int8_weights"],
+      "layers":{"12288x4096":[[1,4,1,2,null],[4096,4,2,2,1]]}})");
+  const Figure bench = draw("fig6", {.own = {path("bench.json")}});
+  EXPECT_EQ(y_at(chart_of(bench, 4), "own, H200: W4A4 without Hadamard", 1), 4);
+  const Series& kept = series_of(chart_of(bench, 4), "own, H200: W4A4, weights kept as int8");
+  EXPECT_EQ(kept.points.size(), 1u);
+  EXPECT_EQ(kept.points.front().y, 4);
+  folder_.write("sizes.json", R"({"columns":["bf16","w4a4"],"batch_sizes":[8],
+      "model_1.6B":[[3,2]],"model_800M":[[3,1]]})");
+  const Figure sizes = draw("fig7", {.own = {path("sizes.json")}});
+  ASSERT_EQ(sizes.panels.size(), 2u) << "the paper's 1600M is 1.6B";
+  EXPECT_EQ(chart_of(sizes, 1).title, "1.6B parameters");
+  EXPECT_EQ(y_at(chart_of(sizes, 1), "own, sizes: W4A4", 8), 1.5);
   const auto wrong = [&](const char* name, const char* content, const char* text) {
     folder_.write("w.json", content);
     EXPECT_QUEST_ERROR(draw(name, {.own = {path("w.json")}}), ErrorKind::kData, text);
   };
+  wrong("fig6", R"({"columns":["a","b","c"],"layers":{"1x1":[[1,null,2]]}})", "no positive number");
   wrong("fig6", "{}", "columns");
   wrong("fig6", "[]", "expected an object");
   wrong("fig6", R"({"columns":["a","b"],"layers":{}})", "2 columns");

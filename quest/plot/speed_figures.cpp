@@ -1,16 +1,20 @@
-// Figures 6 and 7: measured times of INT4 products as speed over BF16.
+// Figures 6 and 7: measured times of low-bit products as speed over BF16.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <map>
 
 #include "quest/base/error.h"
 #include "quest/plot/figure_groups.h"
+#include "quest/quant/quant_spec.h"
 
 namespace quest::plot {
 namespace {
 
 constexpr int kOwnColors[] = {3, 4, 5, 6};
+
+constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
 
 // Columns of seconds against a count in the first: row[0] is the count, row[1] the baseline.
 struct Timings {
@@ -18,6 +22,7 @@ struct Timings {
   std::vector<std::vector<double>> rows;
 };
 
+// null: not measured, in any column behind the first two.
 std::vector<std::vector<double>> number_rows(const Json& list, size_t width,
                                              const std::string& where) {
   QUEST_CHECK(list.is_array() && !list.empty(), ErrorKind::kData,
@@ -28,6 +33,10 @@ std::vector<std::vector<double>> number_rows(const Json& list, size_t width,
                 "{}: a row must have {} numbers", where, width);
     rows.emplace_back();
     for (const Json& value : row) {
+      if (value.is_null() && rows.back().size() >= 2) {
+        rows.back().push_back(kNotMeasured);
+        continue;
+      }
       QUEST_CHECK(value.is_number() && value.get<double>() > 0, ErrorKind::kData,
                   "{}: {} is no positive number", where, value.dump());
       rows.back().push_back(value.get<double>());
@@ -59,6 +68,15 @@ std::map<std::string, Timings> layer_timings(const Json& object, const std::stri
   return layers;
 }
 
+// "1.6B": "1600M", as the paper's panels are called; other names as they are.
+std::string size_name(const std::string& name) {
+  double billions = 0;
+  const char* last = name.data() + name.size();
+  const auto [end, code] = std::from_chars(name.data(), last, billions);
+  const bool is_size = code == std::errc() && end + 1 == last && *end == 'B';
+  return is_size ? fmt::format("{:.0f}M", 1000 * billions) : name;
+}
+
 std::map<std::string, Timings> prefill_timings(const Json& object, const std::string& where) {
   const std::vector<std::string> columns = columns_of(object, 2, where);
   const auto batches = json_get<std::vector<double>>(object, "batch_sizes", where);
@@ -73,7 +91,7 @@ std::map<std::string, Timings> prefill_timings(const Json& object, const std::st
     for (size_t i = 0; i < batches.size(); ++i) {
       timings.rows[i].insert(timings.rows[i].begin(), batches[i]);
     }
-    models[key.substr(kPrefix.size())] = timings;
+    models[size_name(key.substr(kPrefix.size()))] = timings;
   }
   QUEST_CHECK(!models.empty(), ErrorKind::kData, "{}: no 'model_NAME' in it", where);
   return models;
@@ -108,10 +126,34 @@ bool comes_before(const std::string& a, const std::string& b) {
   return rank(a) < rank(b);
 }
 
+// "1600M": "1.6B parameters".
+std::string model_title(const std::string& name) {
+  int64_t millions = 0;
+  const char* last = name.data() + name.size();
+  const auto [end, code] = std::from_chars(name.data(), last, millions);
+  if (code != std::errc() || end + 1 != last || *end != 'M') return name;
+  return millions < 1000 ? fmt::format("{}M parameters", millions)
+                         : fmt::format("{:.2g}B parameters", static_cast<double>(millions) / 1000);
+}
+
+bool is_recipe(const std::string& name) {
+  try {
+    recipe_from_name(name);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 std::string column_label(const std::string& column) {
   if (column == "int4") return "INT4";
   if (column == "int4_with_hadamard") return "INT4 with Hadamard";
   if (column == "no_linear_layers") return "linear layers left out (the limit)";
+  constexpr std::string_view kKept = "_int8_weights";
+  if (column.ends_with(kKept)) {
+    return column_label(column.substr(0, column.size() - kKept.size())) + ", weights kept as int8";
+  }
+  if (is_recipe(column)) return format_label(column);
   std::string label = column;
   std::replace(label.begin(), label.end(), '_', ' ');
   return label;
@@ -132,8 +174,9 @@ void add_speedups(Chart& chart, const Timings& timings, const std::string& prefi
                           : own ? 2
                                 : 1};
     for (const std::vector<double>& row : timings.rows) {
-      series.points.push_back({row[0], row[1] / row[i + 1]});
+      if (!std::isnan(row[i + 1])) series.points.push_back({row[0], row[1] / row[i + 1]});
     }
+    if (series.points.empty()) continue;
     chart.series.push_back(series);
   }
 }
@@ -145,6 +188,15 @@ struct Source {
   std::map<std::string, Timings> panels;
 };
 
+// --label, or the GPU that `quest bench` names in the file, or the file.
+std::string source_label(const FigureOptions& options, size_t i, const Json& json) {
+  const bool names_gpu = json.is_object() && json.contains("gpu") && json.at("gpu").is_string();
+  if (!options.labels.empty() || !names_gpu) return own_label(options, i);
+  std::string gpu = json.at("gpu").get<std::string>();
+  constexpr std::string_view kMaker = "NVIDIA ";
+  return gpu.starts_with(kMaker) ? gpu.substr(kMaker.size()) : gpu;
+}
+
 template <class Read>
 std::vector<Source> sources_of(const PaperData& paper, std::string_view key,
                                const FigureOptions& options, Read read) {
@@ -155,10 +207,11 @@ std::vector<Source> sources_of(const PaperData& paper, std::string_view key,
   for (size_t i = 0; i < options.own.size(); ++i) {
     const int color = kOwnColors[2 * i % std::size(kOwnColors)];
     const int second = kOwnColors[(2 * i + 1) % std::size(kOwnColors)];
-    sources.push_back({fmt::format("own, {}: ", own_label(options, i)),
+    const Json json = read_json(options.own[i]);
+    sources.push_back({fmt::format("own, {}: ", source_label(options, i, json)),
                        {color, second, 2},
                        true,
-                       read(read_json(options.own[i]), options.own[i])});
+                       read(json, options.own[i])});
   }
   return sources;
 }
@@ -197,7 +250,8 @@ Figure layer_speedup(const PaperData& paper, const FigureOptions& options) {
   std::vector<std::string> panels = panels_of(sources);
   std::stable_sort(panels.begin(), panels.end(), comes_before);
   Figure figure;
-  figure.title = "Figure 6: speed of linear layers, weights and activations in INT4";
+  figure.title = fmt::format("Figure 6: speed of linear layers{}",
+                             options.own.empty() ? ", weights and activations in INT4" : "");
   for (const std::string& name : panels) {
     figure.panels.emplace_back(speed_chart(name, layer_title(name), "batch (tokens)", sources));
   }
@@ -214,15 +268,15 @@ Figure prefill_speedup(const PaperData& paper, const FigureOptions& options) {
   const std::vector<Source> sources =
       sources_of(paper, "figure7_prefill_seconds_rtx4090", options, prefill_timings);
   Figure figure;
-  figure.title = "Figure 7: speed of prefill, linear layers in INT4";
+  figure.title = fmt::format("Figure 7: speed of prefill{}",
+                             options.own.empty() ? ", linear layers in INT4" : "");
   if (!options.own_only) figure.note = "paper: 512 tokens a sequence";
   std::vector<std::string> panels = panels_of(sources);
   std::stable_sort(panels.begin(), panels.end(), [](const std::string& a, const std::string& b) {
     return std::pair{a.size(), a} < std::pair{b.size(), b};  // 800M before 1600M
   });
   for (const std::string& name : panels) {
-    figure.panels.emplace_back(
-        speed_chart(name, name + " parameters", "batch (sequences)", sources));
+    figure.panels.emplace_back(speed_chart(name, model_title(name), "batch (sequences)", sources));
   }
   figure.same_y = true;
   figure.columns = static_cast<int>(std::min<size_t>(2, figure.panels.size()));

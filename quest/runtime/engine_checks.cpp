@@ -39,10 +39,9 @@ void check_room(SequenceId sequence, int64_t length, int64_t tokens, int64_t con
 }
 
 void check_logits(std::span<const float> logits, int64_t rows, const LlamaConfig& config) {
-  QUEST_CHECK(
-      logits.empty() || static_cast<int64_t>(logits.size()) == rows * config.vocab_size,
-      ErrorKind::kUsage, "room for {} logits was given, the model gives {}", logits.size(),
-      rows * config.vocab_size);
+  QUEST_CHECK(logits.empty() || static_cast<int64_t>(logits.size()) == rows * config.vocab_size,
+              ErrorKind::kUsage, "room for {} logits was given, the model gives {}", logits.size(),
+              rows * config.vocab_size);
 }
 
 void check_decode(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,

@@ -44,6 +44,27 @@ std::string gpu_description() {
                      static_cast<double>(p.totalGlobalMem) / (1 << 30), p.major, p.minor);
 }
 
+GpuFacts gpu_facts() {
+  const cudaDeviceProp p = properties();
+  int device = 0, clock = 0, memory_clock = 0;  // kHz
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&clock, cudaDevAttrClockRate, device));
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&memory_clock, cudaDevAttrMemoryClockRate, device));
+  return {.name = p.name,
+          .major = p.major,
+          .minor = p.minor,
+          .processors = p.multiProcessorCount,
+          .clock_hertz = 1e3 * clock,
+          .memory_clock_hertz = 1e3 * memory_clock,
+          .memory_bus_bits = p.memoryBusWidth};
+}
+
+int64_t gpu_free_bytes() {
+  size_t free = 0, total = 0;
+  C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(free);
+}
+
 bool gpu_is_hopper() {
   const cudaDeviceProp p = properties();
   return p.major == 9 && p.minor == 0;

@@ -11,6 +11,8 @@ kernels::cuda::Stream current_stream() {
   QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason());
 }
 std::string gpu_description() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
+GpuFacts gpu_facts() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
+int64_t gpu_free_bytes() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
 bool gpu_is_hopper() { return false; }
 
 }  // namespace quest::ops

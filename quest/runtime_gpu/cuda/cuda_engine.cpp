@@ -49,7 +49,8 @@ using runtime_gpu::ProductBuffers;
 // Rows that the kernels of single tokens take at once.
 constexpr int64_t kFewRows = gpu::kMaxPackedRows;
 constexpr int64_t kFastChunk = 8192, kExactChunk = 512;
-constexpr std::string_view kAdvice = "a shorter context, fewer sequences or a smaller chunk need less";
+constexpr std::string_view kAdvice =
+    "a shorter context, fewer sequences or a smaller chunk need less";
 
 at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(type).device(at::kCUDA); }
 
@@ -127,7 +128,7 @@ struct Segment {
   DeviceSequence* sequence = nullptr;
   std::span<const int32_t> tokens;
   int64_t first_row = 0, first_position = 0;
-  int64_t owner = 0;       // place of the sequence among the caller's
+  int64_t owner = 0;  // place of the sequence among the caller's
   bool ends_prompt = false;
 
   int64_t count() const { return static_cast<int64_t>(tokens.size()); }
@@ -136,10 +137,10 @@ struct Segment {
 // Memory of calls that compute in T.
 struct Buffers {
   int64_t rows = 0;
-  at::Tensor hidden, delta;    // (rows, C)
-  at::Tensor wide;             // (rows, (H + 2G) D) and (rows, 2F)
-  at::Tensor attended;         // (rows, H D)
-  at::Tensor rows_of;          // token, slot, position of each row of a call of n: (3, n) int32
+  at::Tensor hidden, delta;  // (rows, C)
+  at::Tensor wide;           // (rows, (H + 2G) D) and (rows, 2F)
+  at::Tensor attended;       // (rows, H D)
+  at::Tensor rows_of;        // token, slot, position of each row of a call of n: (3, n) int32
   ProductBuffers products;
 
   int64_t bytes() const {
@@ -180,8 +181,8 @@ class CudaEngine::Impl {
       : model_(std::move(model)),
         options_(checked(options, model_.config())),
         stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true)),
-        cache_({cache_format(options.kv), model_.config().num_layers,
-                model_.config().num_kv_heads, model_.config().head_dim},
+        cache_({cache_format(options.kv), model_.config().num_layers, model_.config().num_kv_heads,
+                model_.config().head_dim},
                options_.context) {
     enter([&] { load(); });
   }
@@ -314,12 +315,10 @@ class CudaEngine::Impl {
       return static_cast<double>(begin.elapsed_time(end)) * 1e-3 / static_cast<double>(repeats);
     };
     StepSeconds result;
-    result.blocks = seconds([&] {
-      options_.graphs ? recorded(n, pieces).blocks.replay() : step_blocks(n, pieces);
-    });
-    result.head = seconds([&] {
-      options_.graphs ? recorded(n, pieces).head.replay() : step_head(n);
-    });
+    result.blocks = seconds(
+        [&] { options_.graphs ? recorded(n, pieces).blocks.replay() : step_blocks(n, pieces); });
+    result.head =
+        seconds([&] { options_.graphs ? recorded(n, pieces).head.replay() : step_head(n); });
     return result;
   }
 
@@ -339,8 +338,8 @@ class CudaEngine::Impl {
   }
   int64_t scratch_bytes() const {
     int64_t sum = decode_.bytes() + prompt_.bytes();
-    for (const at::Tensor* t : {&normed_, &logits_, &head_workspace_, &split_workspace_,
-                                &products_unpacked_}) {
+    for (const at::Tensor* t :
+         {&normed_, &logits_, &head_workspace_, &split_workspace_, &products_unpacked_}) {
       if (t->defined()) sum += static_cast<int64_t>(t->nbytes());
     }
     return sum;
@@ -357,19 +356,15 @@ class CudaEngine::Impl {
     return exact() || tokens <= kFewRows || !flash_supports();
   }
   // BF16 prompts go through LibTorch's attention.
-  bool flash_supports() const {
-    return config().head_dim % 8 == 0 && config().head_dim <= 256;
-  }
+  bool flash_supports() const { return config().head_dim % 8 == 0 && config().head_dim <= 256; }
   int64_t qkv_size() const { return config().q_size() + 2 * config().kv_size(); }
 
   void load() {
     const LlamaConfig& c = config();
     embedding_ = std::make_shared<DeviceTableMemory>(model_.embedding());
-    head_ = c.tie_word_embeddings ? embedding_
-                                  : std::make_shared<DeviceTableMemory>(model_.head());
+    head_ = c.tie_word_embeddings ? embedding_ : std::make_shared<DeviceTableMemory>(model_.head());
     const auto floats = [](std::span<const float> values) {
-      return runtime_gpu::to_device(values.data(), static_cast<int64_t>(values.size()),
-                                    at::kFloat);
+      return runtime_gpu::to_device(values.data(), static_cast<int64_t>(values.size()), at::kFloat);
     };
     final_norm_ = floats(model_.final_norm());
     const RopeTable rope = make_rope_table(c, options_.context);
@@ -381,12 +376,11 @@ class CudaEngine::Impl {
     for (int64_t i = 0; i < model_.blocks(); ++i) {
       const PackedBlock& b = model_.block(i);
       const std::string prefix = fmt::format("model.layers.{}.", i);
-      blocks_.push_back(
-          {floats(b.input_norm), floats(b.post_attention_norm),
-           DeviceLinear(prefix + "self_attn.qkv_proj", b.qkv, activation, settings),
-           DeviceLinear(prefix + "self_attn.o_proj", b.o, activation, settings),
-           DeviceLinear(prefix + "mlp.gate_up_proj", b.gate_up, activation, settings),
-           DeviceLinear(prefix + "mlp.down_proj", b.down, activation, settings)});
+      blocks_.push_back({floats(b.input_norm), floats(b.post_attention_norm),
+                         DeviceLinear(prefix + "self_attn.qkv_proj", b.qkv, activation, settings),
+                         DeviceLinear(prefix + "self_attn.o_proj", b.o, activation, settings),
+                         DeviceLinear(prefix + "mlp.gate_up_proj", b.gate_up, activation, settings),
+                         DeviceLinear(prefix + "mlp.down_proj", b.down, activation, settings)});
       for (const DeviceLinear* layer : blocks_.back().linears()) {
         unpacked = std::max(unpacked, layer->unpacked_bytes());
       }
@@ -445,8 +439,7 @@ class CudaEngine::Impl {
         *position++ = static_cast<int32_t>(s.first_position + t);
       }
     }
-    b.rows_of.narrow(0, 0, 3 * rows)
-        .copy_(staging_.narrow(0, 0, 3 * rows), /*non_blocking=*/true);
+    b.rows_of.narrow(0, 0, 3 * rows).copy_(staging_.narrow(0, 0, 3 * rows), /*non_blocking=*/true);
     staged_.record();
   }
 
@@ -460,8 +453,7 @@ class CudaEngine::Impl {
     const int64_t pieces = power_of_two_from(deploy::attend_pieces(positions));
     if (exact() || pieces <= split_pieces_) return pieces;
     const LlamaConfig& c = config();
-    const int64_t bytes =
-        deploy::attend_split_workspace(kFewRows, c.num_heads, c.head_dim, pieces);
+    const int64_t bytes = deploy::attend_split_workspace(kFewRows, c.num_heads, c.head_dim, pieces);
     split_workspace_ = at::Tensor();
     if (bytes > 0) split_workspace_ = at::zeros({bytes}, on_gpu(at::kByte));
     split_pieces_ = pieces;
@@ -529,8 +521,7 @@ class CudaEngine::Impl {
   }
   at::Tensor attended_rows(Buffers& b, int64_t row, int64_t batch, int64_t tokens) {
     const LlamaConfig& c = config();
-    return b.attended.narrow(0, row, batch * tokens)
-        .view({batch, tokens, c.num_heads, c.head_dim});
+    return b.attended.narrow(0, row, batch * tokens).view({batch, tokens, c.num_heads, c.head_dim});
   }
 
   // Prompts that begin at position 0.
@@ -549,21 +540,19 @@ class CudaEngine::Impl {
       return;
     }
     attended_rows(b, row, batch, tokens)
-        .copy_(std::get<0>(at::_flash_attention_forward(
-            q, k, v, {}, {}, tokens, tokens, /*dropout_p=*/0.0, /*is_causal=*/true,
-            /*return_debug_mask=*/false)));
+        .copy_(std::get<0>(at::_flash_attention_forward(q, k, v, {}, {}, tokens, tokens,
+                                                        /*dropout_p=*/0.0, /*is_causal=*/true,
+                                                        /*return_debug_mask=*/false)));
   }
 
   // A piece behind others, which are read back from the cache.
   void attend_continued(int64_t layer, Buffers& b, const Segment& s) {
     const LlamaConfig& c = config();
     const int64_t keys = s.first_position + s.count();
-    const at::Tensor k =
-        at::empty({1, keys, c.num_kv_heads, c.head_dim}, on_gpu(at::kBFloat16));
+    const at::Tensor k = at::empty({1, keys, c.num_kv_heads, c.head_dim}, on_gpu(at::kBFloat16));
     const at::Tensor v = at::empty_like(k);
-    deploy::gather_kv<bfloat16>(cache_.view(), layer, s.sequence->slot, keys,
-                                pointer<bfloat16>(k), pointer<bfloat16>(v),
-                                ops::current_stream());
+    deploy::gather_kv<bfloat16>(cache_.view(), layer, s.sequence->slot, keys, pointer<bfloat16>(k),
+                                pointer<bfloat16>(v), ops::current_stream());
     attended_rows(b, s.first_row, 1, s.count())
         .copy_(std::get<0>(at::_flash_attention_forward(
             heads_of(b, s.first_row, 1, s.count(), 0, c.num_heads), k, v, {}, {}, s.count(), keys,
@@ -575,7 +564,7 @@ class CudaEngine::Impl {
     std::span<const Segment> segments;
     int64_t rows = 0, pieces = 1;
     bool one_each = false;
-    bool all_rows = true;              // else those of `kept` alone, none if it is empty
+    bool all_rows = true;  // else those of `kept` alone, none if it is empty
     std::vector<int64_t> kept;
   };
 
@@ -605,8 +594,7 @@ class CudaEngine::Impl {
         rows = static_cast<int64_t>(call.kept.size());
         if (rows == 0) return {};
         const at::Tensor kept =
-            at::from_blob(const_cast<int64_t*>(call.kept.data()), {rows}, at::kLong)
-                .to(at::kCUDA);
+            at::from_blob(const_cast<int64_t*>(call.kept.data()), {rows}, at::kLong).to(at::kCUDA);
         hidden = at::index_select(hidden, 0, kept);
         attended = at::index_select(attended, 0, kept);
       }
@@ -638,8 +626,8 @@ class CudaEngine::Impl {
     call.rows = rows;
     call.all_rows = want == Want::kAll;
     if (few) call.pieces = pieces_for(longest);
-    Buffers& b = few && rows <= kFewRows ? decode_
-                                         : prompt_buffers(rows, few ? at::kFloat : at::kBFloat16);
+    Buffers& b =
+        few && rows <= kFewRows ? decode_ : prompt_buffers(rows, few ? at::kFloat : at::kBFloat16);
     share_unpacked(b);
     fill(b, segments, rows);
     LastRows last = few ? blocks<float>(b, call) : blocks<bfloat16>(b, call);
@@ -705,8 +693,8 @@ class CudaEngine::Impl {
   std::shared_ptr<DeviceTableMemory> embedding_, head_;
   at::Tensor final_norm_, cos_, sin_;
 
-  Buffers decode_;  // FP32, kFewRows rows, at fixed addresses for the graphs
-  Buffers prompt_;  // BF16, or FP32 for exact prompts
+  Buffers decode_;      // FP32, kFewRows rows, at fixed addresses for the graphs
+  Buffers prompt_;      // BF16, or FP32 for exact prompts
   at::Tensor staging_;  // pinned
   at::cuda::CUDAEvent staged_;
   at::Tensor products_unpacked_;
@@ -720,31 +708,30 @@ class CudaEngine::Impl {
 
 std::string CudaEngine::Impl::plans() const {
   const QuantRecipe& recipe = model_.recipe();
-  std::string text = fmt::format("{}: {} weights, {} activations\n{:<14} {:<8} {:>6} {:>6}  {}\n",
-                                 recipe.name, to_string(recipe.weight),
-                                 to_string(recipe.activation), "layer", "blocks", "N", "K",
-                                 "product");
+  std::string text =
+      fmt::format("{}: {} weights, {} activations\n{:<14} {:<8} {:>6} {:>6}  {}\n", recipe.name,
+                  to_string(recipe.weight), to_string(recipe.activation), "layer", "blocks", "N",
+                  "K", "product");
   for (const DeviceLinear* layer : blocks_.front().linears()) {
     const std::string& name = layer->name();
     const std::string few = layer->plan_text(1), many = layer->plan_text(options_.chunk);
-    text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", name.substr(name.rfind('.') + 1),
-                        model_.blocks(), layer->n(), layer->k(),
-                        few == many ? few : fmt::format("1 row: {}; {} rows: {}", few,
-                                                        options_.chunk, many));
+    text += fmt::format(
+        "{:<14} {:<8} {:>6} {:>6}  {}\n", name.substr(name.rfind('.') + 1), model_.blocks(),
+        layer->n(), layer->k(),
+        few == many ? few : fmt::format("1 row: {}; {} rows: {}", few, options_.chunk, many));
   }
   text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", "lm_head", "", head_->view().rows,
                       head_->view().columns, gpu::table_gemm_plan(head_->view()));
   const bool split = !exact() && deploy::attend_split_supports(cache_.view().layout);
-  text += fmt::format("attention      tokens: {}; prompts: {}\n",
-                      split ? "split sums" : "the CPU engine's order",
-                      reads_as_few(options_.chunk) ? (split ? "split sums" : "the CPU engine's order")
-                                                   : "LibTorch's, BF16");
+  text += fmt::format(
+      "attention      tokens: {}; prompts: {}\n", split ? "split sums" : "the CPU engine's order",
+      reads_as_few(options_.chunk) ? (split ? "split sums" : "the CPU engine's order")
+                                   : "LibTorch's, BF16");
   const char* const kv = options_.kv == CudaKvFormat::kBf16   ? "bf16"
                          : options_.kv == CudaKvFormat::kFp16 ? "fp16"
                                                               : "int8, rotated";
   text += fmt::format("cache          {}, {} bytes a token, context {}\n", kv,
-                      cache_.view().layout.page_bytes() / deploy::kPagePositions,
-                      options_.context);
+                      cache_.view().layout.page_bytes() / deploy::kPagePositions, options_.context);
   return text + fmt::format("device         {}\n", ops::gpu_description());
 }
 
@@ -759,7 +746,9 @@ SequenceId CudaEngine::add_sequence() {
   return impl_->enter([&] { return impl_->cache().add(); });
 }
 void CudaEngine::remove_sequence(SequenceId sequence) { impl_->cache().remove(sequence); }
-int64_t CudaEngine::length(SequenceId sequence) const { return impl_->cache().get(sequence).length; }
+int64_t CudaEngine::length(SequenceId sequence) const {
+  return impl_->cache().get(sequence).length;
+}
 void CudaEngine::truncate(SequenceId sequence, int64_t length) {
   impl_->cache().truncate(sequence, length);
 }
@@ -829,8 +818,7 @@ void CudaEngine::prefill_all(SequenceId sequence, std::span<const int32_t> token
 void CudaEngine::score(SequenceId sequence, std::span<const int32_t> tokens, TokenScores scores) {
   check_tokens(tokens, config());
   check_scores(tokens, scores);
-  check_room(sequence, length(sequence), static_cast<int64_t>(tokens.size()) - 1,
-             context_length());
+  check_room(sequence, length(sequence), static_cast<int64_t>(tokens.size()) - 1, context_length());
   const std::span<const int32_t> read = tokens.first(tokens.size() - 1);
   impl_->enter([&] {
     const at::Tensor targets =
@@ -838,17 +826,17 @@ void CudaEngine::score(SequenceId sequence, std::span<const int32_t> tokens, Tok
     const at::Tensor logprobs = at::empty({targets.size(0)}, on_gpu(at::kFloat));
     const at::Tensor greedy = at::empty({targets.size(0)}, on_gpu(at::kByte));
     int64_t done = 0;
-    impl_->read({&sequence, 1}, {&read, 1}, Impl::Want::kAll,
-                [&](std::span<const Segment>, const LastRows& last) {
-                  impl_->over_logits(last, [&](int64_t first, const at::Tensor& logits,
-                                               int64_t count) {
-                    const int64_t at = done + first;
-                    deploy::score_rows(pointer<float>(logits), pointer<int32_t>(targets) + at,
-                                       count, config().vocab_size, pointer<float>(logprobs) + at,
-                                       pointer<uint8_t>(greedy) + at, ops::current_stream());
-                  });
-                  done += last.rows;
-                });
+    impl_->read(
+        {&sequence, 1}, {&read, 1}, Impl::Want::kAll,
+        [&](std::span<const Segment>, const LastRows& last) {
+          impl_->over_logits(last, [&](int64_t first, const at::Tensor& logits, int64_t count) {
+            const int64_t at = done + first;
+            deploy::score_rows(pointer<float>(logits), pointer<int32_t>(targets) + at, count,
+                               config().vocab_size, pointer<float>(logprobs) + at,
+                               pointer<uint8_t>(greedy) + at, ops::current_stream());
+          });
+          done += last.rows;
+        });
     at::from_blob(scores.logprobs.data(), {done}, at::kFloat).copy_(logprobs);
     if (!scores.is_greedy.empty()) {
       at::from_blob(scores.is_greedy.data(), {done}, at::kByte).copy_(greedy);
@@ -885,8 +873,8 @@ void CudaEngine::decode_greedy(std::span<const SequenceId> sequences,
   check_decode(sequences, tokens, config());
   const auto n = static_cast<int64_t>(sequences.size());
   QUEST_CHECK(steps >= 1 && static_cast<int64_t>(out.size()) == steps * n, ErrorKind::kUsage,
-              "{} steps of {} sequences give {} tokens, room for {} was given", steps, n,
-              steps * n, out.size());
+              "{} steps of {} sequences give {} tokens, room for {} was given", steps, n, steps * n,
+              out.size());
   for (const SequenceId s : sequences) check_room(s, length(s), steps, context_length());
   impl_->enter([&] {
     for (int64_t first = 0; first < n; first += kFewRows) {
@@ -935,9 +923,8 @@ double CudaEngine::time_prefill(int64_t sequences, int64_t tokens, int64_t repea
   for (int64_t s = 0; s < sequences; ++s) {
     std::vector<int32_t>& prompt = prompts.emplace_back();
     for (int64_t t = 0; t < tokens; ++t) {
-      prompt.push_back(static_cast<int32_t>(
-          random.below(static_cast<uint64_t>(s * tokens + t),
-                       static_cast<uint64_t>(config().vocab_size))));
+      prompt.push_back(static_cast<int32_t>(random.below(
+          static_cast<uint64_t>(s * tokens + t), static_cast<uint64_t>(config().vocab_size))));
     }
     ids.push_back(add_sequence());
   }

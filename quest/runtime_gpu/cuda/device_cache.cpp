@@ -30,8 +30,8 @@ SequenceId DeviceCache::add() {
   if (free_slots_.empty()) {
     const int64_t old = tables_.defined() ? tables_.size(0) : 0;
     const int64_t slots = std::max(kFirstSlots, 2 * old);
-    const at::Tensor tables = at::zeros({slots, pages_per_sequence_},
-                                        at::TensorOptions(at::kLong).device(at::kCUDA));
+    const at::Tensor tables =
+        at::zeros({slots, pages_per_sequence_}, at::TensorOptions(at::kLong).device(at::kCUDA));
     if (old > 0) tables.narrow(0, 0, old).copy_(tables_);
     tables_ = tables;
     ++version_;
@@ -78,8 +78,7 @@ void DeviceCache::remove(SequenceId id) {
 void DeviceCache::take_memory(int64_t pages) {
   const int64_t bytes = layout_.page_bytes();
   const int64_t count = std::max(pages, kSlabBytes / bytes);
-  memory_.push_back(
-      at::empty({count * bytes}, at::TensorOptions(at::kByte).device(at::kCUDA)));
+  memory_.push_back(at::empty({count * bytes}, at::TensorOptions(at::kByte).device(at::kCUDA)));
   const auto base = reinterpret_cast<int64_t>(memory_.back().data_ptr());
   for (int64_t i = count - 1; i >= 0; --i) free_pages_.push_back(base + i * bytes);
 }
@@ -104,7 +103,8 @@ void DeviceCache::write_table(const DeviceSequence& sequence, size_t first) {
   const auto count = static_cast<int64_t>(sequence.pages.size() - first);
   tables_.select(0, sequence.slot)
       .narrow(0, static_cast<int64_t>(first), count)
-      .copy_(at::from_blob(const_cast<int64_t*>(sequence.pages.data() + first), {count}, at::kLong));
+      .copy_(
+          at::from_blob(const_cast<int64_t*>(sequence.pages.data() + first), {count}, at::kLong));
 }
 
 kernels::cuda::deploy::KvCacheView DeviceCache::view() const {

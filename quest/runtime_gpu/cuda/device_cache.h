@@ -26,8 +26,8 @@ namespace quest::runtime_gpu {
 
 struct DeviceSequence {
   int32_t slot = 0;
-  int64_t length = 0;           // positions that are filled
-  std::vector<int64_t> pages;   // device addresses
+  int64_t length = 0;          // positions that are filled
+  std::vector<int64_t> pages;  // device addresses
 };
 
 class DeviceCache {

@@ -4,10 +4,10 @@
 #include <type_traits>
 #include <vector>
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
-#include <ATen/Parallel.h>
 
 #include "quest/base/error.h"
 #include "quest/base/integer_math.h"
@@ -189,8 +189,8 @@ void DeviceLinear::multiply(ProductBuffers& buffers, int64_t rows, T* out) const
       return;
     case Kind::kNumbers: {
       const at::Tensor w = numbers(buffers);
-      gpu::gemm_lowbit<T>(codes, units, static_cast<const int8_t*>(w.data_ptr()),
-                          weight_.units, rows, n(), k(), out, stream);
+      gpu::gemm_lowbit<T>(codes, units, static_cast<const int8_t*>(w.data_ptr()), weight_.units,
+                          rows, n(), k(), out, stream);
       return;
     }
     case Kind::kValues: {
@@ -217,9 +217,8 @@ std::string DeviceLinear::plan_text(int64_t rows) const {
   switch (p.kind) {
     case Kind::kPacked:
       return gpu::packed_gemm_plan(weight_.spec, activation_, std::min(rows, gpu::kMaxPackedRows)) +
-             (rows > gpu::kMaxPackedRows
-                  ? fmt::format(", {} rows at a time", gpu::kMaxPackedRows)
-                  : "");
+             (rows > gpu::kMaxPackedRows ? fmt::format(", {} rows at a time", gpu::kMaxPackedRows)
+                                         : "");
     case Kind::kNumbers:
       return fmt::format("{}, weights {}", gpu::gemm_lowbit_plan(),
                          p.resident ? "kept as int8" : "unpacked each time");

@@ -41,9 +41,7 @@ void CudaEngine::decode_greedy(std::span<const SequenceId>, std::span<const int3
                                std::span<int32_t>) {
   missing();
 }
-CudaEngine::StepSeconds CudaEngine::time_decode(std::span<const SequenceId>, int64_t) {
-  missing();
-}
+CudaEngine::StepSeconds CudaEngine::time_decode(std::span<const SequenceId>, int64_t) { missing(); }
 double CudaEngine::time_prefill(int64_t, int64_t, int64_t) { missing(); }
 int64_t CudaEngine::weight_bytes() const { missing(); }
 int64_t CudaEngine::cache_bytes() const { missing(); }
