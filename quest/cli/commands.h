@@ -25,6 +25,7 @@ void add_export_command(CLI::App& app);            // to packed or Hugging Face 
 void add_verify_command(CLI::App& app);            // a packed model against its checkpoint
 void add_inspect_command(CLI::App& app);           // sizes of a packed model
 void add_bench_command(CLI::App& app);             // speed on a GPU
+void add_run_command(CLI::App& app);               // packed models, as quest-run, also on a GPU
 void add_doctor_command(CLI::App& app);
 
 }  // namespace quest::cli

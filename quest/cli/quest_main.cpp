@@ -26,6 +26,7 @@ int quest_main(int argc, char** argv) {
   add_reproduce_command(app);
   add_export_command(app);
   add_verify_command(app);
+  add_run_command(app);
   add_inspect_command(app);
   add_bench_command(app);
   add_doctor_command(app);

@@ -224,8 +224,9 @@ void run(const RunOptions& options, Arguments& arguments) {
   const BenchModel model(arguments.engine.model, arguments.random,
                          wanted(arguments.prompt, kPrompt) + wanted(arguments.tokens, kTokens) + 1);
   arguments.engine.model = model.folder().string();
-  LoadedEngine loaded = load_engine(options, arguments.engine);
-  CpuEngine& engine = *loaded.engine;
+  if (arguments.engine.chunk == 0) arguments.engine.chunk = EngineOptions().chunk;
+  const std::unique_ptr<CpuEngine> loaded = load_cpu_engine(options, arguments.engine);
+  CpuEngine& engine = *loaded;
   choose_lengths(arguments, engine.context_length());
   QUEST_CHECK(arguments.written_after() <= arguments.prompt, ErrorKind::kUsage,
               "--depth {} is more than --prompt-tokens {}", arguments.written_after(),

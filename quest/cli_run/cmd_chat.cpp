@@ -93,7 +93,7 @@ void run(const RunOptions& options, Arguments& arguments) {
   install_shutdown_handlers();
   LoadedEngine loaded = load_engine(options, arguments.engine);
   Generator generator(*loaded.engine, *loaded.tokenizer);
-  const ChatKind kind = find_kind(arguments, loaded.engine->model().folder());
+  const ChatKind kind = find_kind(arguments, loaded.folder);
   ChatSession chat(generator, *loaded.tokenizer, loaded.engine->context_length(),
                    arguments.settings, ChatTemplate(kind), arguments.system);
   LineEditor editor;

@@ -25,9 +25,9 @@ void run(const RunOptions& options, Arguments& arguments) {
   EngineScorer scorer(*loaded.engine);
   nlohmann::ordered_json json = evaluate(arguments.evaluate, *loaded.tokenizer, scorer);
   json["model"] = arguments.engine.model;
-  json["recipe"] = loaded.engine->model().recipe().name;
-  json["checksum"] = loaded.engine->model().checksum();
-  json["kv_cache"] = arguments.engine.kv;
+  json["recipe"] = loaded.recipe;
+  json["checksum"] = loaded.checksum;
+  json["kv_cache"] = loaded.kv;
   if (!arguments.evaluate.json.empty()) {
     write_file_atomically(arguments.evaluate.json, json.dump(2) + "\n");
   }

@@ -60,26 +60,19 @@ void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with
       ->capture_default_str();
   command
       .add_option("--kv-cache", arguments.kv,
-                  "numbers of the cache of keys and values; int8 takes half the memory")
-      ->check(CLI::IsMember({"fp16", "int8"}))
-      ->capture_default_str();
-  command.add_option("--chunk", arguments.chunk, "prompt tokens computed at once")
-      ->check(CLI::Range(1, 65536))
+                  "numbers of the cache of keys and values: fp16 (the CPU's usual one); int8, half "
+                  "the memory; on a GPU also bf16")
+      ->check(CLI::IsMember({"fp16", "int8", "bf16"}));
+  command
+      .add_option("--chunk", arguments.chunk,
+                  "prompt tokens computed at once (0: the engine's usual number, 512 on a CPU)")
+      ->check(CLI::Range(0, 65536))
       ->capture_default_str();
   if (with_context) {
     command.add_option("--context", arguments.context, "most tokens of a text (0: the model's)")
         ->check(whole_number_from(0))
         ->capture_default_str();
   }
-}
-
-EngineOptions engine_options(const RunOptions& options, const EngineArguments& arguments) {
-  EngineOptions result;
-  result.threads = options.threads;
-  result.context = arguments.context;
-  result.chunk = arguments.chunk;
-  result.kv = arguments.kv == "int8" ? KvFormat::kInt8 : KvFormat::kFp16;
-  return result;
 }
 
 PackedModel open_packed_model(const std::string& folder, int threads, FileAccess access) {
@@ -101,14 +94,43 @@ void check_result_file(const std::string& path) {
               path, folder.string());
 }
 
+namespace {
+
+EngineOptions cpu_options(const RunOptions& options, const EngineArguments& arguments) {
+  QUEST_CHECK(arguments.kv != "bf16", ErrorKind::kUsage,
+              "--kv-cache bf16 is for a GPU; on a CPU the cache is fp16 or int8");
+  EngineOptions result;
+  result.threads = options.threads;
+  result.context = arguments.context;
+  if (arguments.chunk > 0) result.chunk = arguments.chunk;
+  result.kv = arguments.kv == "int8" ? KvFormat::kInt8 : KvFormat::kFp16;
+  return result;
+}
+
+FileAccess access_of(const EngineArguments& arguments) {
+  if (arguments.load == "auto") {
+    return fastest_access(fs::path(arguments.model) / "model.safetensors");
+  }
+  return arguments.load == "read" ? FileAccess::kRead : FileAccess::kMap;
+}
+
+}  // namespace
+
+std::unique_ptr<CpuEngine> load_cpu_engine(const RunOptions& options,
+                                           const EngineArguments& arguments) {
+  const EngineOptions engine = cpu_options(options, arguments);
+  return std::make_unique<CpuEngine>(
+      open_packed_model(arguments.model, options.threads, access_of(arguments)), engine);
+}
+
 LoadedEngine load_engine(const RunOptions& options, const EngineArguments& arguments) {
   const auto start = std::chrono::steady_clock::now();
-  const FileAccess access = arguments.load == "auto"
-                                ? fastest_access(fs::path(arguments.model) / "model.safetensors")
-                            : arguments.load == "read" ? FileAccess::kRead
-                                                       : FileAccess::kMap;
+  const FileAccess access = access_of(arguments);
   PackedModel model = open_packed_model(arguments.model, options.threads, access);
   LoadedEngine loaded;
+  loaded.folder = model.folder();
+  loaded.recipe = model.recipe().name;
+  loaded.checksum = model.checksum();
   loaded.tokenizer = load_tokenizer(
       arguments.tokenizer.empty() ? model.folder() : std::filesystem::path(arguments.tokenizer));
   QUEST_CHECK(loaded.tokenizer->vocab_size() <= model.config().vocab_size, ErrorKind::kData,
@@ -118,11 +140,19 @@ LoadedEngine load_engine(const RunOptions& options, const EngineArguments& argum
       fmt::format("{}: {}, {} parameters, {}", arguments.model, model.recipe().name,
                   format_quantity(static_cast<double>(model.config().parameters()), ""),
                   format_quantity(static_cast<double>(model.file_bytes()), "B"));
-  loaded.engine = std::make_unique<CpuEngine>(std::move(model), engine_options(options, arguments));
+  std::string where = "GPU";
+  EngineArguments chosen = arguments;
+  if (options.make_engine) loaded.engine = options.make_engine(model, chosen);
+  if (loaded.engine == nullptr) {
+    auto engine = std::make_unique<CpuEngine>(std::move(model), cpu_options(options, arguments));
+    where = format_count(engine->threads(), "thread");
+    loaded.engine = std::move(engine);
+    if (chosen.kv.empty()) chosen.kv = "fp16";
+  }
+  loaded.kv = chosen.kv;
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   log::info("{}, {} and proven in {:.2f} s, {}", what,
-            access == FileAccess::kRead ? "read" : "mapped", took.count(),
-            format_count(loaded.engine->threads(), "thread"));
+            access == FileAccess::kRead ? "read" : "mapped", took.count(), where);
   if (options.print_plans) fmt::print(stderr, "{}", loaded.engine->plans());
   return loaded;
 }

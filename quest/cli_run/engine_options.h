@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -14,20 +16,27 @@ class App;
 
 namespace quest::cli {
 
-// Of every command of quest-run.
+struct EngineArguments {
+  std::string model, tokenizer;
+  std::string kv;  // "fp16", "int8", on a GPU also "bf16"; empty: the engine's usual one
+  int64_t context = 0;
+  int64_t chunk = 0;  // 0: the engine's usual one
+  std::string load = "auto";
+};
+
+// Makes an engine other than the CPU's, and fills in what `arguments` leaves to it; nullptr where
+// the CPU is to compute.
+using EngineMaker =
+    std::function<std::unique_ptr<Engine>(PackedModel& model, EngineArguments& arguments)>;
+
+// Of every command of quest-run, and of `quest run`, which has engines of its own.
 struct RunOptions {
   int threads = 0;
   bool print_plans = false;
+  EngineMaker make_engine;
 };
 void add_run_options(CLI::App& app, RunOptions& options);
 
-struct EngineArguments {
-  std::string model, tokenizer;
-  std::string kv = "fp16";
-  int64_t context = 0;
-  int64_t chunk = 512;
-  std::string load = "auto";
-};
 // MODEL, --tokenizer, --load, --kv-cache, --chunk and, if wanted, --context.
 void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with_context = true);
 
@@ -39,11 +48,17 @@ PackedModel open_packed_model(const std::string& folder, int threads = 0,
 void check_result_file(const std::string& path);
 
 struct LoadedEngine {
-  std::unique_ptr<CpuEngine> engine;
+  std::unique_ptr<Engine> engine;
   std::unique_ptr<Tokenizer> tokenizer;
+  std::string kv;  // format of the cache
+  // Of the model.
+  std::filesystem::path folder;
+  std::string recipe, checksum;
 };
 // Proves the folder, loads its tokenizer (or the one that is named), prints the plans if asked.
 LoadedEngine load_engine(const RunOptions& options, const EngineArguments& arguments);
-EngineOptions engine_options(const RunOptions& options, const EngineArguments& arguments);
+// The same on the CPU, whatever options say.
+std::unique_ptr<CpuEngine> load_cpu_engine(const RunOptions& options,
+                                           const EngineArguments& arguments);
 
 }  // namespace quest::cli
