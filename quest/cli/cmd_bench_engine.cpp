@@ -424,6 +424,9 @@ void add_options(CLI::App* command, Arguments& arguments) {
   command->add_option("MODEL", arguments.model, "a packed model's folder");
   add_random_model_options(*command, arguments.random, /*with_keep=*/false);
   command->get_option("--quant")->description("recipes of --shape, separated by commas");
+  command->add_option("--models", arguments.models,
+                      "keep the random models of --shape in this folder and take those that are "
+                      "there (7B in w4a4 takes 3.5 GB)");
   command
       ->add_option(
           "--compare", arguments.compare,
