@@ -4,6 +4,8 @@
 //
 //   kernels_gpu                        # 800M, 32 x 512 tokens
 //   kernels_gpu --model 30M --batch 64
+//   kernels_gpu --decode               # instead: what lies between the products of a decode step
+#include "decode_kernels.h"
 #include <algorithm>
 #include <functional>
 #include <string>
@@ -68,10 +70,10 @@ class Table {
     at::Tensor b = at::empty_like(a);
     copy_rate_ = 2.0 * static_cast<double>(a.nbytes()) / milliseconds([&] { b.copy_(a); }) * 1e-9;
     product_rate_ = train::measure_gpu_flops(/*bf16=*/true) * 1e-12;
-    fmt::print("{}; copy {:.2f} TB/s, BF16 product {:.0f} TFLOP/s\n\n", ops::gpu_description(),
+    fmt::print("{}; copy {:.2f} TB/s, BF16 product {:.0f} TFLOP/s\n", ops::gpu_description(),
                copy_rate_, product_rate_);
-    fmt::print("| kernel | ms | rate | of the ceiling |\n|---|---|---|---|\n");
   }
+  double copy_rate() const { return copy_rate_; }
   void bytes(const std::string& name, double count, const std::function<void()>& f) {
     const double ms = milliseconds(f), rate = count / ms * 1e-9;
     fmt::print("| {} | {:.4f} | {:.2f} TB/s | {:.0f} % |\n", name, ms, rate,
@@ -98,6 +100,7 @@ void run(const std::string& preset, int64_t batch, int64_t sequence) {
   const QuantSpec spec = recipe_from_name("w4a4").weight;
   const auto size = [](const at::Tensor& t) { return static_cast<double>(t.nbytes()); };
   Table table;
+  fmt::print("\n| kernel | ms | rate | of the ceiling |\n|---|---|---|---|\n");
 
   const at::Tensor x = normal({m, c}), delta = normal({m, c}), h = at::empty_like(x);
   const at::Tensor w = at::randn({c}, on_gpu(at::kFloat)), inverse = at::empty({m}, w.options());
@@ -236,10 +239,16 @@ int main(int argc, char** argv) {
   app.add_option("--model", model, "model size: 30M, ... 1.6B");
   app.add_option("--batch", batch, "sequences")->check(CLI::PositiveNumber);
   app.add_option("--seq", sequence, "tokens of a sequence")->check(CLI::PositiveNumber);
+  bool decode = false;
+  app.add_flag("--decode", decode, "the kernels between the products of a decode step instead");
   CLI11_PARSE(app, argc, argv);
   try {
     quest::train::prepare_gpu(false);
-    quest::bench::run(model, batch, sequence);
+    if (decode) {
+      quest::bench::run_decode_kernels(quest::bench::Table().copy_rate());
+    } else {
+      quest::bench::run(model, batch, sequence);
+    }
   } catch (const std::exception& error) {
     fmt::print(stderr, "kernels_gpu: {}\n", error.what());
     return 1;

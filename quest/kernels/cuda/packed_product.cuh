@@ -15,6 +15,7 @@
 #include "quest/kernels/cuda/device.cuh"
 #include "quest/kernels/cuda/packed_fields.h"
 #include "quest/kernels/cuda/packed_rule.h"
+#include "quest/kernels/cuda/stream.h"
 #include "quest/kernels/cuda/tensor_core.cuh"
 #include "quest/kernels/lane_order.h"
 

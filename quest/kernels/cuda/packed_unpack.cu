@@ -170,7 +170,6 @@ __global__ void __launch_bounds__(kThreads) unpack_groups(const UnpackTask p, D*
 // sum_k number of the 16 rows of a tile: sums of values, then the format's.
 template <int kBits>
 __global__ void __launch_bounds__(kThreads) sum_rows(const UnpackTask p, int32_t* out) {
-  let_next_start();
   wait_for_previous();
   __shared__ int32_t sums[16];
   if (threadIdx.x < 16) sums[threadIdx.x] = 0;

@@ -8,11 +8,13 @@
 #include "quest/kernels/cuda/gemm_lowbit.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/cuda/kv_cache.h"
+#include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/kernels/cuda/rms_norm.h"
 #include "quest/kernels/cuda/rope.h"
 #include "quest/kernels/cuda/score_rows.h"
 #include "quest/kernels/cuda/stream.h"
 #include "quest/kernels/cuda/swiglu.h"
+#include "quest/kernels/cuda/table_gemm.h"
 
 namespace quest::kernels::cuda {
 namespace {
@@ -50,6 +52,36 @@ void fp8_gradient(const bfloat16*, const float*, const float*, int64_t, int64_t,
 }
 void fp8_turn_codes(const int8_t*, int64_t, int64_t, uint8_t*, Stream) {
   missing("fp8_turn_codes");
+}
+
+bool packed_gemm_supports(const QuantSpec&, const QuantSpec&, int64_t) { return false; }
+bool needs_number_sums(const QuantSpec&, const QuantSpec&) { return false; }
+bool unpack_numbers_supports(const QuantSpec&) { return false; }
+std::string packed_gemm_plan(const QuantSpec&, const QuantSpec&, int64_t) { return "none"; }
+void number_sums(const DeviceWeight&, int32_t*, Stream) { missing("number_sums"); }
+void unpack_numbers(const DeviceWeight&, int8_t*, Stream) { missing("unpack_numbers"); }
+template <class T>
+void unpack_values(const DeviceWeight&, T*, Stream) {
+  missing("unpack_values");
+}
+template <class T>
+void packed_gemm(const DeviceWeight&, const QuantSpec&, const int8_t*, const float*, int64_t, T*,
+                 Stream, int32_t*) {
+  missing("packed_gemm");
+}
+
+int64_t table_workspace_bytes(const DeviceTable&, int64_t) { missing("table_gemm"); }
+std::string table_gemm_plan(const DeviceTable&) { return "none"; }
+void table_gemm(const DeviceTable&, const float*, int64_t, int64_t, void*, float*, int64_t,
+                Stream) {
+  missing("table_gemm");
+}
+template <class T>
+void table_rows(const DeviceTable&, const int32_t*, int64_t, T*, Stream) {
+  missing("table_rows");
+}
+void argmax_rows(const float*, int64_t, int64_t, int64_t, int32_t*, Stream) {
+  missing("argmax_rows");
 }
 
 template <class T>
@@ -142,7 +174,11 @@ void gemm_lowbit(const int8_t*, const float*, const int8_t*, const float*, int64
   template void cross_entropy<T>(T*, const int64_t*, int64_t, int64_t, const float*, float*,       \
                                  Stream);                                                          \
   template void gemm_lowbit<T>(const int8_t*, const float*, const int8_t*, const float*, int64_t,  \
-                               int64_t, int64_t, T*, Stream);
+                               int64_t, int64_t, T*, Stream);                                      \
+  template void unpack_values<T>(const DeviceWeight&, T*, Stream);                                 \
+  template void packed_gemm<T>(const DeviceWeight&, const QuantSpec&, const int8_t*, const float*, \
+                               int64_t, T*, Stream, int32_t*);                                     \
+  template void table_rows<T>(const DeviceTable&, const int32_t*, int64_t, T*, Stream);
 QUEST_INSTANTIATE(float)
 QUEST_INSTANTIATE(bfloat16)
 

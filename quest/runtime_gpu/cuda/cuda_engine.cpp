@@ -169,6 +169,14 @@ int64_t power_of_two_from(int64_t n) {
 
 class CudaEngine::Impl {
  public:
+  // f on the engine's stream, without gradients, CUDA's errors as ours.
+  template <class F>
+  decltype(auto) enter(F&& f) {
+    const c10::cuda::CUDAStreamGuard guard(stream_);
+    const at::NoGradGuard no_gradients;
+    return ops::with_gpu_errors(kAdvice, std::forward<F>(f));
+  }
+
   Impl(PackedModel model, const CudaEngineOptions& options)
       : model_(std::move(model)),
         options_(checked(options, model_.config())),
@@ -184,14 +192,6 @@ class CudaEngine::Impl {
       stream_.synchronize();
     } catch (...) {  // a failed device says so where it is used
     }
-  }
-
-  // f on the engine's stream, without gradients, CUDA's errors as ours.
-  template <class F>
-  decltype(auto) enter(F&& f) {
-    const c10::cuda::CUDAStreamGuard guard(stream_);
-    const at::NoGradGuard no_gradients;
-    return ops::with_gpu_errors(kAdvice, std::forward<F>(f));
   }
 
   const LlamaConfig& config() const { return model_.config(); }

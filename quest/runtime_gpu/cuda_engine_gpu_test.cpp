@@ -1,0 +1,376 @@
+// The engine on a GPU next to the CPU's. Skipped where no GPU can be used.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "quest/base/error.h"
+#include "quest/base/philox.h"
+#include "quest/ops/gpu.h"
+#include "quest/packed/testing_packed.h"
+#include "quest/runtime/cpu_engine.h"
+#include "quest/runtime_gpu/cuda_engine.h"
+
+namespace quest {
+namespace {
+
+using testing::TemporaryFolder;
+
+class CudaEngineTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string reason = ops::gpu_unusable_reason();
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+
+constexpr int64_t kVocabulary = 261;
+
+std::vector<int32_t> some_tokens(int64_t count, uint64_t seed = 1) {
+  const Philox random(seed);
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<int32_t>(random.below(i, kVocabulary));
+  }
+  return tokens;
+}
+
+// A model whose context holds more than a page and a piece of attention, with key-value heads of
+// their own or shared.
+PackedModel longer_model(const std::filesystem::path& folder, std::string_view recipe,
+                         int64_t kv_heads = 2, TableFormat tables = TableFormat::kInt8) {
+  LlamaConfig config = testing::small_llama(160);
+  config.num_kv_heads = kv_heads;
+  config.max_position_embeddings = 700;
+  write_random_packed_model(folder, config, recipe_from_name(recipe),
+                            {.formats = {tables, tables}});
+  return PackedModel(folder);
+}
+
+std::vector<float> all_logits(Engine& engine, std::span<const int32_t> tokens) {
+  const SequenceId s = engine.add_sequence();
+  std::vector<float> all;
+  engine.prefill_all(s, tokens, [&](int64_t i, std::span<const float> row) {
+    EXPECT_EQ(static_cast<int64_t>(all.size()), i * engine.config().vocab_size);
+    all.insert(all.end(), row.begin(), row.end());
+  });
+  EXPECT_EQ(engine.length(s), static_cast<int64_t>(tokens.size()));
+  engine.remove_sequence(s);
+  return all;
+}
+
+std::vector<float> decoded_logits(Engine& engine, std::span<const int32_t> tokens) {
+  const SequenceId s = engine.add_sequence();
+  std::vector<float> all, row(static_cast<size_t>(engine.config().vocab_size));
+  for (const int32_t token : tokens) {
+    engine.decode({&s, 1}, {&token, 1}, row);
+    all.insert(all.end(), row.begin(), row.end());
+  }
+  engine.remove_sequence(s);
+  return all;
+}
+
+std::vector<float> last_logits(Engine& engine, SequenceId s, std::span<const int32_t> tokens) {
+  std::vector<float> row(static_cast<size_t>(engine.config().vocab_size));
+  engine.prefill(s, tokens, row);
+  return row;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// The largest difference over the largest value.
+double relative_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double difference = 0, largest = 0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    difference = std::max(difference, static_cast<double>(std::abs(a[i] - b[i])));
+    largest = std::max(largest, static_cast<double>(std::abs(b[i])));
+  }
+  return std::isfinite(difference) ? difference / largest : INFINITY;
+}
+
+const CudaEngineOptions kExact{.numerics = CudaNumerics::kExact, .kv = CudaKvFormat::kFp16};
+
+TEST_F(CudaEngineTest, ExactHasTheBitsOfTheCpuEngine) {
+  const TemporaryFolder folder;
+  const auto tokens = some_tokens(37);
+  for (const char* recipe : {"w1a1", "w2a2", "w3a3", "w4a4", "w8a8", "w4a8", "w2a4", "w5a5",
+                             "fp4", "int4_4of8", "ternary", "w4a4_nohadamard"}) {
+    testing::write_small_packed_model(folder / recipe, recipe);
+    for (const bool int8 : {false, true}) {
+      CpuEngine cpu(PackedModel(folder / recipe),
+                    {.threads = 2, .kv = int8 ? KvFormat::kInt8 : KvFormat::kFp16});
+      CudaEngineOptions options = kExact;
+      options.kv = int8 ? CudaKvFormat::kInt8 : CudaKvFormat::kFp16;
+      options.chunk = int8 ? 5 : 0;
+      CudaEngine engine(PackedModel(folder / recipe), options);
+      const auto want = all_logits(cpu, tokens);
+      EXPECT_TRUE(same_bits(all_logits(engine, tokens), want)) << recipe << " int8 " << int8;
+      EXPECT_TRUE(same_bits(decoded_logits(engine, tokens), want)) << recipe << " int8 " << int8;
+    }
+  }
+}
+
+TEST_F(CudaEngineTest, ExactHasThemForEveryTableAndLongPrompts) {
+  const TemporaryFolder folder;
+  const auto tokens = some_tokens(600);
+  for (const TableFormat tables : {TableFormat::kInt8, TableFormat::kInt4, TableFormat::kBf16}) {
+    const std::string name(table_format_name(tables));
+    longer_model(folder / name, "w4a4", 2, tables);
+    CpuEngine cpu(PackedModel(folder / name), {.threads = 2});
+    CudaEngine engine(PackedModel(folder / name), kExact);
+    EXPECT_TRUE(same_bits(all_logits(engine, tokens), all_logits(cpu, tokens))) << name;
+  }
+}
+
+TEST_F(CudaEngineTest, ScoresAreTheCpuEngines) {
+  const TemporaryFolder folder;
+  longer_model(folder / "m", "w2a2");
+  const auto tokens = some_tokens(150);
+  CpuEngine cpu(PackedModel(folder / "m"), {.threads = 2});
+  CudaEngine engine(PackedModel(folder / "m"), kExact);
+  const auto scores = [&](Engine& e) {
+    const SequenceId s = e.add_sequence();
+    std::vector<float> logprobs(tokens.size() - 1);
+    std::vector<uint8_t> greedy(tokens.size() - 1);
+    e.score(s, tokens, {logprobs, greedy});
+    EXPECT_EQ(e.length(s), static_cast<int64_t>(tokens.size()) - 1);
+    return std::pair(logprobs, greedy);
+  };
+  const auto want = scores(cpu), got = scores(engine);
+  EXPECT_TRUE(same_bits(got.first, want.first));
+  EXPECT_EQ(got.second, want.second);
+}
+
+// Products of values go through cuBLAS and TF32-free FP32 sums in its order.
+TEST_F(CudaEngineTest, RecipesWithoutIntegerProductsAreNearTheCpuEngine) {
+  const TemporaryFolder folder;
+  const auto tokens = some_tokens(37, 3);
+  for (const char* recipe : {"w4a16", "w1a16", "gauss2", "bf16", "w16a4"}) {
+    testing::write_small_packed_model(folder / recipe, recipe);
+    CpuEngine cpu(PackedModel(folder / recipe), {.threads = 2});
+    CudaEngine engine(PackedModel(folder / recipe), kExact);
+    const auto want = all_logits(cpu, tokens);
+    EXPECT_LT(relative_difference(all_logits(engine, tokens), want), 1e-2) << recipe;
+    EXPECT_LT(relative_difference(decoded_logits(engine, tokens), want), 1e-2) << recipe;
+  }
+}
+
+TEST_F(CudaEngineTest, FastIsNearTheCpuEngine) {
+  const TemporaryFolder folder;
+  const auto tokens = some_tokens(610, 5);
+  for (const char* recipe : {"w4a4", "w1a1", "w8a8", "bf16", "w4a16", "int4_4of8"}) {
+    for (const int64_t kv_heads : {2, 6}) {
+      const std::filesystem::path path = folder / (recipe + std::to_string(kv_heads));
+      longer_model(path, recipe, kv_heads);
+      CpuEngine cpu(PackedModel(path), {.threads = 2});
+      const auto want = all_logits(cpu, tokens);
+      // Codes flip where values are rounded to BF16; of random weights the logits move by a few
+      // hundredths of the largest, and anything computed wrongly moves them by about one.
+      for (const CudaKvFormat kv : {CudaKvFormat::kBf16, CudaKvFormat::kFp16, CudaKvFormat::kInt8}) {
+        CudaEngine whole(PackedModel(path), {.kv = kv});
+        EXPECT_LT(relative_difference(all_logits(whole, tokens), want), 0.25) << recipe;
+        CudaEngine pieces(PackedModel(path), {.chunk = 200, .kv = kv});
+        EXPECT_LT(relative_difference(all_logits(pieces, tokens), want), 0.25) << recipe;
+        EXPECT_LT(relative_difference(decoded_logits(whole, std::span(tokens).first(300)),
+                                      {want.begin(), want.begin() + 300 * kVocabulary}),
+                  0.25)
+            << recipe;
+      }
+    }
+  }
+}
+
+TEST_F(CudaEngineTest, UnpackedWeightsAndGraphsChangeNoBit) {
+  const TemporaryFolder folder;
+  const auto tokens = some_tokens(300, 5);
+  for (const char* recipe : {"w4a4", "w2a2"}) {
+    longer_model(folder / recipe, recipe);
+    CudaEngine engine(PackedModel(folder / recipe), {});
+    CudaEngine other(PackedModel(folder / recipe), {.unpacked_weights = true, .graphs = false});
+    EXPECT_GT(other.weight_bytes(), engine.weight_bytes());
+    EXPECT_TRUE(same_bits(all_logits(other, tokens), all_logits(engine, tokens))) << recipe;
+    EXPECT_TRUE(same_bits(decoded_logits(other, std::span(tokens).first(70)),
+                          decoded_logits(engine, std::span(tokens).first(70))))
+        << recipe;
+  }
+}
+
+TEST_F(CudaEngineTest, SequencesTogetherAreAsAlone) {
+  const TemporaryFolder folder;
+  for (const char* recipe : {"w4a4", "w1a1"}) {
+    longer_model(folder / recipe, recipe, 6);
+    for (const CudaNumerics numerics : {CudaNumerics::kFast, CudaNumerics::kExact}) {
+      CudaEngineOptions options = kExact;
+      options.numerics = numerics;
+      CudaEngine engine(PackedModel(folder / recipe), options);
+      std::vector<std::vector<int32_t>> prompts;
+      std::vector<SequenceId> ids;
+      for (const int64_t length : {1, 60, 300, 64, 65, 300, 3, 257}) {
+        prompts.push_back(some_tokens(length, static_cast<uint64_t>(length)));
+        ids.push_back(engine.add_sequence());
+      }
+      const std::vector<std::span<const int32_t>> spans(prompts.begin(), prompts.end());
+      std::vector<float> together(ids.size() * kVocabulary);
+      engine.prefill_batch(ids, spans, together);
+      std::vector<int32_t> next;
+      for (size_t i = 0; i < ids.size(); ++i) next.push_back(static_cast<int32_t>(40 + i));
+      std::vector<float> decoded(ids.size() * kVocabulary);
+      engine.decode(ids, next, decoded);
+      for (size_t i = 0; i < ids.size(); ++i) {
+        const SequenceId alone = engine.add_sequence();
+        const auto at = static_cast<std::ptrdiff_t>(i * kVocabulary);
+        const auto row = [&](const std::vector<float>& all) {
+          return std::vector<float>(all.begin() + at, all.begin() + at + kVocabulary);
+        };
+        EXPECT_TRUE(same_bits(last_logits(engine, alone, prompts[i]), row(together)))
+            << recipe << " prompt " << prompts[i].size();
+        std::vector<float> one(kVocabulary);
+        engine.decode({&alone, 1}, {&next[i], 1}, one);
+        EXPECT_TRUE(same_bits(one, row(decoded))) << recipe << " prompt " << prompts[i].size();
+        engine.remove_sequence(alone);
+      }
+    }
+  }
+}
+
+TEST_F(CudaEngineTest, MoreSequencesThanAStepTakes) {
+  const TemporaryFolder folder;
+  testing::write_small_packed_model(folder / "m", "w4a4");
+  CudaEngine engine(PackedModel(folder / "m"), {});
+  constexpr size_t kCount = 70;
+  std::vector<SequenceId> ids;
+  const auto tokens = some_tokens(kCount);
+  for (size_t i = 0; i < kCount; ++i) ids.push_back(engine.add_sequence());
+  std::vector<float> all(kCount * kVocabulary), one(kVocabulary);
+  engine.decode(ids, tokens, all);
+  const SequenceId alone = engine.add_sequence();
+  for (const size_t i : {size_t{0}, size_t{63}, size_t{64}, size_t{69}}) {
+    engine.truncate(alone, 0);
+    engine.decode({&alone, 1}, {&tokens[i], 1}, one);
+    EXPECT_EQ(std::memcmp(one.data(), all.data() + i * kVocabulary, sizeof(float) * kVocabulary), 0)
+        << i;
+  }
+}
+
+TEST_F(CudaEngineTest, GreedyTokensOnTheDeviceAreThoseOfTheLogits) {
+  const TemporaryFolder folder;
+  longer_model(folder / "m", "w4a4");
+  CudaEngine engine(PackedModel(folder / "m"), {});
+  constexpr int64_t kSteps = 70;
+  const std::vector<SequenceId> ids = {engine.add_sequence(), engine.add_sequence(),
+                                       engine.add_sequence()};
+  const std::vector<int32_t> first = {5, 6, 7};
+  engine.prefill(ids[1], some_tokens(250), {});  // passes a piece of attention on the way
+  std::vector<int32_t> out(kSteps * 3);
+  engine.decode_greedy(ids, first, kSteps, out);
+  for (size_t i = 0; i < 3; ++i) {
+    const SequenceId s = engine.add_sequence();
+    if (i == 1) engine.prefill(s, some_tokens(250), {});
+    int32_t token = first[i];
+    std::vector<float> row(kVocabulary);
+    for (int64_t step = 0; step < kSteps; ++step) {
+      engine.decode({&s, 1}, {&token, 1}, row);
+      token = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
+      ASSERT_EQ(out[static_cast<size_t>(3 * step) + i], token) << "sequence " << i << " step " << step;
+    }
+    EXPECT_EQ(engine.length(ids[i]), engine.length(s));
+  }
+}
+
+TEST_F(CudaEngineTest, CutTextsGoOnAsIfTheRestHadNotBeen) {
+  const TemporaryFolder folder;
+  longer_model(folder / "m", "w4a4");
+  CudaEngine engine(PackedModel(folder / "m"), {});
+  const auto tokens = some_tokens(200);
+  const SequenceId a = engine.add_sequence(), b = engine.add_sequence();
+  engine.prefill(a, tokens, {});
+  engine.truncate(a, 70);
+  engine.prefill(b, std::span(tokens).first(70), {});
+  EXPECT_LT(relative_difference(last_logits(engine, a, some_tokens(9, 7)),
+                                last_logits(engine, b, some_tokens(9, 7))),
+            0.25);
+  EXPECT_EQ(engine.length(a), 79);
+  const int64_t bytes = engine.cache_bytes();
+  for (int i = 0; i < 40; ++i) {
+    const SequenceId s = engine.add_sequence();
+    engine.prefill(s, tokens, {});
+    engine.remove_sequence(s);
+  }
+  EXPECT_EQ(engine.cache_bytes(), bytes) << "pages are not given to others";
+}
+
+TEST_F(CudaEngineTest, TimesAreTakenAndChangeNothing) {
+  const TemporaryFolder folder;
+  longer_model(folder / "m", "w4a4");
+  CudaEngine engine(PackedModel(folder / "m"), {});
+  const SequenceId s = engine.add_sequence();
+  engine.prefill(s, some_tokens(100), {});
+  const auto seconds = engine.time_decode({&s, 1}, 3);
+  EXPECT_GT(seconds.blocks, 0);
+  EXPECT_GT(seconds.head, 0);
+  EXPECT_EQ(engine.length(s), 100);
+  EXPECT_GT(engine.time_prefill(3, 100, 2), 0);
+  const SequenceId t = engine.add_sequence();
+  engine.prefill(t, some_tokens(100), {});
+  EXPECT_TRUE(same_bits(last_logits(engine, s, some_tokens(3, 9)),
+                        last_logits(engine, t, some_tokens(3, 9))));
+}
+
+TEST_F(CudaEngineTest, SaysWhatIsWrong) {
+  const TemporaryFolder folder;
+  testing::write_small_packed_model(folder / "m", "w4a4");
+  const auto kind = [](const auto& f) {
+    try {
+      f();
+    } catch (const Error& error) {
+      return error.kind();
+    }
+    return ErrorKind::kIo;
+  };
+  CudaEngine engine(PackedModel(folder / "m"), {});
+  const SequenceId s = engine.add_sequence();
+  std::vector<float> row(kVocabulary);
+  const std::vector<int32_t> wrong = {3, kVocabulary}, many(65, 1), one = {1}, none;
+  EXPECT_EQ(kind([&] { engine.prefill(s, wrong, row); }), ErrorKind::kData);
+  EXPECT_EQ(kind([&] { engine.prefill(s, many, row); }), ErrorKind::kUsage);
+  EXPECT_EQ(kind([&] { engine.prefill(s, none, row); }), ErrorKind::kUsage);
+  EXPECT_EQ(kind([&] { engine.prefill(s + 9, one, row); }), ErrorKind::kUsage);
+  EXPECT_EQ(kind([&] { engine.truncate(s, 1); }), ErrorKind::kUsage);
+  EXPECT_EQ(kind([&] { engine.prefill(s, one, std::span(row).first(3)); }), ErrorKind::kUsage);
+  const std::vector<SequenceId> twins = {s, s};
+  std::vector<float> rows(2 * kVocabulary);
+  EXPECT_EQ(kind([&] { engine.decode(twins, std::vector<int32_t>{1, 2}, rows); }),
+            ErrorKind::kUsage);
+  EXPECT_EQ(engine.length(s), 0);
+  engine.prefill(s, std::span(many).first(64), row);
+  EXPECT_EQ(kind([&] { engine.decode({&s, 1}, one, row); }), ErrorKind::kUsage);
+  EXPECT_EQ(engine.length(s), 64);
+  EXPECT_EQ(kind([&] {
+              CudaEngine bad(PackedModel(folder / "m"), {.numerics = CudaNumerics::kExact});
+            }),
+            ErrorKind::kUsage);
+  EXPECT_EQ(kind([&] { CudaEngine bad(PackedModel(folder / "m"), {.context = 65}); }),
+            ErrorKind::kUsage);
+}
+
+TEST(CudaEngineWithoutAGpu, SaysWhyThereIsNone) {
+  const std::string reason = ops::gpu_unusable_reason();
+  if (reason.empty()) GTEST_SKIP() << "there is a GPU";
+  const TemporaryFolder folder;
+  testing::write_small_packed_model(folder / "m", "w4a4");
+  try {
+    CudaEngine engine(PackedModel(folder / "m"), {});
+    FAIL() << "an engine without a GPU";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kEnvironment);
+    EXPECT_NE(std::string(error.what()).find(reason), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace quest
