@@ -297,14 +297,14 @@ def layer_table(s):
 
 def targets(s):
     """[(what, at least or at most, found or None, met or None)]"""
-    found = []
+    found, usual = [], s.settings["tokens"] == 512
     for (model, batch), least in PREFILL_TARGETS.items():
-        if model in s.models("prefill"):
+        if usual and model in s.models("prefill"):
             ratios = [s.prefill_ratio(model, batch, "w4a4", program) for program in (QUEST, INT8)]
             best = max((r for r in ratios if r is not None), default=None)
             found.append((f"prefill, {model}, {batch} x {s.settings['tokens']}", f"{least:.1f} x", number(best), None if best is None else best >= least))
     for (model, recipe), least in DECODE_TARGETS.items():
-        if model in s.models("decode"):
+        if usual and model in s.models("decode"):
             ratio = s.decode_ratio(model, 1, recipe, "block_seconds")
             found.append((f"decode, {model}, {recipe}, blocks", f"{least:.0f} x", number(ratio), None if ratio is None else ratio >= least))
     for recipe in LAYER_RECIPES if "layers" in s.parts else []:

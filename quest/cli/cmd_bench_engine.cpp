@@ -41,6 +41,10 @@ struct Arguments {
   int64_t repeats = 5;
   bool unpacked = false;
 
+  bool writes = false;  // decode
+
+  // The longest that a sequence becomes: one step of decode is timed even if none is written.
+  int64_t context() const { return read + (writes ? std::max<int64_t>(1, written) : 0); }
   bool compares() const { return !compare.empty(); }
   std::string name() const {
     if (!random.shape.empty()) return random.shape;
@@ -83,7 +87,7 @@ std::unique_ptr<BenchModel> make_model(const Arguments& arguments, const std::st
   if (!arguments.random.shape.empty()) {
     RandomModelArguments random = arguments.random;
     random.quant = recipe;
-    const int64_t context = arguments.read + arguments.written + 1;
+    const int64_t context = arguments.context();
     if (arguments.models.empty()) return std::make_unique<BenchModel>("", random, context);
     const std::filesystem::path kept =
         std::filesystem::path(arguments.models) /
@@ -109,12 +113,13 @@ struct Loaded {
   int64_t device_bytes() const { return free_before - ops::gpu_free_bytes(); }
 };
 
-Loaded load(const Arguments& arguments, const std::string& recipe, int64_t context) {
+Loaded load(const Arguments& arguments, const std::string& recipe) {
   Loaded loaded{.files = make_model(arguments, recipe), .free_before = 0, .engine = nullptr};
   PackedModel model = open_packed_model(loaded.files->folder().string());
   loaded.free_before = ops::gpu_free_bytes();
-  const CudaEngineOptions options{
-      .context = context, .kv = kv_format(arguments.kv), .unpacked_weights = arguments.unpacked};
+  const CudaEngineOptions options{.context = arguments.context(),
+                                  .kv = kv_format(arguments.kv),
+                                  .unpacked_weights = arguments.unpacked};
   loaded.engine = std::make_unique<CudaEngine>(std::move(model), options);
   return loaded;
 }
@@ -352,7 +357,7 @@ std::vector<Measured> measure_all(const Arguments& arguments,
   std::vector<Measured> all;
   for (const std::string& recipe : recipes_of(arguments)) {
     stop_if_asked();
-    Loaded loaded = load(arguments, recipe, arguments.read + arguments.written);
+    Loaded loaded = load(arguments, recipe);
     const QuantRecipe specs = loaded.engine->model().recipe();
     for (const int64_t batch : arguments.batches) {
       all.push_back(measure(loaded, arguments, batch));
@@ -371,11 +376,11 @@ void choose_lengths(Arguments& arguments) {
   }
   const int64_t context = open_packed_model(arguments.model).config().max_position_embeddings;
   if (arguments.read == 0) {
-    arguments.read = std::max<int64_t>(1, std::min(kTokens, context - arguments.written));
+    arguments.read = std::max<int64_t>(1, std::min(kTokens, context - arguments.context()));
   }
-  QUEST_CHECK(arguments.read + arguments.written <= context, ErrorKind::kUsage,
+  QUEST_CHECK(arguments.context() <= context, ErrorKind::kUsage,
               "{} tokens and {} written ones do not fit into the context of {}: give fewer",
-              arguments.read, arguments.written, context);
+              arguments.read, arguments.context() - arguments.read, context);
 }
 
 BenchGpu prepare(Arguments& arguments) {
@@ -402,7 +407,6 @@ void write_json(const Arguments& arguments, const OrderedJson& json) {
 }
 
 void run_prefill(Arguments arguments) {
-  arguments.written = 0;
   const BenchGpu gpu = prepare(arguments);
   const std::vector<Measured> all = measure_all(arguments, measure_prefill);
   print_prefill(all, gpu, arguments);
@@ -420,6 +424,9 @@ void add_options(CLI::App* command, Arguments& arguments) {
   command->add_option("MODEL", arguments.model, "a packed model's folder");
   add_random_model_options(*command, arguments.random, /*with_keep=*/false);
   command->get_option("--quant")->description("recipes of --shape, separated by commas");
+  command->add_option("--models", arguments.models,
+                      "keep the random models of --shape in this folder and take those that are "
+                      "there (7B in w4a4 takes 3.5 GB)");
   command
       ->add_option(
           "--compare", arguments.compare,
@@ -464,6 +471,7 @@ void add_bench_decode_command(CLI::App& bench) {
       "decode", "writing token by token: blocks and head on the GPU, and all with the host");
   auto arguments = std::make_shared<Arguments>();
   arguments->batches = {1};
+  arguments->writes = true;
   add_options(command, *arguments);
   command
       ->add_option("--depth", arguments->read,

@@ -23,7 +23,8 @@ std::string gpu_description();
 
 // For its ceilings; throws kEnvironment without a GPU.
 GpuFacts gpu_facts();
-// Memory of the device that no process holds.
+// Memory of the device that no process holds, after LibTorch's allocator has given back what it
+// keeps unused.
 int64_t gpu_free_bytes();
 
 // True where the fast products of this GPU are compiled in (compute capability 9.0); others take

@@ -1,5 +1,6 @@
 #include "quest/ops/gpu.h"
 
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <fmt/format.h>
@@ -60,6 +61,7 @@ GpuFacts gpu_facts() {
 }
 
 int64_t gpu_free_bytes() {
+  c10::cuda::CUDACachingAllocator::emptyCache();
   size_t free = 0, total = 0;
   C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   return static_cast<int64_t>(free);
