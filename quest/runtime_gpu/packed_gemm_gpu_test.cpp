@@ -178,6 +178,13 @@ TEST_F(PackedGemmGpu, SaysWhatItDoesNotMultiply) {
   EXPECT_FALSE(gpu::packed_gemm_supports(spec("int8.ste"), spec("int8.ste"), 40000));
   EXPECT_FALSE(gpu::packed_gemm_supports(spec("int1.ste"), spec("int1.ste"), 70000));
   EXPECT_TRUE(gpu::packed_gemm_supports(spec("int8.ste"), spec("int8.ste"), 30000));
+  EXPECT_EQ(gpu::packed_gemm_plan(spec("gauss4.ste"), spec("int4.ste"), 1), "none");
+  EXPECT_EQ(gpu::packed_gemm_plan(spec("int1.ste"), spec("int1.ste"), 1),
+            "lane order, mma of bits, population count");
+  EXPECT_EQ(gpu::packed_gemm_plan(spec("int2.ste"), spec("int4.ste"), 16),
+            "lane order, mma u8 x s8, 2 bits in place");
+  EXPECT_EQ(gpu::packed_gemm_plan(spec("int2.ste"), spec("int4.ste"), 17),
+            "lane order, mma u8 x s8, 2 bits unpacked in registers");
   Weight w("int4.ste", 16, 64, 1);
   EXPECT_QUEST_ERROR(gpu::packed_gemm<float>(w.device(), spec("int4.ste"), nullptr, nullptr, 65,
                                              nullptr, ops::current_stream()),

@@ -76,6 +76,7 @@ ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
     }
   }
   const bool few = cut.blocks <= limits.multiprocessors && cut.block_tiles * cut.spans >= 16;
+  cut.longer = cut.tiles - cut.blocks * (cut.block_tiles - 1);
   cut.threads = one_block || few ? 512 : 256;
   cut.row_bytes = need.row_bytes(cut.slab_spans);
   cut.codes_offset = need.codes_offset(cut.block_tiles);

@@ -42,8 +42,9 @@ struct ProductTask {
 // How a launch cuts it.
 struct ProductCut {
   int tiles = 0, spans = 0;
-  int slab_spans = 0;    // of one slab
-  int block_tiles = 0;   // most of a block
+  int slab_spans = 0;   // of one slab
+  int block_tiles = 0;  // most of a block: one more than the others in the first `longer` blocks
+  int longer = 0;
   int row_bytes = 0;     // from one row of activations in shared memory to the next
   int codes_offset = 0;  // in shared memory, bytes
   int blocks = 0, threads = 0, shared_bytes = 0;
@@ -96,18 +97,27 @@ __device__ __forceinline__ void with_slot(int slot, F&& run) {
   }
 }
 
-// Activations of 16 columns; `fill` past the end of a row.
-__device__ inline uint4 load_codes(const int8_t* row, int column, int k, bool aligned,
-                                   uint32_t fill) {
-  uint4 v = make_uint4(fill, fill, fill, fill);
-  if (column >= k) return v;
-  if (aligned) return __ldcg(reinterpret_cast<const uint4*>(row + column));
+// a / b from 1 / b in FP32, much shorter than the division. Exact for b up to 4096 and quotients up
+// to 64: the error is below 64 * 2^-21, the distance to the next integer at least 1 / (2 b).
+__device__ inline int quotient(int a, float inverse) {
+  return static_cast<int>((static_cast<float>(a) + 0.5f) * inverse);
+}
+
+// Activations of 16 columns; `fill` past the end of a row. kAligned: K is a multiple of 16.
+template <bool kAligned>
+__device__ inline uint4 load_codes(const int8_t* row, int column, int k, uint32_t fill) {
+  if constexpr (kAligned) {
+    if (column < k) return __ldcg(reinterpret_cast<const uint4*>(row + column));
+    return make_uint4(fill, fill, fill, fill);
+  }
   uint32_t words[4] = {fill, fill, fill, fill};
+#pragma unroll 1
+  for (int i = 0; i < 16 && column + i < k; ++i) {
+    const uint32_t byte = static_cast<uint8_t>(row[column + i]), shift = 8 * (i % 4);
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    if (column + i >= k) continue;
-    const uint32_t byte = static_cast<uint8_t>(row[column + i]);
-    words[i / 4] = (words[i / 4] & ~(0xffu << (8 * (i % 4)))) | byte << (8 * (i % 4));
+    for (int word = 0; word < 4; ++word) {
+      if (i / 4 == word) words[word] = (words[word] & ~(0xffu << shift)) | byte << shift;
+    }
   }
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
@@ -138,14 +148,14 @@ __device__ inline void add_group(int v, int32_t* sum, bool exists) {
 // The activations of `spans` spans from span s0 on into shared memory, and their sums added to
 // `sums`. A piece is 16 bytes of codes, or of bits one word (32 columns); a span of a row has 16 or
 // 8 pieces, so that groups of so many lanes are of one row.
-template <int kKind, int kBatch>
+template <int kKind, int kBatch, bool kAligned>
 __device__ void stage_codes(const ProductTask& p, int s0, int spans, int row_bytes, uint8_t* codes,
                             int32_t* sums) {
   constexpr bool kIsOneBit = PackedKind<kKind>::kIsOneBit;
   constexpr int kGroup = kIsOneBit ? 8 : 16, kLoads = kIsOneBit ? 2 : 1;
   constexpr uint32_t kFill = kIsOneBit ? 0x80808080u : 0u;
   const int pieces = spans * kGroup, total = p.m * pieces;
-  const bool aligned = p.k % 16 == 0;
+  const float inverse = 1.0f / static_cast<float>(pieces);
   const int threads = static_cast<int>(blockDim.x);
   const int end = (total + 31) / 32 * 32;
   for (int base = static_cast<int>(threadIdx.x); base < end; base += threads * kBatch) {
@@ -154,12 +164,12 @@ __device__ void stage_codes(const ProductTask& p, int s0, int spans, int row_byt
     for (int i = 0; i < kBatch; ++i) {
       const int index = base + i * threads;
       if (index >= total) continue;
-      const int row = index / pieces, piece = index % pieces;
+      const int row = quotient(index, inverse), piece = index - row * pieces;
       const int8_t* from = p.codes + static_cast<int64_t>(row) * p.k;
       const int column = s0 * kSpanColumns + piece * 16 * kLoads;
 #pragma unroll
       for (int j = 0; j < kLoads; ++j) {
-        v[i][j] = load_codes(from, column + 16 * j, p.k, aligned, kFill);
+        v[i][j] = load_codes<kAligned>(from, column + 16 * j, p.k, kFill);
       }
     }
 #pragma unroll
@@ -167,7 +177,7 @@ __device__ void stage_codes(const ProductTask& p, int s0, int spans, int row_byt
       const int index = base + i * threads;
       if (index >= end) break;  // the whole warp
       const bool exists = index < total;
-      const int row = exists ? index / pieces : 0, piece = index % pieces;
+      const int row = exists ? quotient(index, inverse) : 0, piece = index - row * pieces;
       uint8_t* to = codes + row * row_bytes;
       int sum = 0;
       if constexpr (kIsOneBit) {
@@ -350,9 +360,10 @@ struct UnitCursor {
   __device__ UnitCursor(const uint4* lanes, int unit, int slab_first, int slab_spans,
                         int all_spans) {
     spans = slab_spans;
-    span = unit % slab_spans;
+    const int tile = quotient(unit, 1.0f / static_cast<float>(slab_spans));
+    span = unit - tile * slab_spans;
     skip = static_cast<int64_t>(all_spans - slab_spans) * kVectors * 32;
-    const int64_t first = static_cast<int64_t>(unit / slab_spans) * all_spans + slab_first + span;
+    const int64_t first = static_cast<int64_t>(tile) * all_spans + slab_first + span;
     at = lanes + first * kVectors * 32 + threadIdx.x % 32;
   }
   __device__ void load(uint32_t (&w)[4 * kVectors]) {
@@ -382,18 +393,24 @@ __global__ void __launch_bounds__(512, 1)
   uint8_t* codes = reinterpret_cast<uint8_t*>(shared) + cut.codes_offset;
 
   const int tid = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const int warp = tid / 32, warps = threads / 32;
-  const int tile0 = static_cast<int>(int64_t{cut.tiles} * blockIdx.x / gridDim.x);
-  const int tile1 = static_cast<int>(int64_t{cut.tiles} * (blockIdx.x + 1) / gridDim.x);
-  const int tiles = tile1 - tile0;
+  const int warp = tid / 32, warps_log2 = __ffs(threads / 32) - 1;  // a power of two
+  const int block = static_cast<int>(blockIdx.x);
+  const int tiles = cut.block_tiles - (block < cut.longer ? 0 : 1);
+  const int tile0 = block * (cut.block_tiles - 1) + min(block, cut.longer);
   const uint4* lanes = p.lanes + static_cast<int64_t>(tile0) * cut.spans * kVectors * 32;
+
+  const int rows = p.form == ProductForm::kHalves ? p.m / 2 : p.m;
+  float w_unit = 0, a_unit = 0;  // of output column tid of the block, of row tid
+  int32_t number_sum = 0;
 
   WarpProduct<kKind, kTilesM> product;
   product.begin(p.m, cut.row_bytes);
   for (int s0 = 0; s0 < cut.spans; s0 += cut.slab_spans) {
     const int spans = min(cut.slab_spans, cut.spans - s0), units = tiles * spans;
-    const int begin = units * warp / warps, end = units * (warp + 1) / warps;
+    const int begin = units * warp >> warps_log2, end = units * (warp + 1) >> warps_log2;
     UnitCursor<kVectors> cursor(lanes, begin, s0, spans, cut.spans);
+    int span = cursor.span;
+    int32_t* tile_dots = dots + quotient(begin, 1.0f / static_cast<float>(spans)) * 16;
     uint32_t ring[kDepth][4 * kVectors];
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
@@ -401,20 +418,24 @@ __global__ void __launch_bounds__(512, 1)
     }
     if (s0 == 0) {
       for (int i = tid; i < p.m * stride + p.m; i += threads) dots[i] = 0;  // code_sums as well
-      for (int i = tid; i < tiles * 16; i += threads) {
-        const int n = tile0 * 16 + i;
-        w_units[i] = n < p.n ? p.units[n] : 0.0f;
-        n_sums[i] = n < p.n && p.a_offset != 0 ? p.number_sums[n] : 0;
+      // Their way from memory goes beside that of the activations: a thread has one of each.
+      static_assert(kMaxBlockTiles * 16 <= 256 && 8 * kTilesM <= 256);
+      const int n = tile0 * 16 + tid;
+      if (tid < tiles * 16 && n < p.n) {
+        w_unit = p.units[n];
+        if (p.a_offset != 0) number_sum = p.number_sums[n];
       }
       wait_for_previous();
-      const int rows = p.form == ProductForm::kHalves ? p.m / 2 : p.m;
-      for (int i = tid; i < rows; i += threads) a_units[i] = p.a_units[i];
+      if (tid < rows) a_unit = p.a_units[tid];
     }
     __syncthreads();  // zeros are written; the slab before has been read
-    stage_codes<kKind, Kind::kIsOneBit ? 2 : 4>(p, s0, spans, cut.row_bytes, codes, code_sums);
+    if (p.k % 16 == 0) {
+      stage_codes<kKind, Kind::kIsOneBit ? 2 : 4, true>(p, s0, spans, cut.row_bytes, codes,
+                                                        code_sums);
+    } else {
+      stage_codes<kKind, 1, false>(p, s0, spans, cut.row_bytes, codes, code_sums);
+    }
     __syncthreads();
-    int span = begin % spans;
-    int32_t* tile_dots = dots + begin / spans * 16;
     for (int unit = begin, slot = 0; unit < end; ++unit) {
       with_slot<kDepth>(slot, [&](auto index) {
         constexpr int kSlot = decltype(index)::value;
@@ -430,10 +451,16 @@ __global__ void __launch_bounds__(512, 1)
     }
     if (span != 0 && begin < end) product.flush(p.m, stride, tile_dots);
   }
+  if (tid < rows) a_units[tid] = a_unit;
+  if (tid < tiles * 16) {
+    w_units[tid] = w_unit;
+    n_sums[tid] = number_sum;
+  }
   __syncthreads();
-  const int rows = p.form == ProductForm::kHalves ? p.m / 2 : p.m, width = tiles * 16;
+  const int width = tiles * 16;
+  const float inverse = 1.0f / static_cast<float>(width);
   for (int i = tid; i < rows * width; i += threads) {
-    const int row = i / width, column = i % width;
+    const int row = quotient(i, inverse), column = i - row * width;
     const int64_t n = int64_t{tile0} * 16 + column;
     if (n < p.n) {
       write_output(p, row, n, dots + column, stride, code_sums, a_units, w_units[column],

@@ -51,7 +51,7 @@ std::string packed_gemm_plan(const QuantSpec& weight, const QuantSpec& activatio
   }
   if (weight.grid == Grid::kFp4) return start + "mma s8 x s8, numbers by byte permutation";
   return start + fmt::format("mma u8 x s8, {} bits {}", weight.bits,
-                             m <= 16 && weight.bits < 8 ? "in place" : "unpacked in registers");
+                             m <= 16 || weight.bits == 8 ? "in place" : "unpacked in registers");
 }
 
 PackedRule weight_rule(const QuantSpec& weight) {

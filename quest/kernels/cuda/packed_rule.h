@@ -36,10 +36,10 @@ PackedRule product_rule(const QuantSpec& weight, const QuantSpec& activation, in
 void check_numbers_fit(const QuantSpec& weight);
 // Throws kUsage for grids that number_sums() is not for.
 void check_has_sums(const QuantSpec& weight);
+// Asserts that they are given.
 void check_has_number_sums(const QuantSpec& weight, const void* sums);
 
-// The embedding or head of `form` numbers (TableForm): throws kUsage for a C that its sums do not
-// allow.
+// Throws kUsage for a C that the sums of integer tables (table_gemm.h) do not allow.
 void check_table_columns(int64_t columns);
 
 }  // namespace quest::kernels::cuda

@@ -152,9 +152,10 @@ __device__ void stage_groups(const GroupTask& p, int s0, int spans, uint8_t* cod
   const int tid = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int pieces = spans * 16, k = static_cast<int>(p.x.columns);
   for (int i = tid; i < 2 * p.m * pieces; i += threads) {
-    const int row = i / pieces, piece = i % pieces;
-    reinterpret_cast<uint4*>(codes + row * p.row_bytes)[piece] = load_codes(
-        p.x.codes + row * p.x.columns, s0 * kSpanColumns + 16 * piece, k, k % 16 == 0, 0);
+    const int row = i / pieces, piece = i % pieces, column = s0 * kSpanColumns + 16 * piece;
+    const int8_t* from = p.x.codes + row * p.x.columns;
+    reinterpret_cast<uint4*>(codes + row * p.row_bytes)[piece] =
+        k % 16 == 0 ? load_codes<true>(from, column, k, 0) : load_codes<false>(from, column, k, 0);
   }
   const int groups = spans * kSpanBlocks, all = static_cast<int>(p.x.groups);
   for (int i = tid; i < p.m * groups; i += threads) {
