@@ -144,26 +144,30 @@ TEST_F(DeployGpu, SumNormAndQuantizerHaveTheBitsOfTheCpu) {
   }
 }
 
+// Few rows, which long ones spread over several blocks, and many.
 TEST_F(DeployGpu, SwigluAndQuantizerHaveTheBitsOfTheCpu) {
   for (const int64_t f : kSizes) {
-    const at::Tensor gate_up = normal({3, 2 * f}, 4, at::kFloat);
-    gate_up[1] *= 30.0;
-    gate_up[2] *= 1e-12;
-    const at::Tensor y = at::empty({3, f}, at::kFloat), device = gate_up.cuda();
-    cpu::swiglu(data<float>(gate_up), 3, f, data<float>(y));
-    for (const QuantSpec& spec : specs()) {
-      if (!fits(spec, f)) continue;
-      const Quantized got(spec, 3, f), given(spec, 3, f);
-      gpu::swiglu_quantize(spec, data<float>(device), 3, f, got.out(), current_stream());
-      got.expect(y, fmt::format("swiglu {} F={}", to_string(spec), f));
-      const at::Tensor values = y.cuda();
-      gpu::quantize(spec, data<float>(values), 3, f, given.out(), current_stream());
-      given.expect(y, fmt::format("quantize {} F={}", to_string(spec), f));
-      if (HasFailure()) return;
+    for (const int64_t m : {3, 17}) {
+      const at::Tensor gate_up = testing::quick_normal({m, 2 * f});
+      gate_up[1] *= 30.0;
+      gate_up[2] *= 1e-12;
+      const at::Tensor y = at::empty({m, f}, at::kFloat), device = gate_up.cuda();
+      cpu::swiglu(data<float>(gate_up), m, f, data<float>(y));
+      const std::string shape = fmt::format("{} x {}", m, f);
+      for (const QuantSpec& spec : specs()) {
+        if (!fits(spec, f)) continue;
+        const Quantized got(spec, m, f), given(spec, m, f);
+        gpu::swiglu_quantize(spec, data<float>(device), m, f, got.out(), current_stream());
+        got.expect(y, fmt::format("swiglu {} {}", to_string(spec), shape));
+        const at::Tensor values = y.cuda();
+        gpu::quantize(spec, data<float>(values), m, f, given.out(), current_stream());
+        given.expect(y, fmt::format("quantize {} {}", to_string(spec), shape));
+        if (HasFailure()) return;
+      }
+      const at::Tensor got = unwritten({m, f}, at::kFloat);
+      gpu::swiglu(data<float>(device), m, f, data<float>(got), current_stream());
+      expect_same_bits(got, y, "swiglu " + shape);
     }
-    const at::Tensor got = unwritten({3, f}, at::kFloat);
-    gpu::swiglu(data<float>(device), 3, f, data<float>(got), current_stream());
-    expect_same_bits(got, y, fmt::format("swiglu F={}", f));
   }
 }
 

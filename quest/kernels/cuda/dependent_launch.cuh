@@ -38,20 +38,37 @@ inline bool overlaps_launches() {
   return overlaps;
 }
 
+// In clusters of `cluster` blocks along x, where that is more than 1.
 template <class... Parameters, class... Arguments>
-void launch_dependent(const char* operation, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                      size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+void launch_dependent_clusters(const char* operation, void (*kernel)(Parameters...), dim3 grid,
+                               unsigned cluster, dim3 block, size_t shared_bytes,
+                               cudaStream_t stream, Arguments... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (overlaps_launches()) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = cluster;
+    attributes[count].val.clusterDim.y = 1;
+    attributes[count++].val.clusterDim.z = 1;
+  }
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlaps_launches() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   check(operation, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
+template <class... Parameters, class... Arguments>
+void launch_dependent(const char* operation, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                      size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
+  launch_dependent_clusters(operation, kernel, grid, 1, block, shared_bytes, stream, arguments...);
 }
 
 }  // namespace quest::kernels::cuda

@@ -2,7 +2,7 @@
 // quantize_row.cuh.
 #include "quest/kernels/cuda/deploy.h"
 #include "quest/kernels/cuda/deploy_math.cuh"
-#include "quest/kernels/cuda/quantize_row.cuh"
+#include "quest/kernels/cuda/quantize_row_parts.cuh"
 #include "quest/kernels/cuda/sources.cuh"
 
 namespace quest::kernels::cuda::deploy {
@@ -137,15 +137,37 @@ struct SwigluRows32 {
     for (int r = 0; r < kCount; ++r) {
       const int column = (r * blockDim.x + threadIdx.x) * kLane;
       const int count = column < k ? min(kLane, k - column) : 0;
-      const bool whole = vector && column < k;
-      load_part(gate_up + row * 2 * k + column, count, whole, v[r]);
-      load_part(gate_up + row * 2 * k + k + column, count, whole, up[r]);
+      fetch(row, k, column, count, vector && column < k, v[r], up[r]);
     }
 #pragma unroll
-    for (int r = 0; r < kCount; ++r) {
+    for (int r = 0; r < kCount; ++r) multiply(v[r], up[r]);
+  }
+  __device__ void load8_of(int64_t row, int k, int column, int count, bool whole,
+                           float (&v)[kLane]) const {
+    wait_for_previous();
+    float up[kLane];
+    fetch(row, k, column, count, whole, v, up);
+    multiply(v, up);
+  }
+
+ private:
+  __device__ void fetch(int64_t row, int k, int column, int count, bool whole, float (&gate)[kLane],
+                        float (&up)[kLane]) const {
+    load_part(gate_up + row * 2 * k + column, count, whole, gate);
+    load_part(gate_up + row * 2 * k + k + column, count, whole, up);
+  }
+  __device__ static void multiply(float (&gate)[kLane], const float (&up)[kLane]) {
 #pragma unroll
-      for (int i = 0; i < kLane; ++i) v[r][i] = v[r][i] * sigmoid_as_cpu(v[r][i]) * up[r][i];
-    }
+    for (int i = 0; i < kLane; ++i) gate[i] = gate[i] * sigmoid_as_cpu(gate[i]) * up[i];
+  }
+};
+
+// The rows themselves.
+struct GivenRows : PlainRows<float> {
+  __device__ void load8_of(int64_t row, int k, int column, int count, bool whole,
+                           float (&v)[kLane]) const {
+    wait_for_previous();
+    load_part(x + row * k + column, count, whole, v);
   }
 };
 
@@ -163,12 +185,20 @@ __global__ void add_values(const float* x, int64_t n, float* y) {
   for (int64_t i = at; i < n; ++i) y[i] += x[i];
 }
 
+RowsOut rows_out(const QuantizedRows& out) {
+  return {out.codes, out.units, out.mask, out.values, out.values_are_bfloat16};
+}
+
+void launch_norm(const char* operation, const QuantSpec& spec, const NormRows& source, int64_t m,
+                 int64_t k, const QuantizedRows& out, Stream stream) {
+  launch_quantize_rows(operation, source, make_row_rule(spec, k), m, k, rows_out(out), stream,
+                       /*overlaps=*/true);
+}
+
 template <class Source>
 void launch(const char* operation, const QuantSpec& spec, const Source& source, int64_t m,
             int64_t k, const QuantizedRows& out, Stream stream) {
-  const RowsOut rows{out.codes, out.units, out.mask, out.values, out.values_are_bfloat16};
-  launch_quantize_rows(operation, source, make_row_rule(spec, k), m, k, rows, stream,
-                       /*overlaps=*/true);
+  launch_few_rows(operation, source, make_row_rule(spec, k), m, k, rows_out(out), stream);
 }
 
 QuantizedRows plain(float* y) {
@@ -183,7 +213,7 @@ QuantizedRows plain(float* y) {
 void add_norm_quantize(const QuantSpec& spec, const float* x, const float* delta,
                        const float* weight, float eps, int64_t m, int64_t c, float* h,
                        const QuantizedRows& out, Stream stream) {
-  launch("add_norm_quantize", spec, NormRows{x, delta, weight, eps, h}, m, c, out, stream);
+  launch_norm("add_norm_quantize", spec, NormRows{x, delta, weight, eps, h}, m, c, out, stream);
 }
 
 void swiglu_quantize(const QuantSpec& spec, const float* gate_up, int64_t m, int64_t f,
@@ -193,12 +223,12 @@ void swiglu_quantize(const QuantSpec& spec, const float* gate_up, int64_t m, int
 
 void quantize(const QuantSpec& spec, const float* x, int64_t m, int64_t k, const QuantizedRows& out,
               Stream stream) {
-  launch("quantize", spec, PlainRows<float>{x}, m, k, out, stream);
+  launch("quantize", spec, GivenRows{{x}}, m, k, out, stream);
 }
 
 void add_norm(const float* x, const float* delta, const float* weight, float eps, int64_t m,
               int64_t c, float* h, float* y, Stream stream) {
-  launch("add_norm", QuantSpec{}, NormRows{x, delta, weight, eps, h}, m, c, plain(y), stream);
+  launch_norm("add_norm", QuantSpec{}, NormRows{x, delta, weight, eps, h}, m, c, plain(y), stream);
 }
 
 void swiglu(const float* gate_up, int64_t m, int64_t f, float* y, Stream stream) {

@@ -12,16 +12,20 @@ inline constexpr int kMaxChunks = static_cast<int>(kMaxRow / 128);
 
 // The fixed tree of quest/quant/sum_of_squares.h, first half: neighbours within chunks of 128 (8 in
 // a thread, then 16 lanes) into chunks, kMaxChunks floats of shared memory.
+__device__ inline float square_chunk(const float (&v)[kLane]) {
+  float s[kLane];
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) s[i] = v[i] * v[i];
+  float sum = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+#pragma unroll
+  for (int step = 1; step < 16; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  return sum;
+}
 template <int kRounds>
 __device__ void square_chunks(const float (&v)[kRounds][kLane], int k, float* chunks) {
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
-    float s[kLane];
-#pragma unroll
-    for (int i = 0; i < kLane; ++i) s[i] = v[r][i] * v[r][i];
-    float sum = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
-#pragma unroll
-    for (int step = 1; step < 16; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    const float sum = square_chunk(v[r]);
     const int column = (r * blockDim.x + threadIdx.x) * kLane;
     if (threadIdx.x % 16 == 0 && column < k) chunks[column / 128] = sum;
   }
@@ -69,6 +73,16 @@ __device__ RowScale row_scale(const RowRule& rule, float rms) {
   c.unit = rule.whole_steps ? step : step / 2.0f;
   c.inverse_step = 1.0f / step;
   c.limit = rule.trust_factor * rms + rule.clip_factor * scale + rule.ste_limit;
+  return c;
+}
+
+// By one warp, from the chunks' sums; valid in lane 0.
+template <CodeKind kCode>
+__device__ RowScale scale_of_row(const RowRule& rule, const float* chunks, int k) {
+  RowScale c = {1.0f, 1.0f, 0.0f};
+  const float rms = sqrtf(sum_of_chunks(chunks, k) / static_cast<float>(k));
+  if (rule.rounds) c = row_scale<kCode>(rule, rms);
+  if (!isfinite(rms)) c.unit = __int_as_float(0x7fffffff);
   return c;
 }
 
@@ -178,9 +192,7 @@ __global__ void __launch_bounds__(kRowThreads)
     __syncthreads();
     // One warp works out what the others then read: the divisions are most of a thread's work.
     if (threadIdx.x < 32) {
-      const float rms = sqrtf(sum_of_chunks(chunks, k) / static_cast<float>(k));
-      if (rule.rounds) c = row_scale<kCode>(rule, rms);
-      if (!isfinite(rms)) c.unit = __int_as_float(0x7fffffff);
+      c = scale_of_row<kCode>(rule, chunks, k);
       if (threadIdx.x == 0) shared_scale = c;
     }
     __syncthreads();
@@ -191,6 +203,21 @@ __global__ void __launch_bounds__(kRowThreads)
   for (int r = 0; r < kRounds; ++r) {
     const int column = (r * blockDim.x + threadIdx.x) * kLane;
     if (column < k) decide8<kCode>(rule, c, v[r], row, column, k, vector, out);
+  }
+}
+
+// run(std::integral_constant<CodeKind, code>)
+template <class F>
+void with_code(CodeKind code, F&& run) {
+  switch (code) {
+    case CodeKind::kLinear:
+      return run(std::integral_constant<CodeKind, CodeKind::kLinear>{});
+    case CodeKind::kTable:
+      return run(std::integral_constant<CodeKind, CodeKind::kTable>{});
+    case CodeKind::kSparse:
+      return run(std::integral_constant<CodeKind, CodeKind::kSparse>{});
+    case CodeKind::kValues:
+      return run(std::integral_constant<CodeKind, CodeKind::kValues>{});
   }
 }
 
@@ -213,20 +240,7 @@ void launch_quantize_rows(const char* operation, const Source& source, const Row
       }
     });
   };
-  switch (rule.code) {
-    case CodeKind::kLinear:
-      run(std::integral_constant<CodeKind, CodeKind::kLinear>{});
-      break;
-    case CodeKind::kTable:
-      run(std::integral_constant<CodeKind, CodeKind::kTable>{});
-      break;
-    case CodeKind::kSparse:
-      run(std::integral_constant<CodeKind, CodeKind::kSparse>{});
-      break;
-    case CodeKind::kValues:
-      run(std::integral_constant<CodeKind, CodeKind::kValues>{});
-      break;
-  }
+  with_code(rule.code, run);
   check_launch(operation);
 }
 
