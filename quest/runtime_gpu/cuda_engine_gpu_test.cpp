@@ -98,8 +98,8 @@ const CudaEngineOptions kExact{.numerics = CudaNumerics::kExact, .kv = CudaKvFor
 TEST_F(CudaEngineTest, ExactHasTheBitsOfTheCpuEngine) {
   const TemporaryFolder folder;
   const auto tokens = some_tokens(37);
-  for (const char* recipe : {"w1a1", "w2a2", "w3a3", "w4a4", "w8a8", "w4a8", "w2a4", "w5a5",
-                             "fp4", "int4_4of8", "ternary", "w4a4_nohadamard"}) {
+  for (const char* recipe : {"w1a1", "w2a2", "w3a3", "w4a4", "w8a8", "w4a8", "w2a4", "w5a5", "fp4",
+                             "int4_4of8", "ternary", "w4a4_nohadamard"}) {
     testing::write_small_packed_model(folder / recipe, recipe);
     for (const bool int8 : {false, true}) {
       CpuEngine cpu(PackedModel(folder / recipe),
@@ -160,25 +160,38 @@ TEST_F(CudaEngineTest, RecipesWithoutIntegerProductsAreNearTheCpuEngine) {
   }
 }
 
+// ||a - b|| / ||b||
+double distance(const std::vector<float>& a, std::span<const float> b) {
+  EXPECT_EQ(a.size(), b.size());
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
+    size += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::isfinite(difference) ? std::sqrt(difference / size) : INFINITY;
+}
+
+// Codes flip where values are rounded to BF16 or sums are split: with random weights the logits
+// move by some hundredths of their size, at one bit, where a flip is a sign, by a quarter. Those of
+// another token or position are at a distance above 1.
 TEST_F(CudaEngineTest, FastIsNearTheCpuEngine) {
   const TemporaryFolder folder;
-  const auto tokens = some_tokens(610, 5);
-  for (const char* recipe : {"w4a4", "w1a1", "w8a8", "bf16", "w4a16", "int4_4of8"}) {
+  const auto tokens = some_tokens(330, 5);
+  const auto start = std::span(tokens).first(270);
+  for (const char* recipe : {"w4a4", "w1a1", "w8a8", "bf16", "int4_4of8"}) {
     for (const int64_t kv_heads : {2, 6}) {
       const std::filesystem::path path = folder / (recipe + std::to_string(kv_heads));
       longer_model(path, recipe, kv_heads);
       CpuEngine cpu(PackedModel(path), {.threads = 2});
       const auto want = all_logits(cpu, tokens);
-      // Codes flip where values are rounded to BF16; of random weights the logits move by a few
-      // hundredths of the largest, and anything computed wrongly moves them by about one.
-      for (const CudaKvFormat kv : {CudaKvFormat::kBf16, CudaKvFormat::kFp16, CudaKvFormat::kInt8}) {
+      for (const CudaKvFormat kv : {CudaKvFormat::kBf16, CudaKvFormat::kInt8}) {
         CudaEngine whole(PackedModel(path), {.kv = kv});
-        EXPECT_LT(relative_difference(all_logits(whole, tokens), want), 0.25) << recipe;
-        CudaEngine pieces(PackedModel(path), {.chunk = 200, .kv = kv});
-        EXPECT_LT(relative_difference(all_logits(pieces, tokens), want), 0.25) << recipe;
-        EXPECT_LT(relative_difference(decoded_logits(whole, std::span(tokens).first(300)),
-                                      {want.begin(), want.begin() + 300 * kVocabulary}),
-                  0.25)
+        EXPECT_LT(distance(all_logits(whole, tokens), want), 0.4) << recipe;
+        CudaEngine pieces(PackedModel(path), {.chunk = 100, .kv = kv});
+        EXPECT_LT(distance(all_logits(pieces, tokens), want), 0.4) << recipe;
+        EXPECT_LT(distance(decoded_logits(whole, start),
+                           std::span(want).first(start.size() * kVocabulary)),
+                  0.4)
             << recipe;
       }
     }
@@ -276,7 +289,8 @@ TEST_F(CudaEngineTest, GreedyTokensOnTheDeviceAreThoseOfTheLogits) {
     for (int64_t step = 0; step < kSteps; ++step) {
       engine.decode({&s, 1}, {&token, 1}, row);
       token = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
-      ASSERT_EQ(out[static_cast<size_t>(3 * step) + i], token) << "sequence " << i << " step " << step;
+      ASSERT_EQ(out[static_cast<size_t>(3 * step) + i], token)
+          << "sequence " << i << " step " << step;
     }
     EXPECT_EQ(engine.length(ids[i]), engine.length(s));
   }
@@ -344,16 +358,17 @@ TEST_F(CudaEngineTest, SaysWhatIsWrong) {
   EXPECT_EQ(kind([&] { engine.prefill(s, one, std::span(row).first(3)); }), ErrorKind::kUsage);
   const std::vector<SequenceId> twins = {s, s};
   std::vector<float> rows(2 * kVocabulary);
-  EXPECT_EQ(kind([&] { engine.decode(twins, std::vector<int32_t>{1, 2}, rows); }),
+  EXPECT_EQ(kind([&] {
+              engine.decode(twins, std::vector<int32_t>{1, 2}, rows);
+            }),
             ErrorKind::kUsage);
   EXPECT_EQ(engine.length(s), 0);
   engine.prefill(s, std::span(many).first(64), row);
   EXPECT_EQ(kind([&] { engine.decode({&s, 1}, one, row); }), ErrorKind::kUsage);
   EXPECT_EQ(engine.length(s), 64);
-  EXPECT_EQ(kind([&] {
-              CudaEngine bad(PackedModel(folder / "m"), {.numerics = CudaNumerics::kExact});
-            }),
-            ErrorKind::kUsage);
+  EXPECT_EQ(
+      kind([&] { CudaEngine bad(PackedModel(folder / "m"), {.numerics = CudaNumerics::kExact}); }),
+      ErrorKind::kUsage);
   EXPECT_EQ(kind([&] { CudaEngine bad(PackedModel(folder / "m"), {.context = 65}); }),
             ErrorKind::kUsage);
 }

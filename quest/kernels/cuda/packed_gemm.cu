@@ -84,6 +84,32 @@ ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
   return cut;
 }
 
+void launch_packed_product(const char* operation, int kind, const ProductTask& task,
+                           Stream stream) {
+  switch (kind) {
+    case 1:
+      return launch_product<1>(operation, task, stream);
+    case 2:
+      return launch_product<2>(operation, task, stream);
+    case 3:
+      return launch_product<3>(operation, task, stream);
+    case 4:
+      return launch_product<4>(operation, task, stream);
+    case 5:
+      return launch_product<5>(operation, task, stream);
+    case 6:
+      return launch_product<6>(operation, task, stream);
+    case 7:
+      return launch_product<7>(operation, task, stream);
+    case 8:
+      return launch_product<8>(operation, task, stream);
+    case kPackedFp4:
+      return launch_product<kPackedFp4>(operation, task, stream);
+    default:
+      return launch_product<kPackedOneBit>(operation, task, stream);
+  }
+}
+
 template <class T>
 void packed_gemm(const DeviceWeight& weight, const QuantSpec& activation, const int8_t* codes,
                  const float* a_units, int64_t m, T* out, Stream stream, int32_t* acc) {
@@ -110,29 +136,7 @@ void packed_gemm(const DeviceWeight& weight, const QuantSpec& activation, const 
     task.table[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(rule.numbers[i]))
                          << (8 * (i % 4));
   }
-  const char* operation = "packed_gemm";
-  switch (rule.kind) {
-    case 1:
-      return launch_product<1>(operation, task, stream);
-    case 2:
-      return launch_product<2>(operation, task, stream);
-    case 3:
-      return launch_product<3>(operation, task, stream);
-    case 4:
-      return launch_product<4>(operation, task, stream);
-    case 5:
-      return launch_product<5>(operation, task, stream);
-    case 6:
-      return launch_product<6>(operation, task, stream);
-    case 7:
-      return launch_product<7>(operation, task, stream);
-    case 8:
-      return launch_product<8>(operation, task, stream);
-    case kPackedFp4:
-      return launch_product<kPackedFp4>(operation, task, stream);
-    default:
-      return launch_product<kPackedOneBit>(operation, task, stream);
-  }
+  launch_packed_product("packed_gemm", rule.kind, task, stream);
 }
 
 template void packed_gemm<float>(const DeviceWeight&, const QuantSpec&, const int8_t*, const float*,

@@ -1,5 +1,5 @@
-// The product of codes with weights in lane order: packed_gemm.h, and table_gemm.h's int8 form,
-// which is one of rows of halves. Device code and its launch.
+// Device code of packed_product.h, and its launch. Of packed_gemm.cu alone: a kernel that two
+// objects instantiate is two kernels to the driver, but one to a static variable of its launcher.
 //
 // A block owns some row tiles. In a slab of columns whose activations fit into shared memory its
 // units of work (tile, span of 256 columns) lie in a row, in memory as well, and each warp takes an
@@ -14,30 +14,11 @@
 #include "quest/kernels/cuda/dependent_launch.cuh"
 #include "quest/kernels/cuda/device.cuh"
 #include "quest/kernels/cuda/packed_fields.h"
-#include "quest/kernels/cuda/packed_rule.h"
-#include "quest/kernels/cuda/stream.h"
+#include "quest/kernels/cuda/packed_product.h"
 #include "quest/kernels/cuda/tensor_core.cuh"
 #include "quest/kernels/lane_order.h"
 
 namespace quest::kernels::cuda {
-
-// What the sums become.
-enum class ProductForm { kFloat, kBfloat16, kHalves };
-
-struct ProductTask {
-  const uint4* lanes = nullptr;
-  const float* units = nullptr;          // (N)
-  const int32_t* number_sums = nullptr;  // (N), if a_offset != 0
-  const int8_t* codes = nullptr;         // (M,K)
-  const float* a_units = nullptr;        // (M); kHalves: (M/2)
-  void* out = nullptr;                   // (M,N); kHalves: (M/2,N), float
-  int32_t* acc = nullptr;
-  int64_t out_stride = 0;
-  int m = 0, n = 0, k = 0;
-  ProductForm form = ProductForm::kFloat;
-  int w_multiplier = 1, w_offset = 0, a_multiplier = 1, a_offset = 0;
-  uint32_t table[4] = {};  // numbers of FP4
-};
 
 // How a launch cuts it.
 struct ProductCut {
@@ -101,25 +82,6 @@ __device__ __forceinline__ void with_slot(int slot, F&& run) {
 // to 64: the error is below 64 * 2^-21, the distance to the next integer at least 1 / (2 b).
 __device__ inline int quotient(int a, float inverse) {
   return static_cast<int>((static_cast<float>(a) + 0.5f) * inverse);
-}
-
-// Activations of 16 columns; `fill` past the end of a row. kAligned: K is a multiple of 16.
-template <bool kAligned>
-__device__ inline uint4 load_codes(const int8_t* row, int column, int k, uint32_t fill) {
-  if constexpr (kAligned) {
-    if (column < k) return __ldcg(reinterpret_cast<const uint4*>(row + column));
-    return make_uint4(fill, fill, fill, fill);
-  }
-  uint32_t words[4] = {fill, fill, fill, fill};
-#pragma unroll 1
-  for (int i = 0; i < 16 && column + i < k; ++i) {
-    const uint32_t byte = static_cast<uint8_t>(row[column + i]), shift = 8 * (i % 4);
-#pragma unroll
-    for (int word = 0; word < 4; ++word) {
-      if (i / 4 == word) words[word] = (words[word] & ~(0xffu << shift)) | byte << shift;
-    }
-  }
-  return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 __device__ inline int sum_of_codes(uint4 v) {
@@ -469,20 +431,8 @@ __global__ void __launch_bounds__(512, 1)
   }
 }
 
-struct DeviceLimits {
-  int multiprocessors = 0, block_shared = 0, shared = 0;  // bytes of one block, of all of one
-};
-DeviceLimits device_limits();
-
 // one_bit: activations as bits.
 ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit);
-
-// Makes all of the shared memory of a multiprocessor a kernel's for the asking.
-template <class Kernel>
-void allow_shared(const char* operation, Kernel* kernel) {
-  check(operation, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        device_limits().block_shared));
-}
 
 template <int kKind, int kTilesM>
 void launch_product(const char* operation, const ProductTask& task, const ProductCut& cut,

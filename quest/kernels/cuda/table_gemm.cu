@@ -1,6 +1,10 @@
 // table_gemm.h: splitting rows, the three products, embedding rows.
-#include "quest/kernels/cuda/packed_product.cuh"
+#include "quest/kernels/cuda/dependent_launch.cuh"
+#include "quest/kernels/cuda/device.cuh"
+#include "quest/kernels/cuda/packed_product.h"
 #include "quest/kernels/cuda/table_gemm.h"
+#include "quest/kernels/cuda/tensor_core.cuh"
+#include "quest/kernels/lane_order.h"
 
 namespace quest::kernels::cuda {
 namespace {
@@ -486,7 +490,7 @@ void table_gemm(const DeviceTable& table, const float* x, int64_t ldx, int64_t m
     task.k = static_cast<int>(table.columns);
     task.form = ProductForm::kHalves;
     task.w_offset = -128;
-    launch_product<8>("table_gemm", task, stream);
+    launch_packed_product("table_gemm", 8, task, stream);
   }
 }
 

@@ -45,4 +45,23 @@ __device__ __forceinline__ void load_streaming(const uint4* p, uint32_t* w) {
                : "l"(p));
 }
 
+// Activations of 16 columns; `fill` past the end of a row. kAligned: K is a multiple of 16.
+template <bool kAligned>
+__device__ inline uint4 load_codes(const int8_t* row, int column, int k, uint32_t fill) {
+  if constexpr (kAligned) {
+    if (column < k) return __ldcg(reinterpret_cast<const uint4*>(row + column));
+    return make_uint4(fill, fill, fill, fill);
+  }
+  uint32_t words[4] = {fill, fill, fill, fill};
+#pragma unroll 1
+  for (int i = 0; i < 16 && column + i < k; ++i) {
+    const uint32_t byte = static_cast<uint8_t>(row[column + i]), shift = 8 * (i % 4);
+#pragma unroll
+    for (int word = 0; word < 4; ++word) {
+      if (i / 4 == word) words[word] = (words[word] & ~(0xffu << shift)) | byte << shift;
+    }
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 }  // namespace quest::kernels::cuda

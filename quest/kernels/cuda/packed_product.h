@@ -1,0 +1,46 @@
+// The product of codes with weights in lane order, for packed_gemm.h and for table_gemm.h's int8
+// form, which is one of rows of halves. Internal to the kernel files.
+#pragma once
+
+#include <cstdint>
+
+#include "quest/kernels/cuda/launch.h"
+#include "quest/kernels/cuda/packed_rule.h"
+#include "quest/kernels/cuda/stream.h"
+
+namespace quest::kernels::cuda {
+
+// What the sums become.
+enum class ProductForm { kFloat, kBfloat16, kHalves };
+
+struct ProductTask {
+  const uint4* lanes = nullptr;
+  const float* units = nullptr;          // (N)
+  const int32_t* number_sums = nullptr;  // (N), if a_offset != 0
+  const int8_t* codes = nullptr;         // (M,K)
+  const float* a_units = nullptr;        // (M); kHalves: (M/2)
+  void* out = nullptr;                   // (M,N); kHalves: (M/2,N), float
+  int32_t* acc = nullptr;
+  int64_t out_stride = 0;
+  int m = 0, n = 0, k = 0;
+  ProductForm form = ProductForm::kFloat;
+  int w_multiplier = 1, w_offset = 0, a_multiplier = 1, a_offset = 0;
+  uint32_t table[4] = {};  // numbers of FP4
+};
+
+// kind: 1 to 8 bits, kPackedFp4 or kPackedOneBit.
+void launch_packed_product(const char* operation, int kind, const ProductTask& task, Stream stream);
+
+struct DeviceLimits {
+  int multiprocessors = 0, block_shared = 0, shared = 0;  // bytes of one block, of all of one
+};
+DeviceLimits device_limits();
+
+// Makes all of the shared memory of a multiprocessor a kernel's for the asking.
+template <class Kernel>
+void allow_shared(const char* operation, Kernel* kernel) {
+  check(operation, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        device_limits().block_shared));
+}
+
+}  // namespace quest::kernels::cuda
