@@ -1,4 +1,4 @@
-#include "decode_kernels.h"
+#include "bench/kernels_gpu/decode_kernels.h"
 
 #include <algorithm>
 #include <functional>

@@ -5,7 +5,7 @@
 //   kernels_gpu                        # 800M, 32 x 512 tokens
 //   kernels_gpu --model 30M --batch 64
 //   kernels_gpu --decode               # instead: what lies between the products of a decode step
-#include "decode_kernels.h"
+#include "bench/kernels_gpu/decode_kernels.h"
 #include <algorithm>
 #include <functional>
 #include <string>
