@@ -16,6 +16,8 @@
 #include "quest/base/shutdown.h"
 #include "quest/base/version.h"
 #include "quest/cli/commands.h"
+#include "quest/cli/device_option.h"
+#include "quest/cli/verify_gpu.h"
 #include "quest/cli/verify_perplexity.h"
 #include "quest/cli_run/whole_numbers.h"
 #include "quest/convert/verify.h"
@@ -26,8 +28,8 @@ namespace quest::cli {
 namespace {
 
 struct VerifyArguments {
-  std::string packed, checkpoint, text, tokens, compute;
-  int64_t prompt = 48, greedy = 16, max_tokens = 65536;
+  std::string packed, checkpoint, text, tokens, compute, device = "cpu";
+  int64_t prompt = 48, greedy = 16, max_tokens = 65536, gpu_prompts = 100;
   double tolerance = -1;  // percent; below 0: none given
 };
 
@@ -108,8 +110,20 @@ void add_perplexity(const VerifyArguments& arguments, const std::filesystem::pat
   json["perplexity"] = std::move(report.json);
 }
 
+void add_gpu(const VerifyArguments& arguments, std::span<const int32_t> tokens,
+             convert::VerifyResult& result, OrderedJson& json) {
+  GpuReport report = verify_gpu(arguments.packed, tokens, arguments.gpu_prompts);
+  for (std::string& difference : report.differences) {
+    result.differences.push_back(std::move(difference));
+  }
+  json["result"] = result.passed() ? "passed" : "failed";
+  json["differences"] = result.differences;
+  json["gpu"] = std::move(report.json);
+}
+
 void run_verify(const VerifyArguments& arguments) {
   install_shutdown_handlers();
+  use_device(arguments.device);
   const std::filesystem::path folder = arguments.packed;
   if (std::filesystem::exists(folder / "checksums.json")) verify_folder(folder);
   const PackedModel packed(arguments.packed);
@@ -130,6 +144,7 @@ void run_verify(const VerifyArguments& arguments) {
   print_result(result);
   OrderedJson json = result_json(result, packed);
   if (has_text(arguments)) add_perplexity(arguments, source, tokens, result, json);
+  if (arguments.device == "cuda") add_gpu(arguments, tokens, result, json);
   const std::filesystem::path file = folder / "verify.json";
   write_file_atomically(file, json.dump(2) + "\n");
   for (const std::string& difference : result.differences) log::error("{}", difference);
@@ -178,6 +193,13 @@ void add_verify_command(CLI::App& app) {
       ->add_option("--compute", arguments->compute,
                    "compute type of training (default: the run's; bf16 if it is not known)")
       ->check(CLI::IsMember({"bf16", "fp32", "fp64"}));
+  add_device_option(*command, arguments->device);
+  command
+      ->add_option("--gpu-prompts", arguments->gpu_prompts,
+                   "with --device cuda: prompts of the text, of up to 128 tokens, that the GPU's "
+                   "engine reads next to the CPU's")
+      ->check(whole_number_from(1))
+      ->capture_default_str();
   command->callback([arguments] { run_verify(*arguments); });
 }
 

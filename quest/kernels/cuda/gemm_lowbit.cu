@@ -1,6 +1,7 @@
 // gemm_lowbit.h by CUTLASS: tensor-copy engine, warp-specialized wgmma on int8, and an epilogue
 // tree
 //   out = D(float(acc) * (row_unit * column_unit))
+#include <cstdlib>
 #include <cute/tensor.hpp>
 #include <cutlass/cutlass.h>
 #include <cutlass/epilogue/collective/collective_builder.hpp>
@@ -21,11 +22,30 @@ using cute::_1;
 using cute::_128;
 using cute::_2;
 using cute::_256;
+using cute::_64;
 
-template <class D>
-struct Product {
-  using Tile = cute::Shape<_128, _256, _128>;
+// 128 x 256 outputs by two groups of warps that share them: most products for each byte loaded.
+struct LargeTile {
+  using Shape = cute::Shape<_128, _256, _128>;
   using Cluster = cute::Shape<_2, _1, _1>;
+  using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedCooperative;
+  using Epilogue = cutlass::epilogue::TmaWarpSpecializedCooperative;
+  static constexpr int kM = 128, kN = 256;
+};
+// 64 x 128 outputs for each of two groups of warps in turn: for products of few outputs, which
+// large tiles would leave most multiprocessors without.
+struct SmallTile {
+  using Shape = cute::Shape<_64, _128, _128>;
+  using Cluster = cute::Shape<_1, _1, _1>;
+  using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedPingpong;
+  using Epilogue = cutlass::epilogue::TmaWarpSpecialized;
+  static constexpr int kM = 64, kN = 128;
+};
+
+template <class D, class Config>
+struct Product {
+  using Tile = typename Config::Shape;
+  using Cluster = typename Config::Cluster;
   static constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
   using Units = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::multiplies, float, float, kRound>,
                                 fusion::Sm90ColBroadcast<0, Tile, float>,
@@ -37,13 +57,13 @@ struct Product {
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
       cutlass::epilogue::collective::EpilogueTileAuto, int32_t, float, void,
       cutlass::layout::RowMajor, kAlignOut, D, cutlass::layout::RowMajor, kAlignOut,
-      cutlass::epilogue::TmaWarpSpecializedCooperative, Scaled>::CollectiveOp;
+      typename Config::Epilogue, Scaled>::CollectiveOp;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, int8_t, cutlass::layout::RowMajor, 16,
       int8_t, cutlass::layout::ColumnMajor, 16, int32_t, Tile, Cluster,
       cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
           sizeof(typename Epilogue::SharedStorage))>,
-      cutlass::gemm::KernelTmaWarpSpecializedCooperative>::CollectiveOp;
+      typename Config::Mainloop>::CollectiveOp;
   using Kernel =
       cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue>;
   using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
@@ -70,16 +90,25 @@ bool is_hopper() {
   return hopper;
 }
 
-}  // namespace
+// Whether small tiles are done sooner: by how many rounds of tiles the multiprocessors need, where
+// a small one, of a quarter of the outputs, takes about two fifths of the time (measured on an
+// H200).
+bool takes_small_tiles(int64_t m, int64_t n) {
+  static const char* const forced = std::getenv("QUEST_TILES");  // EXPERIMENT
+  if (forced != nullptr) return forced[0] == 's';
+  const int64_t processors = multiprocessors();
+  const auto rounds = [&](int64_t tile_m, int64_t tile_n) {
+    const int64_t tiles = ((m + tile_m - 1) / tile_m) * ((n + tile_n - 1) / tile_n);
+    return (tiles + processors - 1) / processors;
+  };
+  return 2 * rounds(SmallTile::kM, SmallTile::kN) < 5 * rounds(LargeTile::kM, LargeTile::kN);
+}
 
-bool gemm_lowbit_supports(int64_t n, int64_t k) { return is_hopper() && k % 16 == 0 && n % 8 == 0; }
-
-template <class T>
-void gemm_lowbit(const int8_t* a, const float* a_units, const int8_t* w, const float* w_units,
-                 int64_t m, int64_t n, int64_t k, T* out, Stream stream) {
-  if (m == 0 || n == 0) return;
+template <class T, class Config>
+void multiply(const int8_t* a, const float* a_units, const int8_t* w, const float* w_units,
+              int64_t m, int64_t n, int64_t k, T* out, Stream stream) {
   using D = std::conditional_t<std::is_same_v<T, float>, float, cutlass::bfloat16_t>;
-  using P = Product<D>;
+  using P = Product<D, Config>;
   const auto shape =
       cute::make_shape(static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), 1);
   const auto [rows, columns, depth, one] = shape;
@@ -109,7 +138,22 @@ void gemm_lowbit(const int8_t* a, const float* a_units, const int8_t* w, const f
   }
 }
 
-const char* gemm_lowbit_plan() { return "int8 tensor cores, wgmma 128x256x128"; }
+}  // namespace
+
+bool gemm_lowbit_supports(int64_t n, int64_t k) { return is_hopper() && k % 16 == 0 && n % 8 == 0; }
+
+template <class T>
+void gemm_lowbit(const int8_t* a, const float* a_units, const int8_t* w, const float* w_units,
+                 int64_t m, int64_t n, int64_t k, T* out, Stream stream) {
+  if (m == 0 || n == 0) return;
+  if (takes_small_tiles(m, n)) {
+    multiply<T, SmallTile>(a, a_units, w, w_units, m, n, k, out, stream);
+  } else {
+    multiply<T, LargeTile>(a, a_units, w, w_units, m, n, k, out, stream);
+  }
+}
+
+const char* gemm_lowbit_plan() { return "int8 tensor cores, wgmma 128x256x128 or 64x128x128"; }
 
 template void gemm_lowbit<float>(const int8_t*, const float*, const int8_t*, const float*, int64_t,
                                  int64_t, int64_t, float*, Stream);

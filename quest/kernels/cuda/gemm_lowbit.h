@@ -25,7 +25,7 @@ template <class T>
 void gemm_lowbit(const int8_t* a, const float* a_units, const int8_t* w, const float* w_units,
                  int64_t m, int64_t n, int64_t k, T* out, Stream stream);
 
-// "int8 tensor cores, wgmma 128x256x128", ...
+// "int8 tensor cores, wgmma 128x256x128 or 64x128x128": by how many outputs there are
 const char* gemm_lowbit_plan();
 
 }  // namespace quest::kernels::cuda

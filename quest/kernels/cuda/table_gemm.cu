@@ -434,8 +434,8 @@ __device__ void table_values(const RowsTask& p, int64_t v, int64_t c, float (&ou
 
 template <class D>
 __global__ void __launch_bounds__(256) gather_rows(const RowsTask p, D* out) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();  // what was written before the rows are gathered is complete to all that follow
   const int64_t c = (int64_t{blockIdx.y} * 256 + threadIdx.x) * 4;
   if (c >= p.columns) return;
   const int64_t v = p.tokens[blockIdx.x];

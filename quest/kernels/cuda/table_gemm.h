@@ -41,7 +41,8 @@ int64_t table_workspace_bytes(const DeviceTable& table, int64_t m);
 void table_gemm(const DeviceTable& table, const float* x, int64_t ldx, int64_t m, void* workspace,
                 float* out, int64_t ldo, Stream stream);
 // out (M,C) = T(table(tokens[m], c)); tokens (M) int32 in device memory. A token that the table
-// does not have gives a row of NaN.
+// does not have gives a row of NaN. The kernels behind it begin when all that was written before it
+// is visible to them, also before they wait: it is the first kernel of a step of decode.
 template <class T>
 void table_rows(const DeviceTable& table, const int32_t* tokens, int64_t m, T* out, Stream stream);
 // "int8, mma s8 of halves, lane order": for plans.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -349,6 +350,13 @@ class CudaEngine::Impl {
   struct Recorded {
     at::cuda::CUDAGraph blocks, head;
   };
+  struct PromptGraph {
+    int64_t uses = 0;
+    bool recorded = false;
+    at::cuda::CUDAGraph graph;
+    at::Tensor kept;
+    LastRows last;
+  };
 
   bool exact() const { return options_.numerics == CudaNumerics::kExact; }
   float eps() const { return static_cast<float>(config().rms_norm_eps); }
@@ -415,6 +423,7 @@ class CudaEngine::Impl {
 
   Buffers& prompt_buffers(int64_t rows, at::ScalarType type) {
     if (prompt_.rows < rows || prompt_.hidden.scalar_type() != type) {
+      prompt_graphs_.clear();
       prompt_ = Buffers();
       allocate(prompt_, std::min(options_.chunk, power_of_two_from(rows)), type);
       if (prompt_.rows < rows) allocate(prompt_, rows, type);
@@ -494,12 +503,8 @@ class CudaEngine::Impl {
     deploy::rope_append<bfloat16>(cache_.view(), layer, pointer<bfloat16>(b.wide), c.num_heads,
                                   pointer<float>(cos_), pointer<float>(sin_), kv_rows(b, rows),
                                   ops::current_stream());
-    const int64_t count = segments.front().count();
-    const bool alike = std::all_of(segments.begin(), segments.end(), [&](const Segment& s) {
-      return s.count() == count && s.first_position == 0;
-    });
-    if (alike) {
-      attend_fresh(b, 0, static_cast<int64_t>(segments.size()), count);
+    if (are_alike(segments)) {
+      attend_fresh(b, 0, static_cast<int64_t>(segments.size()), segments.front().count());
       return;
     }
     for (const Segment& s : segments) {
@@ -564,8 +569,8 @@ class CudaEngine::Impl {
     std::span<const Segment> segments;
     int64_t rows = 0, pieces = 1;
     bool one_each = false;
-    bool all_rows = true;  // else those of `kept` alone, none if it is empty
-    std::vector<int64_t> kept;
+    bool all_rows = true;  // else those of `kept` alone (int64, on the device), none if undefined
+    at::Tensor kept;
   };
 
   // Blocks on rows that b.tokens, slot and position name. Returns what is left of the rows wanted.
@@ -591,12 +596,10 @@ class CudaEngine::Impl {
         attend_prompts(layer, b, call.segments, rows);
       }
       if (last && !call.all_rows) {
-        rows = static_cast<int64_t>(call.kept.size());
-        if (rows == 0) return {};
-        const at::Tensor kept =
-            at::from_blob(const_cast<int64_t*>(call.kept.data()), {rows}, at::kLong).to(at::kCUDA);
-        hidden = at::index_select(hidden, 0, kept);
-        attended = at::index_select(attended, 0, kept);
+        if (!call.kept.defined()) return {};
+        rows = call.kept.size(0);
+        hidden = at::index_select(hidden, 0, call.kept);
+        attended = at::index_select(attended, 0, call.kept);
       }
       quantize(block.o.input_spec(), pointer<T>(attended), rows, c.q_size(),
                block.o.input<T>(b.products, rows));
@@ -616,12 +619,11 @@ class CudaEngine::Impl {
 
   LastRows read_call(std::span<const Segment> segments, int64_t rows, bool few, Want want) {
     int64_t longest = 0;
-    Call call;
     for (const Segment& s : segments) {
       cache_.reserve(*s.sequence, s.first_position + s.count());
       longest = std::max(longest, s.first_position + s.count());
-      if (want == Want::kLast && s.ends_prompt) call.kept.push_back(s.first_row + s.count() - 1);
     }
+    Call call;
     call.segments = segments;
     call.rows = rows;
     call.all_rows = want == Want::kAll;
@@ -630,9 +632,58 @@ class CudaEngine::Impl {
         few && rows <= kFewRows ? decode_ : prompt_buffers(rows, few ? at::kFloat : at::kBFloat16);
     share_unpacked(b);
     fill(b, segments, rows);
-    LastRows last = few ? blocks<float>(b, call) : blocks<bfloat16>(b, call);
-    products_unpacked_ = b.products.unpacked;
-    return last;
+    PromptGraph* graph = few ? nullptr : prompt_graph(segments, rows, want);
+    if (graph != nullptr && graph->recorded) {
+      graph->graph.replay();
+      return graph->last;
+    }
+    call.kept = kept_rows(segments, want);
+    if (graph != nullptr && ++graph->uses > 2) {
+      graph->kept = call.kept;
+      record(graph->graph, [&] { graph->last = blocks<bfloat16>(b, call); });
+      graph->recorded = true;
+      graph->graph.replay();
+      return graph->last;
+    }
+    return few ? blocks<float>(b, call) : blocks<bfloat16>(b, call);
+  }
+
+  // The last row of each prompt that ends, if its logits are wanted.
+  at::Tensor kept_rows(std::span<const Segment> segments, Want want) const {
+    std::vector<int64_t> rows;
+    for (const Segment& s : segments) {
+      if (want == Want::kLast && s.ends_prompt) rows.push_back(s.first_row + s.count() - 1);
+    }
+    if (rows.empty()) return {};
+    return runtime_gpu::to_device(rows.data(), static_cast<int64_t>(rows.size()), at::kLong);
+  }
+
+  // Whether a call is the first of whole prompts of one length.
+  static bool are_alike(std::span<const Segment> segments) {
+    const int64_t count = segments.front().count();
+    return std::all_of(segments.begin(), segments.end(), [&](const Segment& s) {
+      return s.count() == count && s.first_position == 0;
+    });
+  }
+
+  // Prompts of a shape that came before, twice, are read by a recorded graph: the host is slower
+  // than the GPU in starting the kernels of few rows one by one. Null where that does not apply.
+  PromptGraph* prompt_graph(std::span<const Segment> segments, int64_t rows, Want want) {
+    constexpr int64_t kRecordedRows = 4096;
+    constexpr size_t kShapes = 4;
+    const bool whole = std::all_of(segments.begin(), segments.end(),
+                                   [](const Segment& s) { return s.ends_prompt; });
+    if (!options_.graphs || rows > kRecordedRows || want == Want::kAll || !whole ||
+        !are_alike(segments)) {
+      return nullptr;
+    }
+    if (prompt_graphs_version_ != cache_.version()) prompt_graphs_.clear();
+    prompt_graphs_version_ = cache_.version();
+    const auto key = std::tuple(static_cast<int64_t>(segments.size()), rows, want);
+    if (!prompt_graphs_.contains(key) && prompt_graphs_.size() == kShapes) prompt_graphs_.clear();
+    auto& graph = prompt_graphs_[key];
+    if (graph == nullptr) graph = std::make_unique<PromptGraph>();
+    return graph.get();
   }
 
   // Memory that weights are unpacked into, one for all calls.
@@ -656,6 +707,21 @@ class CudaEngine::Impl {
 
   void forget_graphs() { graphs_.clear(); }
 
+  template <class F>
+  static void record(at::cuda::CUDAGraph& graph, const F& work) {
+    graph.capture_begin();
+    try {
+      work();
+    } catch (...) {
+      try {
+        graph.capture_end();
+      } catch (const std::exception&) {  // the first error is the one to tell
+      }
+      throw;
+    }
+    graph.capture_end();
+  }
+
   // Libraries make their handles and choose their algorithms in a first, plain run.
   Recorded& recorded(int64_t n, int64_t pieces) {
     if (graphs_version_ != cache_.version()) forget_graphs();
@@ -666,19 +732,6 @@ class CudaEngine::Impl {
     step_head(n);
     stream_.synchronize();
     auto fresh = std::make_unique<Recorded>();
-    const auto record = [&](at::cuda::CUDAGraph& graph, const auto& work) {
-      graph.capture_begin();
-      try {
-        work();
-      } catch (...) {
-        try {
-          graph.capture_end();
-        } catch (const std::exception&) {  // the first error is the one to tell
-        }
-        throw;
-      }
-      graph.capture_end();
-    };
     record(fresh->blocks, [&] { step_blocks(n, pieces); });
     record(fresh->head, [&] { step_head(n); });
     graphs = std::move(fresh);
@@ -704,6 +757,9 @@ class CudaEngine::Impl {
   int64_t split_pieces_ = 1;
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Recorded>> graphs_;
   int64_t graphs_version_ = -1;
+  // By sequences, rows and what is wanted.
+  std::map<std::tuple<int64_t, int64_t, Want>, std::unique_ptr<PromptGraph>> prompt_graphs_;
+  int64_t prompt_graphs_version_ = -1;
 };
 
 std::string CudaEngine::Impl::plans() const {
