@@ -6,15 +6,15 @@
 //
 //   packed_gpu
 //   packed_gpu --bits 2,4 --rows 1,16
+//   packed_gpu --chain --bits 4,2,1 --keys 512   # a layer as decode runs it, and its parts
+#include "bench/packed_gpu/chain.h"
+#include "bench/packed_gpu/measure.h"
 #include <algorithm>
-#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/cuda/CUDAEvent.h>
-#include <ATen/cuda/CUDAGraph.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/rand.h>
@@ -42,32 +42,9 @@ using ops::data;
 
 constexpr double kCacheBytes = 300e6;  // several times the L2 cache
 
-at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(type).device(at::kCUDA); }
-
 // How many copies of so many bytes are never found in the cache.
 int64_t copies_of(double bytes) {
   return std::max<int64_t>(2, static_cast<int64_t>(kCacheBytes / bytes) + 1);
-}
-
-// Median microseconds of one of f(0), ..., f(count - 1), recorded one after the other.
-double microseconds(int64_t count, const std::function<void(int64_t)>& f) {
-  for (int64_t i = 0; i < std::min<int64_t>(count, 2); ++i) f(i);
-  c10::cuda::getCurrentCUDAStream().synchronize();
-  at::cuda::CUDAGraph graph;
-  graph.capture_begin();
-  for (int64_t i = 0; i < count; ++i) f(i);
-  graph.capture_end();
-  std::vector<double> times;
-  for (int i = 0; i < 12; ++i) {
-    at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
-    begin.record();
-    graph.replay();
-    end.record();
-    end.synchronize();
-    if (i >= 3) times.push_back(1e3 * static_cast<double>(begin.elapsed_time(end)));
-  }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2] / static_cast<double>(count);
 }
 
 struct Shape {
@@ -241,11 +218,20 @@ int main(int argc, char** argv) {
   app.add_option("--rows", rows, "rows of activations")
       ->delimiter(',')
       ->check(CLI::Range(int64_t{1}, quest::kernels::cuda::kMaxPackedRows));
+  bool chain = false;
+  int64_t keys = 512;
+  app.add_flag("--chain", chain, "time a whole layer and its parts");
+  app.add_option("--keys", keys, "positions that its attention reads")
+      ->check(CLI::Range(1, 1 << 16));
   CLI11_PARSE(app, argc, argv);
   try {
     quest::train::prepare_gpu(false);
     // Not the default stream, which cannot be recorded.
     const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
+    if (chain) {
+      for (const int64_t m : rows) quest::bench::measure_chain(bits, m, keys);
+      return 0;
+    }
     quest::bench::Bench bench;
     bench.products(bits, rows);
     bench.unpacking(bits);
