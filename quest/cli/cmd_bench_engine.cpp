@@ -32,7 +32,7 @@ constexpr int64_t kTokens = 512;  // read, or there before those that are writte
 constexpr const char* kBaseline = "bf16";
 
 struct Arguments {
-  std::string device = "cuda", model, compare, kv = "bf16", json;
+  std::string device = "cuda", model, compare, kv = "fp16", json;
   std::string models;  // folder of random models; empty: they are temporary
   RandomModelArguments random;
   std::vector<int64_t> batches;

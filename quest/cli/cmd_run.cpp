@@ -30,7 +30,7 @@ std::unique_ptr<Engine> make_engine(const Arguments& arguments, PackedModel& mod
   options.chunk = engine.chunk;
   options.unpacked_weights = arguments.unpacked_weights;
   if (arguments.numerics == "exact") options.numerics = CudaNumerics::kExact;
-  if (engine.kv.empty()) engine.kv = arguments.numerics == "exact" ? "fp16" : "bf16";
+  if (engine.kv.empty()) engine.kv = "fp16";
   options.kv = engine.kv == "bf16"   ? CudaKvFormat::kBf16
                : engine.kv == "fp16" ? CudaKvFormat::kFp16
                                      : CudaKvFormat::kInt8;

@@ -1,12 +1,14 @@
 // The part of `quest verify --device cuda` that compares the GPU's engine with the CPU's, which the
 // definition vouches for:
 //
-//   exact    numerics "exact": logits of every token, bit for bit (of models whose products are of
-//            integer codes)
-//   prompts  numerics "fast", a prompt read at once: how often the most likely next token is the
-//            same, given the same tokens before (teacher-forced)
-//   tokens   the same, read token by token, many sequences at once
-//   batches  of these, whether a sequence alone gives the same bits
+//   exact    numerics "exact": logits of every token, bit for bit
+//   tokens   numerics "fast", prompts read token by token, many sequences at once: how often the
+//            most likely next token is the same, given the same tokens before (teacher-forced)
+//   prompts  the same, a prompt read at once: in BF16, as training does
+//   batches  of `tokens`, whether a sequence alone gives the same bits
+//
+// exact and batches are judged, for models whose products are of integer codes; the shares are
+// stated: how many positions the roundings of BF16 turn depends on the model.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +20,6 @@
 #include <nlohmann/json.hpp>
 
 namespace quest::cli {
-
-// Of the positions, at which the most likely token has to be the CPU's.
-inline constexpr double kGreedyAgreement = 0.99;
 
 struct GpuReport {
   nlohmann::ordered_json json;           // for verify.json

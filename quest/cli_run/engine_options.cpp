@@ -60,7 +60,7 @@ void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with
       ->capture_default_str();
   command
       .add_option("--kv-cache", arguments.kv,
-                  "numbers of the cache of keys and values: fp16 (the CPU's usual one); int8, half "
+                  "numbers of the cache of keys and values: fp16 (the usual ones); int8, half "
                   "the memory; on a GPU also bf16")
       ->check(CLI::IsMember({"fp16", "int8", "bf16"}));
   command

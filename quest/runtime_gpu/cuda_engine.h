@@ -31,7 +31,7 @@ struct CudaEngineOptions {
   int64_t context = 0;  // most tokens of a sequence; 0: the model's max_position_embeddings
   int64_t chunk = 0;    // most rows computed at once; 0: 16384 (kExact: 512)
   CudaNumerics numerics = CudaNumerics::kFast;
-  CudaKvFormat kv = CudaKvFormat::kBf16;  // kExact: kFp16 or kInt8, as the CPU's
+  CudaKvFormat kv = CudaKvFormat::kFp16;  // kExact: kFp16 or kInt8, as the CPU's
   // Also keep the weights as int8, four times the memory of 2 bits, so that prompts need not unpack
   // them.
   bool unpacked_weights = false;

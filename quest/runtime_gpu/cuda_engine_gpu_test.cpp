@@ -93,7 +93,7 @@ double relative_difference(const std::vector<float>& a, const std::vector<float>
   return std::isfinite(difference) ? difference / largest : INFINITY;
 }
 
-const CudaEngineOptions kExact{.numerics = CudaNumerics::kExact, .kv = CudaKvFormat::kFp16};
+const CudaEngineOptions kExact{.numerics = CudaNumerics::kExact};
 
 TEST_F(CudaEngineTest, ExactHasTheBitsOfTheCpuEngine) {
   const TemporaryFolder folder;
@@ -374,9 +374,11 @@ TEST_F(CudaEngineTest, SaysWhatIsWrong) {
   engine.prefill(s, std::span(many).first(64), row);
   EXPECT_EQ(kind([&] { engine.decode({&s, 1}, one, row); }), ErrorKind::kUsage);
   EXPECT_EQ(engine.length(s), 64);
-  EXPECT_EQ(
-      kind([&] { CudaEngine bad(PackedModel(folder / "m"), {.numerics = CudaNumerics::kExact}); }),
-      ErrorKind::kUsage);
+  EXPECT_EQ(kind([&] {
+              CudaEngine bad(PackedModel(folder / "m"),
+                             {.numerics = CudaNumerics::kExact, .kv = CudaKvFormat::kBf16});
+            }),
+            ErrorKind::kUsage);
   EXPECT_EQ(kind([&] { CudaEngine bad(PackedModel(folder / "m"), {.context = 65}); }),
             ErrorKind::kUsage);
 }

@@ -498,22 +498,21 @@ class CudaEngine::Impl {
   }
 
   // Rows of prompts in BF16, by LibTorch's attention: all at once where they are alike.
-  void attend_prompts(int64_t layer, Buffers& b, std::span<const Segment> segments, int64_t rows) {
+  at::Tensor attend_prompts(int64_t layer, Buffers& b, std::span<const Segment> segments,
+                            int64_t rows) {
     const LlamaConfig& c = config();
     deploy::rope_append<bfloat16>(cache_.view(), layer, pointer<bfloat16>(b.wide), c.num_heads,
                                   pointer<float>(cos_), pointer<float>(sin_), kv_rows(b, rows),
                                   ops::current_stream());
     if (are_alike(segments)) {
-      attend_fresh(b, 0, static_cast<int64_t>(segments.size()), segments.front().count());
-      return;
+      return attend_fresh(b, 0, static_cast<int64_t>(segments.size()), segments.front().count());
     }
     for (const Segment& s : segments) {
-      if (s.first_position == 0) {
-        attend_fresh(b, s.first_row, 1, s.count());
-      } else {
-        attend_continued(layer, b, s);
-      }
+      b.attended.narrow(0, s.first_row, s.count())
+          .copy_(s.first_position == 0 ? attend_fresh(b, s.first_row, 1, s.count())
+                                       : attend_continued(layer, b, s));
     }
+    return b.attended;
   }
 
   // (B, T, heads, D) views of q, k and v.
@@ -524,13 +523,8 @@ class CudaEngine::Impl {
                          {batch, tokens, qkv_size() / d, d}, on_gpu(at::kBFloat16))
         .narrow(2, first, heads);
   }
-  at::Tensor attended_rows(Buffers& b, int64_t row, int64_t batch, int64_t tokens) {
-    const LlamaConfig& c = config();
-    return b.attended.narrow(0, row, batch * tokens).view({batch, tokens, c.num_heads, c.head_dim});
-  }
-
-  // Prompts that begin at position 0.
-  void attend_fresh(Buffers& b, int64_t row, int64_t batch, int64_t tokens) {
+  // (rows, H D) of prompts that begin at position 0.
+  at::Tensor attend_fresh(const Buffers& b, int64_t row, int64_t batch, int64_t tokens) const {
     const LlamaConfig& c = config();
     const at::Tensor q = heads_of(b, row, batch, tokens, 0, c.num_heads);
     const at::Tensor k = heads_of(b, row, batch, tokens, c.num_heads, c.num_kv_heads);
@@ -541,27 +535,27 @@ class CudaEngine::Impl {
       const at::Tensor out = std::get<0>(at::_scaled_dot_product_cudnn_attention(
           q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), {},
           /*compute_log_sumexp=*/false, /*dropout_p=*/0.0, /*is_causal=*/true));
-      attended_rows(b, row, batch, tokens).copy_(out.transpose(1, 2));
-      return;
+      return out.transpose(1, 2).reshape({batch * tokens, c.q_size()});
     }
-    attended_rows(b, row, batch, tokens)
-        .copy_(std::get<0>(at::_flash_attention_forward(q, k, v, {}, {}, tokens, tokens,
-                                                        /*dropout_p=*/0.0, /*is_causal=*/true,
-                                                        /*return_debug_mask=*/false)));
+    return std::get<0>(at::_flash_attention_forward(q, k, v, {}, {}, tokens, tokens,
+                                                    /*dropout_p=*/0.0, /*is_causal=*/true,
+                                                    /*return_debug_mask=*/false))
+        .reshape({batch * tokens, c.q_size()});
   }
 
-  // A piece behind others, which are read back from the cache.
-  void attend_continued(int64_t layer, Buffers& b, const Segment& s) {
+  // The same of a piece behind others, which are read back from the cache.
+  at::Tensor attend_continued(int64_t layer, const Buffers& b, const Segment& s) const {
     const LlamaConfig& c = config();
     const int64_t keys = s.first_position + s.count();
     const at::Tensor k = at::empty({1, keys, c.num_kv_heads, c.head_dim}, on_gpu(at::kBFloat16));
     const at::Tensor v = at::empty_like(k);
     deploy::gather_kv<bfloat16>(cache_.view(), layer, s.sequence->slot, keys, pointer<bfloat16>(k),
                                 pointer<bfloat16>(v), ops::current_stream());
-    attended_rows(b, s.first_row, 1, s.count())
-        .copy_(std::get<0>(at::_flash_attention_forward(
-            heads_of(b, s.first_row, 1, s.count(), 0, c.num_heads), k, v, {}, {}, s.count(), keys,
-            /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false)));
+    return std::get<0>(at::_flash_attention_forward(
+                           heads_of(b, s.first_row, 1, s.count(), 0, c.num_heads), k, v, {}, {},
+                           s.count(), keys, /*dropout_p=*/0.0, /*is_causal=*/true,
+                           /*return_debug_mask=*/false))
+        .reshape({s.count(), c.q_size()});
   }
 
   // How a call's rows attend, and which of them go on after the last block's attention.
@@ -593,7 +587,7 @@ class CudaEngine::Impl {
       if constexpr (std::is_same_v<T, float>) {
         attend_rows(layer, b, rows, call.pieces, call.one_each);
       } else {
-        attend_prompts(layer, b, call.segments, rows);
+        attended = attend_prompts(layer, b, call.segments, rows);
       }
       if (last && !call.all_rows) {
         if (!call.kept.defined()) return {};
