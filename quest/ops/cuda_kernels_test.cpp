@@ -35,47 +35,19 @@
 #include "quest/ops/linear_cross_entropy.h"
 #include "quest/ops/quant_linear.h"
 #include "quest/ops/quantized_tensor.h"
+#include "quest/ops/testing_gpu.h"
 #include "quest/ops/testing_tensors.h"
 
 namespace quest::ops {
 namespace {
 
+using testing::expect_same_bits;
 using testing::expect_within;
 using testing::normal;
+using testing::unwritten;
 namespace gpu = kernels::cuda;
 
-class CudaKernels : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const std::string reason = gpu_unusable_reason();
-    if (!reason.empty()) GTEST_SKIP() << reason;
-  }
-};
-
-// Memory that a kernel must write: every byte is 0xa5 before.
-at::Tensor poisoned(std::vector<int64_t> shape, at::ScalarType type) {
-  at::Tensor t = at::empty(shape, at::TensorOptions(type).device(at::kCUDA));
-  if (t.numel() > 0) t.view(at::kByte).fill_(0xa5);
-  return t;
-}
-
-void expect_same_bits(const at::Tensor& actual, const at::Tensor& expected,
-                      const std::string& what) {
-  const at::Tensor a = actual.cpu().contiguous(), b = expected.cpu().contiguous();
-  ASSERT_EQ(a.sizes(), b.sizes()) << what;
-  ASSERT_EQ(a.scalar_type(), b.scalar_type()) << what;
-  const auto* x = static_cast<const uint8_t*>(a.const_data_ptr());
-  const auto* y = static_cast<const uint8_t*>(b.const_data_ptr());
-  const auto size = static_cast<int64_t>(a.nbytes()), element = a.element_size();
-  int64_t different = 0, first = -1;
-  for (int64_t i = 0; i < size; i += element) {
-    if (std::memcmp(x + i, y + i, static_cast<size_t>(element)) != 0) {
-      if (first < 0) first = i / element;
-      ++different;
-    }
-  }
-  EXPECT_EQ(different, 0) << what << ": of " << a.numel() << " values, first " << first;
-}
+class CudaKernels : public testing::GpuTest {};
 
 // Rows of different kinds: normal, zeros, one spike, tiny, constant.
 at::Tensor rows_of_kinds(int64_t k, at::ScalarType type) {
@@ -124,10 +96,10 @@ TEST_F(CudaKernels, QuantizersHaveTheBitsOfTheScalarDefinition) {
         const int64_t m = x.size(0), bytes = (k + 7) / 8;
         const at::Tensor codes = at::empty({m, k}, at::kChar), units = at::empty({m}, at::kFloat);
         const at::Tensor mask = at::empty({m, bytes}, at::kByte), values = at::empty({m, k}, type);
-        const at::Tensor got_codes = poisoned({m, k}, at::kChar),
-                         got_units = poisoned({m}, at::kFloat);
-        const at::Tensor got_mask = poisoned({m, bytes}, at::kByte);
-        const at::Tensor got_values = poisoned({m, k}, type), decoded = poisoned({m, k}, type);
+        const at::Tensor got_codes = unwritten({m, k}, at::kChar),
+                         got_units = unwritten({m}, at::kFloat);
+        const at::Tensor got_mask = unwritten({m, bytes}, at::kByte);
+        const at::Tensor got_values = unwritten({m, k}, type), decoded = unwritten({m, k}, type);
         with_kernel_type(type, "test", [&](auto element) {
           using T = decltype(element);
           kernels::hadamard_quantize<T>(spec, data<T>(x), m, k, data<int8_t>(codes),
@@ -223,7 +195,7 @@ TEST_F(CudaKernels, ProductOfCodesIsExact) {
         // float(acc) * (unit * unit), each one rounding.
         const at::Tensor expected = sums.to(at::kFloat) * (au.unsqueeze(1) * wu.unsqueeze(0));
         for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-          const at::Tensor out = poisoned({m, n}, type);
+          const at::Tensor out = unwritten({m, n}, type);
           const at::Tensor da = a.cuda(), dw = w.cuda(), dau = au.cuda(), dwu = wu.cuda();
           with_kernel_type(type, "test", [&](auto element) {
             using T = decltype(element);
@@ -257,9 +229,10 @@ TEST_F(CudaKernels, Fp8OperandsAreRoundedWithOneScalePerRowOrColumn) {
     const at::Tensor by_column = dy.to(at::kFloat) * sx.unsqueeze(1);
     const at::Tensor column_scales = scales_of(by_column.abs().amax(0));
     const at::Tensor d = dy.cuda(), dsw = sw.cuda(), dsx = sx.cuda();
-    const at::Tensor rows = poisoned({m, n}, at::kByte), turned = poisoned({n, m}, at::kByte);
-    const at::Tensor got_rows = poisoned({m}, at::kFloat), got_columns = poisoned({n}, at::kFloat);
-    const at::Tensor space = poisoned({m + n}, at::kInt);
+    const at::Tensor rows = unwritten({m, n}, at::kByte), turned = unwritten({n, m}, at::kByte);
+    const at::Tensor got_rows = unwritten({m}, at::kFloat),
+                     got_columns = unwritten({n}, at::kFloat);
+    const at::Tensor space = unwritten({m + n}, at::kInt);
     gpu::fp8_gradient(data<bfloat16>(d), data<float>(dsw), data<float>(dsx), m, n, {},
                       data<uint8_t>(rows), data<float>(got_rows), data<uint8_t>(turned),
                       data<float>(got_columns), data<uint32_t>(space), current_stream());
@@ -271,7 +244,7 @@ TEST_F(CudaKernels, Fp8OperandsAreRoundedWithOneScalePerRowOrColumn) {
                      what + " columns");
 
     const at::Tensor codes = at::randint(-15, 16, {m, n}, at::kChar), dc = codes.cuda();
-    const at::Tensor turned_codes = poisoned({n, m}, at::kByte);
+    const at::Tensor turned_codes = unwritten({n, m}, at::kByte);
     gpu::fp8_turn_codes(data<int8_t>(dc), m, n, data<uint8_t>(turned_codes), current_stream());
     expect_same_bits(turned_codes,
                      codes.to(at::kFloat).to(at::kFloat8_e4m3fn).view(at::kByte).t().contiguous(),
@@ -290,9 +263,9 @@ TEST_F(CudaKernels, GradientsRoundedByChanceKeepTheirMean) {
     dy0[0][0] = 1.0;
     const at::Tensor dy = dy0.cuda();
     const at::Tensor ones = at::full({n}, 1.0f, at::TensorOptions(at::kFloat)).cuda();
-    const at::Tensor rows = poisoned({m, n}, at::kByte), turned = poisoned({n, m}, at::kByte);
-    const at::Tensor rs = poisoned({m}, at::kFloat), cs = poisoned({n}, at::kFloat);
-    const at::Tensor space = poisoned({m + n}, at::kInt);
+    const at::Tensor rows = unwritten({m, n}, at::kByte), turned = unwritten({n, m}, at::kByte);
+    const at::Tensor rs = unwritten({m}, at::kFloat), cs = unwritten({n}, at::kFloat);
+    const at::Tensor space = unwritten({m + n}, at::kInt);
     const at::Tensor counter = at::zeros({1}, at::TensorOptions(at::kInt).device(at::kCUDA));
     at::Tensor sum = at::zeros({m, n}, at::kDouble).cuda(), turned_sum = sum.t().contiguous();
     at::Tensor first;
@@ -330,9 +303,9 @@ TEST_F(CudaKernels, TinyGradientsBecomeZeroInFp8) {
       at::full({m, n}, 1e-38f, at::TensorOptions(at::kFloat)).to(at::kBFloat16).cuda();
   dy[1].zero_();
   const at::Tensor ones = at::full({n}, 1.0f, at::TensorOptions(at::kFloat)).cuda();
-  const at::Tensor rows = poisoned({m, n}, at::kByte), turned = poisoned({n, m}, at::kByte);
-  const at::Tensor rs = poisoned({m}, at::kFloat), cs = poisoned({n}, at::kFloat);
-  const at::Tensor space = poisoned({m + n}, at::kInt);
+  const at::Tensor rows = unwritten({m, n}, at::kByte), turned = unwritten({n, m}, at::kByte);
+  const at::Tensor rs = unwritten({m}, at::kFloat), cs = unwritten({n}, at::kFloat);
+  const at::Tensor space = unwritten({m + n}, at::kInt);
   gpu::fp8_gradient(data<bfloat16>(dy), data<float>(ones), data<float>(ones), m, n, {},
                     data<uint8_t>(rows), data<float>(rs), data<uint8_t>(turned), data<float>(cs),
                     data<uint32_t>(space), current_stream());
@@ -466,9 +439,9 @@ TEST_F(CudaKernels, RmsNormIsWithinRoundingOfTheDefinition) {
       const at::Tensor y = at::empty_like(x), inverse = at::empty({m}, at::kFloat);
       const at::Tensor grad_x = at::empty_like(x), grad_w = at::zeros({c}, at::kFloat);
       const at::Tensor dx = x.cuda(), dw = w.cuda(), dgrad = grad.cuda(), dres = residual.cuda();
-      const at::Tensor got_y = poisoned({m, c}, type), got_inverse = poisoned({m}, at::kFloat);
-      const at::Tensor got_x = poisoned({m, c}, type), got_w = poisoned({c}, at::kFloat);
-      const at::Tensor space = poisoned({gpu::rms_norm_backward_workspace(m, c)}, at::kFloat);
+      const at::Tensor got_y = unwritten({m, c}, type), got_inverse = unwritten({m}, at::kFloat);
+      const at::Tensor got_x = unwritten({m, c}, type), got_w = unwritten({c}, at::kFloat);
+      const at::Tensor space = unwritten({gpu::rms_norm_backward_workspace(m, c)}, at::kFloat);
       with_kernel_type(type, "test", [&](auto element) {
         using T = decltype(element);
         kernels::rms_norm<T>(data<T>(x), data<float>(w), m, c, eps, data<T>(y),
@@ -518,8 +491,8 @@ TEST_F(CudaKernels, FusedInputsHaveTheBitsOfTheSingleOperations) {
           }
         };
         const auto out = [&] {
-          return Out{poisoned({m, k}, at::kChar), poisoned({m}, at::kFloat),
-                     poisoned({m, bytes}, at::kByte)};
+          return Out{unwritten({m, k}, at::kChar), unwritten({m}, at::kFloat),
+                     unwritten({m, bytes}, at::kByte)};
         };
         const auto expect_same = [&](const Out& a, const Out& b, const char* part) {
           expect_same_bits(a.codes, b.codes, what + part);
@@ -529,9 +502,9 @@ TEST_F(CudaKernels, FusedInputsHaveTheBitsOfTheSingleOperations) {
         with_kernel_type(type, "test", [&](auto element) {
           using T = decltype(element);
           const kernels::cuda::Stream s = current_stream();
-          const at::Tensor h = poisoned({m, k}, type), y = poisoned({m, k}, type);
-          const at::Tensor h2 = poisoned({m, k}, type), inverse = poisoned({m}, at::kFloat);
-          const at::Tensor inverse2 = poisoned({m}, at::kFloat);
+          const at::Tensor h = unwritten({m, k}, type), y = unwritten({m, k}, type);
+          const at::Tensor h2 = unwritten({m, k}, type), inverse = unwritten({m}, at::kFloat);
+          const at::Tensor inverse2 = unwritten({m}, at::kFloat);
           const Out single = out(), fused = out();
           gpu::add_rms_norm<T>(data<T>(x), data<T>(delta), data<float>(w), 1e-5f, m, k, data<T>(h),
                                data<T>(y), data<float>(inverse), s);
@@ -545,7 +518,7 @@ TEST_F(CudaKernels, FusedInputsHaveTheBitsOfTheSingleOperations) {
           expect_same_bits(inverse2, inverse, what + " inverse");
 
           const Out swiglu_single = out(), swiglu_fused = out();
-          const at::Tensor a = poisoned({m, k}, type);
+          const at::Tensor a = unwritten({m, k}, type);
           gpu::swiglu<T>(data<T>(gate_up), m, k, data<T>(a), s);
           gpu::hadamard_quantize<T>(spec, data<T>(a), m, k, swiglu_single.rows(), s);
           gpu::swiglu_hadamard_quantize<T>(spec, data<T>(gate_up), m, k, swiglu_fused.rows(), s);
@@ -553,11 +526,11 @@ TEST_F(CudaKernels, FusedInputsHaveTheBitsOfTheSingleOperations) {
 
           // Backward: mask and transform first, then the gradient of the norm or of SwiGLU.
           const at::Tensor turned = grad.clone(),
-                           space = poisoned({gpu::rms_norm_backward_workspace(m, k)}, at::kFloat);
+                           space = unwritten({gpu::rms_norm_backward_workspace(m, k)}, at::kFloat);
           gpu::mask_hadamard<T>(spec, data<T>(turned), data<uint8_t>(fused.mask), m, k,
                                 data<T>(turned), s);
-          const at::Tensor gx = poisoned({m, k}, type), gx2 = poisoned({m, k}, type);
-          const at::Tensor gw = poisoned({k}, at::kFloat), gw2 = poisoned({k}, at::kFloat);
+          const at::Tensor gx = unwritten({m, k}, type), gx2 = unwritten({m, k}, type);
+          const at::Tensor gw = unwritten({k}, at::kFloat), gw2 = unwritten({k}, at::kFloat);
           gpu::rms_norm_backward<T>(nullptr, nullptr, data<T>(turned), data<T>(h), data<float>(w),
                                     data<float>(inverse), data<T>(res), m, k, data<T>(gx),
                                     data<float>(gw), data<float>(space), s);
@@ -566,7 +539,7 @@ TEST_F(CudaKernels, FusedInputsHaveTheBitsOfTheSingleOperations) {
                                     data<T>(gx2), data<float>(gw2), data<float>(space), s);
           expect_same_bits(gx2, gx, what + " norm backward");
           expect_same_bits(gw2, gw, what + " norm weight");
-          const at::Tensor gg = poisoned({m, 2 * k}, type), gg2 = poisoned({m, 2 * k}, type);
+          const at::Tensor gg = unwritten({m, 2 * k}, type), gg2 = unwritten({m, 2 * k}, type);
           gpu::swiglu_backward<T>(nullptr, nullptr, data<T>(turned), data<T>(gate_up), m, k,
                                   data<T>(gg), s);
           gpu::swiglu_backward<T>(&spec, data<uint8_t>(fused.mask), data<T>(grad), data<T>(gate_up),
@@ -618,7 +591,7 @@ TEST_F(CudaKernels, SwigluIsWithinRoundingOfTheDefinition) {
       gate_up[1].fill_(200);
       const at::Tensor y = at::empty({m, f}, type), grad_in = at::empty_like(gate_up);
       const at::Tensor dg = gate_up.cuda(), dgrad = grad.cuda();
-      const at::Tensor got = poisoned({m, f}, type), got_in = poisoned({m, 2 * f}, type);
+      const at::Tensor got = unwritten({m, f}, type), got_in = unwritten({m, 2 * f}, type);
       with_kernel_type(type, "test", [&](auto element) {
         using T = decltype(element);
         kernels::swiglu<T>(data<T>(gate_up), m, f, data<T>(y), IsaLevel::kScalar);
@@ -658,7 +631,7 @@ TEST_F(CudaKernels, RopeHasTheBitsOfTheDefinition) {
       const at::Tensor q = x.narrow(1, 0, heads * d).contiguous().cuda();
       const at::Tensor k = x.narrow(1, heads * d, kv * d).contiguous().cuda();
       const at::Tensor v = x.narrow(1, (heads + kv) * d, kv * d).contiguous().cuda();
-      const at::Tensor gathered = poisoned({rows, width}, type);
+      const at::Tensor gathered = unwritten({rows, width}, type);
       with_kernel_type(type, "test", [&](auto element) {
         using T = decltype(element);
         kernels::rope<T>(data<T>(forward), rows, width, heads + kv, d, data<float>(cos),
@@ -689,8 +662,8 @@ TEST_F(CudaKernels, CrossEntropyIsWithinRoundingOfTheDefinition) {
       targets[2] = -100;
       targets[3] = v - 1;
       const at::Tensor grads = logits.clone(), losses = at::empty({m}, at::kFloat);
-      const at::Tensor dl = logits.cuda(), dt = targets.cuda(), got = poisoned({m}, at::kFloat);
-      const at::Tensor plain = logits.cuda(), got_plain = poisoned({m}, at::kFloat);
+      const at::Tensor dl = logits.cuda(), dt = targets.cuda(), got = unwritten({m}, at::kFloat);
+      const at::Tensor plain = logits.cuda(), got_plain = unwritten({m}, at::kFloat);
       const at::Tensor scale = at::full({}, 0.25f, at::TensorOptions(at::kFloat)).cuda();
       with_kernel_type(type, "test", [&](auto element) {
         using T = decltype(element);
@@ -712,7 +685,7 @@ TEST_F(CudaKernels, CrossEntropyIsWithinRoundingOfTheDefinition) {
   }
   const at::Tensor logits = normal({2, 8}, 1, at::kFloat).cuda();
   const at::Tensor targets = at::full({2}, 8, at::TensorOptions(at::kLong).device(at::kCUDA));
-  const at::Tensor losses = poisoned({2}, at::kFloat);
+  const at::Tensor losses = unwritten({2}, at::kFloat);
   gpu::cross_entropy<float>(data<float>(logits), data<int64_t>(targets), 2, 8, nullptr,
                             data<float>(losses), current_stream());
   EXPECT_TRUE(std::isnan(losses[0].item<float>())) << "a target outside the vocabulary";

@@ -5,6 +5,7 @@
 #include "quest/base/testing.h"
 #include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/ops/gpu.h"
+#include "quest/ops/testing_gpu.h"
 
 namespace quest {
 namespace {
@@ -18,13 +19,7 @@ TEST(LayerBench, WithoutAGpuSaysSo) {
                      ops::gpu_unusable_reason());
 }
 
-class GpuLayerBench : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const std::string reason = ops::gpu_unusable_reason();
-    if (!reason.empty()) GTEST_SKIP() << reason;
-  }
-};
+class GpuLayerBench : public testing::GpuTest {};
 
 TEST_F(GpuLayerBench, TimesEveryWayOfALayer) {
   for (const char* recipe : {"w4a4", "w1a1", "w3a3"}) {

@@ -9,6 +9,7 @@
 #include "quest/base/error.h"
 #include "quest/base/philox.h"
 #include "quest/ops/gpu.h"
+#include "quest/ops/testing_gpu.h"
 #include "quest/packed/testing_packed.h"
 #include "quest/runtime/cpu_engine.h"
 #include "quest/runtime_gpu/cuda_engine.h"
@@ -18,13 +19,7 @@ namespace {
 
 using testing::TemporaryFolder;
 
-class CudaEngineTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const std::string reason = ops::gpu_unusable_reason();
-    if (!reason.empty()) GTEST_SKIP() << reason;
-  }
-};
+class CudaEngineTest : public testing::GpuTest {};
 
 constexpr int64_t kVocabulary = 261;
 

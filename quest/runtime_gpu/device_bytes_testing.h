@@ -3,23 +3,14 @@
 
 #include <cstdint>
 #include <cstring>
-#include <string>
 #include <vector>
 
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
-#include "quest/ops/gpu.h"
+#include "quest/ops/testing_gpu.h"
 
 namespace quest::testing {
-
-class GpuTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const std::string reason = ops::gpu_unusable_reason();
-    if (!reason.empty()) GTEST_SKIP() << reason;
-  }
-};
 
 inline at::Tensor device_copy(const void* bytes, int64_t size) {
   const at::Tensor host = at::empty({size}, at::kByte);
