@@ -29,6 +29,7 @@ struct ProductCut {
   int row_bytes = 0;     // from one row of activations in shared memory to the next
   int codes_offset = 0;  // in shared memory, bytes
   int blocks = 0, threads = 0, shared_bytes = 0;
+  int ahead_units = 0;  // decode_product.cuh: that a warp asks for into the L2 cache
 };
 
 inline constexpr int kMaxBlockTiles = 16;
@@ -433,6 +434,8 @@ __global__ void __launch_bounds__(512, 1)
 
 // one_bit: activations as bits.
 ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit);
+// Of decode_product.cuh, but for threads and ahead_units; no blocks where it does not fit.
+ProductCut cut_decode(int64_t m, int64_t n, int64_t k, bool one_bit, int blocks_per_multiprocessor);
 
 template <int kKind, int kTilesM>
 void launch_product(const char* operation, const ProductTask& task, const ProductCut& cut,
@@ -446,16 +449,6 @@ void launch_product(const char* operation, const ProductTask& task, const Produc
                    dim3(static_cast<unsigned>(cut.blocks)),
                    dim3(static_cast<unsigned>(cut.threads)), static_cast<size_t>(cut.shared_bytes),
                    stream, task, cut);
-}
-
-template <int kKind>
-void launch_product(const char* operation, const ProductTask& task, Stream stream) {
-  if (task.m == 0 || task.n == 0) return;
-  const ProductCut cut = cut_product(task.m, task.n, task.k, kKind == kPackedOneBit);
-  if (task.m <= 8) return launch_product<kKind, 1>(operation, task, cut, stream);
-  if (task.m <= 16) return launch_product<kKind, 2>(operation, task, cut, stream);
-  if (task.m <= 32) return launch_product<kKind, 4>(operation, task, cut, stream);
-  launch_product<kKind, 8>(operation, task, cut, stream);
 }
 
 }  // namespace quest::kernels::cuda
