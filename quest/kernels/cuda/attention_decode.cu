@@ -1,11 +1,13 @@
-// attend_split and decode_attention of attention_decode.h: a block for each piece of 256 keys, row
+// attend_split and decode_attention of attention_decode.h: a block for each piece of a row's keys
 // and set of query heads of one key-value head.
 //
-// Scores: four lanes share a key, each warp has 32 of the piece's keys, all of whose loads are in
-// flight together; values are fetched into the L2 cache meanwhile. Values: a thread has 8 columns
-// and every kSubs-th key. Keys and values of the row's own token come from shared memory, where
-// the block that appends them made them.
+// Loads of a block's first keys and values are in flight together before anything else happens, in
+// decode_attention before the previous kernel has ended. Each warp then goes its own way over its
+// keys, softmax included, and the sums of warps and pieces meet at the end: up to 8 pieces through
+// the shared memory of a cluster, more of them (or without clusters) through the workspace.
 #include <cmath>
+#include <cooperative_groups.h>
+#include <cstdlib>
 
 #include "quest/kernels/cuda/attention_decode.cuh"
 #include "quest/kernels/cuda/attention_decode.h"
@@ -14,55 +16,101 @@
 namespace quest::kernels::cuda::deploy {
 namespace {
 
-// kColumns: 8-value columns of a head, rounded up to 8, 16 or 32. kHeads: query heads of a block,
-// at most.
-template <KvFormat kFormat, int kColumns, int kHeads>
-__global__ void __launch_bounds__(kPieceThreads, kHeads <= 4 && kColumns <= 16 ? 2 : 1)
-    attend_piece(SplitTask task) {
-  constexpr bool kInt8 = kFormat == KvFormat::kInt8;
-  constexpr int kMaxDim = kColumns * kLane;
-  __shared__ __align__(16) float heads[(kHeads + 2) * kMaxDim];  // q, then the new k and v
-  __shared__ __align__(16) float scores[kHeads * kPiece];
-  __shared__ __align__(16) uint8_t new_rows[2][kMaxDim * 2];  // as the cache has them
-  __shared__ float new_units[2];
-  __shared__ __align__(16) float sums[kPieceThreads / 32 * kMaxDim];  // of the warps
-  __shared__ float largest[kHeads], total[kHeads];
-  __shared__ uint8_t* pages[kPagesOfPiece];
-  let_next_start();
-  wait_for_previous();
-
-  const Piece piece = find_piece<kHeads>(task);
-  if (piece.keys <= 0) return;
-  const DeviceCache& cache = task.cache;
-  if (threadIdx.x < kPagesOfPiece && threadIdx.x * kPagePositions < piece.keys) {
-    pages[threadIdx.x] =
-        cache.head(piece.slot, piece.first + threadIdx.x * kPagePositions, piece.kv_head);
-  }
-  __syncthreads();
-  KeyLoads<kFormat, kColumns> keys;
-  keys.fetch(cache, piece, pages);
-  fetch_values<kFormat>(cache, piece, pages);
-
-  prepare_heads<kFormat>(task, piece, heads, new_rows[0], kMaxDim * 2, new_units, pages);
-  keys.template scores<kHeads>(cache, piece, heads, new_rows[0], new_units[0], scores);
-  __syncthreads();
-  softmax_of_piece<kFormat>(cache, piece, scores, pages, new_units[1], largest, total);
-  __syncthreads();
-  ValueSums<kFormat, kColumns, kHeads> values;
-  values.add(cache, piece, scores, pages, new_rows[1]);
-  values.reduce(piece, cache.dim, sums, heads);  // into heads, whose q nobody needs any more
-  __syncthreads();
-  if (piece.pieces == 1) {
-    write_row<kInt8>(task, piece, heads, total);
-    return;
-  }
-  write_partial(task, piece, heads, largest, total);
-  if (!is_last_piece(task, piece)) return;
-  combine_pieces(task, piece, scores, heads, largest, total);
-  write_row<kInt8>(task, piece, heads, total);
+// The registers that loads, sums and weights need.
+constexpr int blocks_at_once(int columns, int heads) {
+  return columns > 16 ? 1 : heads == 1 ? 4 : heads == 4 ? 3 : 2;
 }
 
-int heads_of_block(int group) { return group == 1 ? 1 : group <= 4 ? 4 : 8; }
+template <KvFormat kFormat, int kColumns, int kHeads>
+__global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kColumns, kHeads))
+    attend_piece(SplitTask task) {
+  constexpr bool kInt8 = kFormat == KvFormat::kInt8;
+  using S = Shares<kColumns>;
+  using Shared = AttendShared<kColumns, kHeads>;
+  __shared__ Shared shared;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  namespace cg = cooperative_groups;
+  const cg::cluster_group cluster = cg::this_cluster();
+  // All blocks of the cluster must run before one writes to another.
+  if (task.clustered) cluster.barrier_arrive();
+#endif
+  let_next_start();
+  const bool turns = task.cos != nullptr;
+  if (!turns) wait_for_previous();
+  const Piece piece = find_piece<kHeads>(task);
+  if (piece.keys <= 0) return;
+
+  const DeviceCache& cache = task.cache;
+  const auto page_at = [&](int from) {
+    return cache.head(piece.slot, piece.first + from, piece.kv_head);
+  };
+  uint8_t *page = page_at(0), *own_page = nullptr;
+  ChunkLoads<kFormat, kColumns> loads;
+  loads.fetch_keys(cache, piece, 0, page);
+  loads.fetch_values(cache, piece, 0, page);
+  if (turns) {
+    if (piece.fresh >= 0) own_page = page_at(piece.fresh);
+    fetch_turns<S::kThreads>(task, piece, shared.of_warps);
+    __syncthreads();
+    wait_for_previous();
+  }
+  prepare_heads<kFormat, kColumns>(task, piece, shared.of_warps, own_page, shared.heads,
+                                   shared.fresh);
+
+  WarpSums<kFormat, kColumns, kHeads> sums;
+  for (int from = 0; from < piece.keys; from += kChunk) {
+    const int next = from + kChunk;
+    if (next < piece.keys) page = page_at(next);
+    loads.insert_fresh(cache, piece, from, shared.fresh);
+    sums.score(cache, piece, loads, shared.heads);
+    sums.weigh(piece, from, loads);
+    if (next < piece.keys) loads.fetch_keys(cache, piece, next, page);
+    sums.add_values(piece, loads);
+    if (next < piece.keys) loads.fetch_values(cache, piece, next, page);
+  }
+  sums.leave(cache, piece, shared);
+  __syncthreads();
+
+  if (piece.pieces == 1) {
+    combine_warps(cache, piece, shared, [&](int h, int d, float o, float, float total) {
+      put<kInt8>(task, piece, h, d, o / total, shared.heads + h * cache.dim + d);
+    });
+    transform_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
+    return;
+  }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if (task.clustered) {
+    cluster.barrier_wait();
+    combine_warps(cache, piece, shared, [&](int h, int d, float o, float most, float total) {
+      Shared* owner = cluster.map_shared_rank(&shared, h % piece.pieces);
+      const int part = h / piece.pieces * piece.pieces + piece.index;
+      owner->of_pieces[part * S::kMaxDim + d] = o;
+      if (d == 0) owner->sums_of_pieces[part] = make_float2(most, total);
+    });
+    cluster.sync();
+    if (piece.index < piece.heads) combine_parts<kInt8>(task, piece, shared);
+    return;
+  }
+#endif
+  combine_warps(cache, piece, shared, [&](int h, int d, float o, float most, float total) {
+    const int64_t at = partial_at(task, piece, h) + piece.index;
+    task.partial[at * cache.dim + d] = o;
+    if (d == 0) task.partial_sums[at] = make_float2(most, total);
+  });
+  if (is_last_piece(task, piece, shared.last)) combine_pieces<kInt8>(task, piece, shared);
+}
+
+// Query heads of a block.
+int heads_of_block(int group, int dim) { return group == 1 ? 1 : group <= 4 || dim > 128 ? 4 : 8; }
+
+// Clusters pay where blocks are few.
+bool takes_clusters(int64_t pieces, int64_t blocks) {
+  static const char* const setting = std::getenv("QUEST_ATTEND_CLUSTERS");  // experiment: 0, 1
+  if (pieces != 2 && pieces != 4 && pieces != kFewPieces) return false;
+  if (!launches_clusters()) return false;
+  if (setting != nullptr) return setting[0] == '1';
+  return blocks <= 1024;
+}
 
 void launch(const char* operation, const KvCacheView& cache, int64_t layer, const float* qkv,
             int64_t heads, const float* cos, const float* sin, const KvRows& rows,
@@ -86,21 +134,25 @@ void launch(const char* operation, const KvCacheView& cache, int64_t layer, cons
     task.partial_sums = reinterpret_cast<float2*>(bytes);
     task.partial = reinterpret_cast<float*>(bytes + sum_bytes(rows.rows, heads, plan.pieces));
   }
-  const int at_once = heads_of_block(task.group);
+  const int at_once = heads_of_block(task.group, task.cache.dim);
   task.sets = (task.group + at_once - 1) / at_once;
   const dim3 grid(static_cast<unsigned>(plan.pieces),
                   static_cast<unsigned>(task.cache.kv_heads * task.sets),
                   static_cast<unsigned>(rows.rows));
+  task.clustered = takes_clusters(plan.pieces, static_cast<int64_t>(grid.x) * grid.y * grid.z);
   const auto run = [&](auto format, auto columns, auto count) {
-    launch_dependent(
+    launch_dependent_clusters(
         operation,
         &attend_piece<decltype(format)::value, decltype(columns)::value, decltype(count)::value>,
-        grid, dim3(kPieceThreads), 0, stream, task);
+        grid, task.clustered ? grid.x : 1, dim3(Shares<decltype(columns)::value>::kThreads), 0,
+        stream, task);
   };
   const auto with_heads = [&](auto format, auto columns) {
     if (at_once == 1) return run(format, columns, std::integral_constant<int, 1>{});
-    if (at_once == 4) return run(format, columns, std::integral_constant<int, 4>{});
-    run(format, columns, std::integral_constant<int, 8>{});
+    if constexpr (decltype(columns)::value <= 16) {
+      if (at_once == 8) return run(format, columns, std::integral_constant<int, 8>{});
+    }
+    run(format, columns, std::integral_constant<int, 4>{});
   };
   with_format(cache.layout.format, [&](auto format) {
     if (task.cache.dim <= 64) return with_heads(format, std::integral_constant<int, 8>{});

@@ -7,10 +7,6 @@
 
 namespace quest::kernels::cuda::deploy {
 
-inline constexpr int kPiece = static_cast<int>(kPieceKeys);
-inline constexpr int kPieceThreads = 256;
-inline constexpr int kPagesOfPiece = kPiece / kPagePositions;
-
 // Everything a call knows; plain data, passed to the kernel by value.
 struct SplitTask {
   DeviceCache cache;
@@ -20,6 +16,7 @@ struct SplitTask {
   KvRows rows;
   int heads, group, sets;  // sets of query heads that blocks take, of one key-value head
   int pieces;              // of the grid
+  bool clustered;          // pieces of a row and set are a cluster of blocks
   float scale;
   float* out;
   unsigned* counters;    // (rows, G sets): pieces that have ended
@@ -35,6 +32,30 @@ inline int64_t counter_bytes(int64_t max_rows, int64_t heads) {
 inline int64_t sum_bytes(int64_t rows, int64_t heads, int64_t pieces) {
   return (rows * heads * pieces * static_cast<int64_t>(sizeof(float2)) + 15) / 16 * 16;
 }
+
+// How the threads of a block share a chunk of kChunk keys, which is a page. kColumns: 8-value
+// columns of a head, rounded up to 8, 16 or 32. Each warp has kKeys of the chunk's keys to itself:
+// for scores four lanes share a key, for values a lane has 8 columns of every kSubs-th key.
+inline constexpr int kChunk = kPagePositions;
+template <int kColumns>
+struct Shares {
+  static constexpr int kThreads = kColumns <= 16 ? 128 : 256;
+  static constexpr int kWarps = kThreads / 32;
+  static constexpr int kMaxDim = kColumns * kLane;
+  static constexpr int kKeys = kChunk / kWarps;
+  static constexpr int kRounds = kKeys / 8;   // keys of a lane, for scores
+  static constexpr int kEach = kColumns / 4;  // and its columns of each
+  static constexpr int kSubs = 32 / kColumns;
+  static constexpr int kUnits = kKeys / kSubs;  // keys of a lane, for values
+
+  __device__ static int key(int round) {
+    return static_cast<int>(threadIdx.x) / 32 * kKeys + round * 8 + threadIdx.x % 32 / 4;
+  }
+  // Of the warp's keys.
+  __device__ static int value_key(int unit) {
+    return static_cast<int>(threadIdx.x) % 32 / kColumns + unit * kSubs;
+  }
+};
 
 // What this block does.
 struct Piece {
@@ -59,339 +80,417 @@ __device__ Piece find_piece(const SplitTask& task) {
   p.kv_head = blockIdx.y / task.sets;
   p.first_head = p.kv_head * task.group + set * kHeads;
   p.heads = min(kHeads, task.group - set * kHeads);
-  p.pieces = p.position / kPiece + 1;
-  p.first = p.index * kPiece;
-  p.keys = min(kPiece, p.position + 1 - p.first);
+  const int keys = static_cast<int>(piece_keys(p.position + 1));
+  p.pieces = p.position / keys + 1;
+  p.first = p.index * keys;
+  p.keys = min(keys, p.position + 1 - p.first);
   const bool fresh = task.cos != nullptr && p.index == p.pieces - 1;
   p.fresh = fresh ? p.position - p.first : -1;
   p.stores_fresh = fresh && set == 0;
   return p;
 }
 
-// One lane's part of the scores: 4 keys, of each every fourth column of 8 values.
+// Key and value of the row's own token, as the cache has them.
+template <int kMaxDim>
+struct FreshRow {
+  __align__(16) uint8_t row[2][kMaxDim * 2];
+  float unit[2];
+};
+
+// Shared memory of a block.
+template <int kColumns, int kHeads>
+struct AttendShared {
+  using S = Shares<kColumns>;
+  static constexpr int kMaxDim = S::kMaxDim;
+  static constexpr int kParts = kHeads > 4 ? 16 : kFewPieces;  // that a block of a cluster combines
+  __align__(16) float heads[(kHeads + 2) * kMaxDim];           // q, then the new k and v; later o
+  __align__(16) float of_warps[S::kWarps * kHeads * kMaxDim];  // before: cos and sin; later weights
+  __align__(16) float of_pieces[kParts * kMaxDim];
+  float2 sums_of_warps[S::kWarps * kHeads];  // largest, total
+  float2 sums_of_pieces[kParts];
+  FreshRow<kMaxDim> fresh;
+  float largest[kHeads], total[kHeads];
+  bool last;
+};
+
+// One lane's keys and values of a chunk.
 template <KvFormat kFormat, int kColumns>
-struct KeyLoads {
+struct ChunkLoads {
+  using S = Shares<kColumns>;
   using Raw8 = typename Cached<kFormat>::Raw8;
-  static constexpr int kEach = kColumns / 4;  // columns
-  static constexpr int kKeys = 4;
-  Raw8 raw[kKeys][kEach];
-  float unit = 1.0f;  // int8: of key lane % 4
+  static constexpr bool kInt8 = kFormat == KvFormat::kInt8;
+  Raw8 k[S::kRounds][S::kEach];
+  Raw8 v[S::kUnits];
+  float k_unit[S::kRounds], v_unit[S::kRounds];  // int8; of the keys of key()
 
-  __device__ static int key(int i) {
-    return static_cast<int>(threadIdx.x) / 32 * 32 + i * 8 + threadIdx.x % 32 / 4;
-  }
-
-  __device__ void fetch(const DeviceCache& cache, const Piece& piece, uint8_t* const* pages) {
+  // The chunk of a piece that begins at its key `from`, in `page`. What is not cached is zero.
+  __device__ void fetch_keys(const DeviceCache& cache, const Piece& piece, int from,
+                             uint8_t* page) {
     const int columns = cache.dim / kLane, lane = threadIdx.x % 4;
 #pragma unroll
-    for (int i = 0; i < kKeys; ++i) {
-      const int j = key(i);
-      const bool cached = j < piece.keys && j != piece.fresh;
-      const uint8_t* page = pages[j / kPagePositions];
-      const Raw8* from = reinterpret_cast<const Raw8*>(page) + j % kPagePositions * columns;
+    for (int i = 0; i < S::kRounds; ++i) {
+      const int j = S::key(i);
+      const bool cached = from + j < piece.keys && from + j != piece.fresh;
+      const Raw8* row = reinterpret_cast<const Raw8*>(page) + j * columns;
 #pragma unroll
-      for (int u = 0; u < kEach; ++u) {
-        raw[i][u] = Raw8{};
-        if (cached && lane + 4 * u < columns) raw[i][u] = from[lane + 4 * u];
+      for (int u = 0; u < S::kEach; ++u) {
+        k[i][u] = Raw8{};
+        if (cached && lane + 4 * u < columns) k[i][u] = row[lane + 4 * u];
       }
+      if constexpr (kInt8) k_unit[i] = cached ? cache.units(page)[j] : 0.0f;
     }
-    if constexpr (kFormat == KvFormat::kInt8) {
-      const int j = key(lane);
-      if (j < piece.keys && j != piece.fresh) {
-        unit = cache.units(pages[j / kPagePositions])[j % kPagePositions];
+  }
+  __device__ void fetch_values(const DeviceCache& cache, const Piece& piece, int from,
+                               uint8_t* page) {
+    const int columns = cache.dim / kLane, column = threadIdx.x % kColumns;
+    const int first = static_cast<int>(threadIdx.x) / 32 * S::kKeys;
+    const Raw8* rows = reinterpret_cast<const Raw8*>(page + cache.part_bytes) + column;
+#pragma unroll
+    for (int u = 0; u < S::kUnits; ++u) {
+      const int j = first + S::value_key(u);
+      const bool cached = from + j < piece.keys && from + j != piece.fresh && column < columns;
+      v[u] = Raw8{};
+      if (cached) v[u] = rows[j * columns];
+    }
+    if constexpr (kInt8) {
+#pragma unroll
+      for (int i = 0; i < S::kRounds; ++i) {
+        const int j = S::key(i);
+        const bool cached = from + j < piece.keys && from + j != piece.fresh;
+        v_unit[i] = cached ? cache.units(page)[kPagePositions + j] : 0.0f;
       }
     }
   }
-
-  // scores (heads, kPiece) of q (heads, D); -inf beyond the piece's keys.
-  template <int kHeads>
-  __device__ void scores(const DeviceCache& cache, const Piece& piece, const float* q,
-                         const uint8_t* fresh, float fresh_unit, float* to) {
-    const int columns = cache.dim / kLane, lane = threadIdx.x % 4;
-    float sum[kHeads][kKeys] = {};
+  __device__ void insert_fresh(const DeviceCache& cache, const Piece& piece, int from,
+                               const FreshRow<S::kMaxDim>& fresh) {
+    if (piece.fresh < from || piece.fresh >= from + kChunk) return;
+    const int columns = cache.dim / kLane, lane = threadIdx.x % 4, own = piece.fresh - from;
+    const auto* keys = reinterpret_cast<const Raw8*>(fresh.row[0]);
+    const auto* values = reinterpret_cast<const Raw8*>(fresh.row[1]);
 #pragma unroll
-    for (int u = 0; u < kEach; ++u) {
+    for (int i = 0; i < S::kRounds; ++i) {
+      if (S::key(i) != own) continue;
+#pragma unroll
+      for (int u = 0; u < S::kEach; ++u) {
+        if (lane + 4 * u < columns) k[i][u] = keys[lane + 4 * u];
+      }
+      if constexpr (kInt8) {
+        k_unit[i] = fresh.unit[0];
+        v_unit[i] = fresh.unit[1];
+      }
+    }
+    const int column = threadIdx.x % kColumns;
+    const int first = static_cast<int>(threadIdx.x) / 32 * S::kKeys;
+#pragma unroll
+    for (int u = 0; u < S::kUnits; ++u) {
+      if (first + S::value_key(u) == own && column < columns) v[u] = values[column];
+    }
+  }
+};
+
+// A warp's softmax and weighted sum of values over its keys of the chunks so far.
+template <KvFormat kFormat, int kColumns, int kHeads>
+struct WarpSums {
+  using S = Shares<kColumns>;
+  using Loads = ChunkLoads<kFormat, kColumns>;
+  static constexpr bool kInt8 = kFormat == KvFormat::kInt8;
+  static constexpr unsigned kAll = 0xffffffffu;
+  float weight[kHeads][S::kRounds];  // of the keys of key()
+  float largest[kHeads], total[kHeads];
+  float sum[kHeads][kLane] = {};  // of this lane's column
+
+  __device__ WarpSums() {
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      largest[h] = -INFINITY;
+      total[h] = 0.0f;
+    }
+  }
+
+  // Scores of q (heads, D), which has been scaled.
+  __device__ void score(const DeviceCache& cache, const Piece& piece, const Loads& loads,
+                        const float* q) {
+    const int columns = cache.dim / kLane, lane = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+#pragma unroll
+      for (int i = 0; i < S::kRounds; ++i) weight[h][i] = 0.0f;
+    }
+#pragma unroll
+    for (int u = 0; u < S::kEach; ++u) {
       const int column = lane + 4 * u;
       if (column >= columns) break;
-      float k[kKeys][kLane];
+      float key[S::kRounds][kLane];
 #pragma unroll
-      for (int i = 0; i < kKeys; ++i) {
-        if (key(i) == piece.fresh) raw[i][u] = reinterpret_cast<const Raw8*>(fresh)[column];
-        Cached<kFormat>::decode8(raw[i][u], k[i]);
-      }
+      for (int i = 0; i < S::kRounds; ++i) Cached<kFormat>::decode8(loads.k[i][u], key[i]);
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) {
         if (h >= piece.heads) break;
         float of_q[kLane];
         load8(q + h * cache.dim + column * kLane, of_q);
 #pragma unroll
-        for (int i = 0; i < kKeys; ++i) {
+        for (int d = 0; d < kLane; ++d) {
 #pragma unroll
-          for (int d = 0; d < kLane; ++d) sum[h][i] = __fmaf_rn(of_q[d], k[i][d], sum[h][i]);
+          for (int i = 0; i < S::kRounds; ++i) {
+            weight[h][i] = __fmaf_rn(of_q[d], key[i][d], weight[h][i]);
+          }
         }
       }
     }
-    if (kFormat == KvFormat::kInt8 && key(lane) == piece.fresh) unit = fresh_unit;
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
       if (h >= piece.heads) break;
-      float mine = 0.0f;
 #pragma unroll
-      for (int i = 0; i < kKeys; ++i) {
-        sum[h][i] += __shfl_xor_sync(0xffffffffu, sum[h][i], 1);
-        sum[h][i] += __shfl_xor_sync(0xffffffffu, sum[h][i], 2);
-        if (i == lane) mine = sum[h][i];
+      for (int i = 0; i < S::kRounds; ++i) {
+        float& s = weight[h][i];
+        s += __shfl_xor_sync(kAll, s, 1);
+        s += __shfl_xor_sync(kAll, s, 2);
+        if constexpr (kInt8) s *= loads.k_unit[i];
       }
-      const int j = key(lane);
-      if (kFormat == KvFormat::kInt8) mine *= unit;
-      to[h * kPiece + j] = j < piece.keys ? mine : -INFINITY;
+    }
+  }
+
+  // Scores become weights exp(s - largest), of int8 times the values' units.
+  __device__ void weigh(const Piece& piece, int from, const Loads& loads) {
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      if (h >= piece.heads) break;
+      float most = largest[h];
+#pragma unroll
+      for (int i = 0; i < S::kRounds; ++i) {
+        if (from + S::key(i) < piece.keys) most = fmaxf(most, weight[h][i]);
+      }
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) {
+        most = fmaxf(most, __shfl_xor_sync(kAll, most, step));
+      }
+      if (from > 0 && most != largest[h]) {
+        const float correction = exp_as_cpu(largest[h] - most);
+        total[h] *= correction;
+#pragma unroll
+        for (int d = 0; d < kLane; ++d) sum[h][d] *= correction;
+      }
+      largest[h] = most;
+#pragma unroll
+      for (int i = 0; i < S::kRounds; ++i) {
+        float& w = weight[h][i];
+        w = from + S::key(i) < piece.keys ? exp_as_cpu(w - most) : 0.0f;
+        total[h] += w;
+        if constexpr (kInt8) w *= loads.v_unit[i];
+      }
+    }
+  }
+
+  __device__ void add_values(const Piece& piece, const Loads& loads) {
+#pragma unroll
+    for (int u = 0; u < S::kUnits; ++u) {
+      float v[kLane];
+      Cached<kFormat>::decode8(loads.v[u], v);
+      const int lane = S::value_key(u) % 8 * 4;  // that has the key's weight
+      constexpr int kEachRound = 8 / S::kSubs;
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        if (h >= piece.heads) break;
+        const float w = __shfl_sync(kAll, weight[h][u / kEachRound], lane);
+#pragma unroll
+        for (int d = 0; d < kLane; ++d) sum[h][d] = __fmaf_rn(w, v[d], sum[h][d]);
+      }
+    }
+  }
+
+  // The warp's sums into shared memory.
+  __device__ void leave(const DeviceCache& cache, const Piece& piece,
+                        AttendShared<kColumns, kHeads>& shared) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      if (h >= piece.heads) break;
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) {
+        total[h] += __shfl_xor_sync(kAll, total[h], step);
+      }
+#pragma unroll
+      for (int step = kColumns; step < 32; step *= 2) {
+#pragma unroll
+        for (int d = 0; d < kLane; ++d) sum[h][d] += __shfl_xor_sync(kAll, sum[h][d], step);
+      }
+      const int at = warp * kHeads + h;
+      if (lane < kColumns && lane < cache.dim / kLane) {
+        store8(shared.of_warps + at * S::kMaxDim + lane * kLane, sum[h]);
+      }
+      if (lane == 0) shared.sums_of_warps[at] = make_float2(largest[h], total[h]);
     }
   }
 };
 
-// Into the L2 cache, which is all that is needed before the scores are known.
-template <KvFormat kFormat>
-__device__ void fetch_values(const DeviceCache& cache, const Piece& piece, uint8_t* const* pages) {
-  constexpr int kLine = 128;
-  const int row_bytes = cache.dim * static_cast<int>(sizeof(typename Cached<kFormat>::Type));
-  const int end = piece.keys * row_bytes;  // pages one after the other
-  for (int at = threadIdx.x * kLine; at < end; at += kPieceThreads * kLine) {
-    const uint8_t* line = pages[at / cache.part_bytes] + cache.part_bytes + at % cache.part_bytes;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+// cos and sin of the row's position into shared memory.
+template <int kThreads>
+__device__ void fetch_turns(const SplitTask& task, const Piece& piece, float* turns) {
+  const int half = task.cache.dim / 2;
+  const int64_t at = static_cast<int64_t>(piece.position) * half;
+  for (int i = threadIdx.x; i < half; i += kThreads) {
+    turns[i] = task.cos[at + i];
+    turns[half + i] = task.sin[at + i];
   }
 }
 
-// q of the block's heads, scaled, into `heads`; then the keys and values of the row's own token:
-// behind q, in the cache's form into fresh and its units, and into the cache. Ends with a barrier.
-template <KvFormat kFormat>
-__device__ void prepare_heads(const SplitTask& task, const Piece& piece, float* heads,
-                              uint8_t* fresh, int fresh_bytes, float* fresh_units,
-                              uint8_t* const* pages) {
+// q of the block's heads, turned and scaled, into `heads`; then the key and value of the row's own
+// token: in the cache's form into `fresh`, and into the cache. Ends with a barrier.
+template <KvFormat kFormat, int kColumns>
+__device__ void prepare_heads(const SplitTask& task, const Piece& piece, const float* turns,
+                              uint8_t* page, float* heads,
+                              FreshRow<Shares<kColumns>::kMaxDim>& fresh) {
   using Type = typename Cached<kFormat>::Type;
   constexpr bool kInt8 = kFormat == KvFormat::kInt8;
+  constexpr int kThreads = Shares<kColumns>::kThreads;
   const DeviceCache& cache = task.cache;
   const int dim = cache.dim, half = dim / 2, of_q = piece.heads * dim;
   const float* row = task.qkv + piece.row * (task.heads + 2 * cache.kv_heads) * dim;
   const float* q = row + piece.first_head * dim;
   if (task.cos == nullptr) {
-    for (int i = threadIdx.x; i < of_q; i += kPieceThreads) heads[i] = q[i] * task.scale;
+    for (int i = threadIdx.x; i < of_q; i += kThreads) heads[i] = q[i] * task.scale;
     __syncthreads();
     return;
   }
   const float* k = row + (task.heads + piece.kv_head) * dim;
-  const float* v = k + cache.kv_heads * dim;
   const bool makes = piece.fresh >= 0;
-  const float* cos = task.cos + static_cast<int64_t>(piece.position) * half;
-  const float* sin = task.sin + static_cast<int64_t>(piece.position) * half;
-  for (int index = threadIdx.x; index < (piece.heads + (makes ? 1 : 0)) * half;
-       index += kPieceThreads) {
+  const auto store = [&](int part, int i, float x, float scale) {
+    const Type code = Cached<kFormat>::encode(x, scale);
+    reinterpret_cast<Type*>(fresh.row[part])[i] = code;
+    if (!piece.stores_fresh) return;
+    auto* rows = reinterpret_cast<Type*>(page + part * cache.part_bytes);
+    rows[piece.position % kPagePositions * dim + i] = code;
+  };
+  const int own = threadIdx.x;  // a value for each thread: there are as many, and more
+  float value = 0.0f;
+  if (makes && own < dim) value = k[cache.kv_heads * dim + own];
+  for (int index = threadIdx.x; index < (piece.heads + (makes ? 1 : 0)) * half; index += kThreads) {
     const int head = index / half, i = index % half, at = head * dim + i;
-    const float* from = head < piece.heads ? q + at : k + i;
+    const bool of_key = head == piece.heads;
+    const float* from = of_key ? k + i : q + at;
     float first = from[0], second = from[half];
-    turn(first, second, cos[i], sin[i]);
-    if (!kInt8 && head < piece.heads) {
+    turn(first, second, turns[i], turns[half + i]);
+    if (!kInt8 && of_key) {
+      store(0, i, first, 1.0f);
+      store(0, i + half, second, 1.0f);
+      continue;
+    }
+    if constexpr (!kInt8) {
       first *= task.scale;
       second *= task.scale;
     }
     heads[at] = first;
     heads[at + half] = second;
   }
-  if (makes) {
-    for (int i = threadIdx.x; i < dim; i += kPieceThreads) heads[of_q + dim + i] = v[i];
+  if (makes && own < dim) {
+    if constexpr (kInt8) {
+      heads[of_q + dim + own] = value;
+    } else {
+      store(1, own, value, 1.0f);
+    }
   }
   __syncthreads();
   if constexpr (kInt8) {
     transform_heads(cache, heads, of_q + (makes ? 2 * dim : 0));
     __syncthreads();
-    for (int i = threadIdx.x; i < of_q; i += kPieceThreads) heads[i] *= task.scale;
-  }
-  if (makes && threadIdx.x < 64) {  // a warp for K, one for V
-    const int part = threadIdx.x / 32, slot = piece.position % kPagePositions;
-    const float* x = heads + of_q + part * dim;
-    uint8_t* page = pages[piece.fresh / kPagePositions];
-    CacheUnit unit = {1.0f, 1.0f};
-    if constexpr (kInt8) unit = cache_unit(x, dim);
-    auto* codes = reinterpret_cast<Type*>(fresh + part * fresh_bytes);
-    auto* stored = reinterpret_cast<Type*>(page + part * cache.part_bytes) + slot * dim;
-    for (int i = threadIdx.x % 32; i < dim; i += 32) {
-      const Type code = Cached<kFormat>::encode(x[i], unit.scale);
-      codes[i] = code;
-      if (piece.stores_fresh) stored[i] = code;
-    }
-    if (kInt8 && threadIdx.x % 32 == 0) {
-      fresh_units[part] = unit.unit;
-      if (piece.stores_fresh) cache.units(page)[part * kPagePositions + slot] = unit.unit;
-    }
-  }
-  __syncthreads();
-}
-
-// Scores become weights exp(s - largest), of int8 times the values' units; largest and total of
-// each head. A warp for each head.
-template <KvFormat kFormat>
-__device__ void softmax_of_piece(const DeviceCache& cache, const Piece& piece, float* scores,
-                                 uint8_t* const* pages, float fresh_unit, float* largest,
-                                 float* total) {
-  constexpr int kEach = kPiece / 32;
-  const int head = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (head >= piece.heads) return;
-  float s[kEach], most = -INFINITY, sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    s[i] = scores[head * kPiece + i * 32 + lane];
-    most = fmaxf(most, s[i]);
-  }
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
-  }
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int j = i * 32 + lane;
-    if (j >= piece.keys) break;
-    float weight = exp_as_cpu(s[i] - most);
-    sum += weight;
-    if constexpr (kFormat == KvFormat::kInt8) {
-      weight *= j == piece.fresh
-                    ? fresh_unit
-                    : cache.units(pages[j / kPagePositions])[kPagePositions + j % kPagePositions];
-    }
-    scores[head * kPiece + j] = weight;
-  }
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-  if (lane == 0) {
-    largest[head] = most;
-    total[head] = sum;
-  }
-}
-
-// One thread's part of the weighted sum of values: 8 columns, every kSubs-th key.
-template <KvFormat kFormat, int kColumns, int kHeads>
-struct ValueSums {
-  using Raw8 = typename Cached<kFormat>::Raw8;
-  static constexpr int kSubs = kPieceThreads / kColumns;
-  static constexpr int kAhead = 8;  // keys whose values are in flight
-  float sum[kHeads][kLane] = {};
-
-  __device__ void add(const DeviceCache& cache, const Piece& piece, const float* weights,
-                      uint8_t* const* pages, const uint8_t* fresh) {
-    const int columns = cache.dim / kLane, column = threadIdx.x % kColumns;
-    if (column >= columns) return;
-    for (int first = threadIdx.x / kColumns; first < piece.keys; first += kSubs * kAhead) {
-      Raw8 raw[kAhead];
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const int j = first + i * kSubs;
-        raw[i] = Raw8{};
-        if (j >= piece.keys) continue;
-        const uint8_t* part = pages[j / kPagePositions] + cache.part_bytes;
-        raw[i] = j == piece.fresh
-                     ? reinterpret_cast<const Raw8*>(fresh)[column]
-                     : reinterpret_cast<const Raw8*>(part)[j % kPagePositions * columns + column];
-      }
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const int j = first + i * kSubs;
-        if (j >= piece.keys) break;
-        float v[kLane];
-        Cached<kFormat>::decode8(raw[i], v);
-#pragma unroll
-        for (int h = 0; h < kHeads; ++h) {
-          if (h >= piece.heads) break;
-          const float weight = weights[h * kPiece + j];
-#pragma unroll
-          for (int d = 0; d < kLane; ++d) sum[h][d] = __fmaf_rn(weight, v[d], sum[h][d]);
+    for (int i = threadIdx.x; i < of_q; i += kThreads) heads[i] *= task.scale;
+    if (makes && threadIdx.x < 64) {  // a warp for K, one for V
+      const int part = threadIdx.x / 32;
+      const float* x = heads + of_q + part * dim;
+      const CacheUnit unit = cache_unit(x, dim);
+      for (int i = threadIdx.x % 32; i < dim; i += 32) store(part, i, x[i], unit.scale);
+      if (threadIdx.x % 32 == 0) {
+        fresh.unit[part] = unit.unit;
+        if (piece.stores_fresh) {
+          cache.units(page)[part * kPagePositions + piece.position % kPagePositions] = unit.unit;
         }
       }
     }
+    __syncthreads();
   }
+}
 
-  // Over the threads of a column: lanes of a warp, then warps in order. to (heads, D). `sums`: a
-  // float for each warp and value of a head.
-  __device__ void reduce(const Piece& piece, int dim, float* sums, float* to) {
-    constexpr int kWarps = kPieceThreads / 32, kMaxDim = kColumns * kLane;
-    const int column = threadIdx.x % kColumns, warp = threadIdx.x / 32;
+// f(head, d, o, largest, total) for every value of the piece, from the sums of its warps in order.
+template <int kColumns, int kHeads, class F>
+__device__ void combine_warps(const DeviceCache& cache, const Piece& piece,
+                              const AttendShared<kColumns, kHeads>& shared, const F& f) {
+  using S = Shares<kColumns>;
+  for (int i = threadIdx.x; i < piece.heads * cache.dim; i += S::kThreads) {
+    const int h = i / cache.dim, d = i % cache.dim;
+    float2 sums[S::kWarps];
+    float most = -INFINITY, total = 0.0f, o = 0.0f;
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      if (h >= piece.heads) break;
-#pragma unroll
-      for (int d = 0; d < kLane; ++d) {
-#pragma unroll
-        for (int step = kColumns; step < 32; step *= 2) {
-          sum[h][d] += __shfl_xor_sync(0xffffffffu, sum[h][d], step);
-        }
-      }
-      __syncthreads();  // the head before has been read; first: nobody reads q any more
-      if (threadIdx.x % 32 < kColumns) store8(sums + warp * kMaxDim + column * kLane, sum[h]);
-      __syncthreads();
-      for (int d = threadIdx.x; d < dim; d += kPieceThreads) {
-        float all = 0.0f;
-#pragma unroll
-        for (int w = 0; w < kWarps; ++w) all += sums[w * kMaxDim + d];
-        to[h * dim + d] = all;
-      }
+    for (int w = 0; w < S::kWarps; ++w) {
+      sums[w] = shared.sums_of_warps[w * kHeads + h];
+      most = fmaxf(most, sums[w].x);
     }
+#pragma unroll
+    for (int w = 0; w < S::kWarps; ++w) {
+      const float weight = exp_as_cpu(sums[w].x - most);
+      total = __fmaf_rn(sums[w].y, weight, total);
+      o = __fmaf_rn(shared.of_warps[(w * kHeads + h) * S::kMaxDim + d], weight, o);
+    }
+    f(h, d, o, most, total);
   }
-};
+}
 
-// o (heads, D) over its totals into out, of int8 through the transform.
+// Head h's value d is o / total: into out, or for int8 into `place` for transform_out.
 template <bool kInt8>
-__device__ void write_row(const SplitTask& task, const Piece& piece, float* o, const float* total) {
-  const int dim = task.cache.dim, values = piece.heads * dim;
-  float* out = task.out + (piece.row * task.heads + piece.first_head) * dim;
+__device__ void put(const SplitTask& task, const Piece& piece, int h, int d, float value,
+                    float* place) {
   if constexpr (kInt8) {
-    for (int i = threadIdx.x; i < values; i += kPieceThreads) o[i] /= total[i / dim];
-    __syncthreads();
-    transform_heads(task.cache, o, values);
-    __syncthreads();
-    for (int i = threadIdx.x; i < values; i += kPieceThreads) out[i] = o[i];
+    *place = value;
   } else {
-    for (int i = threadIdx.x; i < values; i += kPieceThreads) out[i] = o[i] / total[i / dim];
+    task.out[(piece.row * task.heads + piece.first_head + h) * task.cache.dim + d] = value;
+  }
+}
+// int8: the `count` heads first, first + step, ... of the block stand in o (count, D): transformed
+// into out.
+template <bool kInt8>
+__device__ void transform_out(const SplitTask& task, const Piece& piece, float* o, int count,
+                              int first, int step) {
+  if constexpr (!kInt8) return;
+  const int dim = task.cache.dim;
+  __syncthreads();
+  transform_heads(task.cache, o, count * dim);
+  __syncthreads();
+  for (int i = threadIdx.x; i < count * dim; i += blockDim.x) {
+    const int h = first + i / dim * step;
+    task.out[(piece.row * task.heads + piece.first_head + h) * dim + i % dim] = o[i];
   }
 }
 
-// Of the block's head h in the workspace: pieces of it lie one after the other.
+// Of (rows, H, pieces): head h of the piece's row, its first piece.
 __device__ inline int64_t partial_at(const SplitTask& task, const Piece& piece, int h) {
   return (piece.row * task.heads + piece.first_head + h) * task.pieces;
 }
 
-__device__ inline void write_partial(const SplitTask& task, const Piece& piece, const float* o,
-                                     const float* largest, const float* total) {
-  const int dim = task.cache.dim;
-  for (int i = threadIdx.x; i < piece.heads * dim; i += kPieceThreads) {
-    const int64_t at = partial_at(task, piece, i / dim) + piece.index;
-    task.partial[at * dim + i % dim] = o[i];
-  }
-  if (threadIdx.x < piece.heads) {
-    task.partial_sums[partial_at(task, piece, threadIdx.x) + piece.index] =
-        make_float2(largest[threadIdx.x], total[threadIdx.x]);
-  }
-}
-
 // Whether all other pieces of the row have been written; then their results are visible, and the
-// counter is zero again.
-__device__ inline bool is_last_piece(const SplitTask& task, const Piece& piece) {
-  __shared__ bool last;
-  __threadfence();
+// counter is zero again. The barriers make one thread's fences those of all.
+__device__ inline bool is_last_piece(const SplitTask& task, const Piece& piece, bool& last) {
   __syncthreads();
   if (threadIdx.x == 0) {
     unsigned* counter = task.counters + piece.row * gridDim.y + blockIdx.y;
+    __threadfence();
     last = atomicAdd(counter, 1u) == static_cast<unsigned>(piece.pieces - 1);
+    __threadfence();
     if (last) *counter = 0;
   }
   __syncthreads();
-  if (last) __threadfence();
   return last;
 }
 
-// o (heads, D), total of all pieces of the row, in order. weights: kPiece floats for each head.
-__device__ inline void combine_pieces(const SplitTask& task, const Piece& piece, float* weights,
-                                      float* o, float* largest, float* total) {
-  const int dim = task.cache.dim, head = threadIdx.x / 32, lane = threadIdx.x % 32;
+// All pieces of the row in order, by the block that ended last.
+template <bool kInt8, int kColumns, int kHeads>
+__device__ void combine_pieces(const SplitTask& task, const Piece& piece,
+                               AttendShared<kColumns, kHeads>& shared) {
+  using S = Shares<kColumns>;
+  constexpr int kAtOnce = S::kWarps * S::kMaxDim;  // weights of a head that there is room for
+  float* const weights = shared.of_warps;
+  const int dim = task.cache.dim, lane = threadIdx.x % 32;
   const int pieces = piece.pieces, values = piece.heads * dim;
-  if (head < piece.heads) {
-    const float2* sums = task.partial_sums + partial_at(task, piece, head);
+  for (int h = threadIdx.x / 32; h < piece.heads; h += S::kWarps) {
+    const float2* sums = task.partial_sums + partial_at(task, piece, h);
     float most = -INFINITY, sum = 0.0f;
     for (int i = lane; i < pieces; i += 32) most = fmaxf(most, __ldcg(sums + i).x);
     for (int step = 1; step < 32; step *= 2) {
@@ -403,32 +502,77 @@ __device__ inline void combine_pieces(const SplitTask& task, const Piece& piece,
     }
     for (int step = 1; step < 32; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
     if (lane == 0) {
-      largest[head] = most;
-      total[head] = sum;
+      shared.largest[h] = most;
+      shared.total[h] = sum;
     }
   }
-  for (int i = threadIdx.x; i < values; i += kPieceThreads) o[i] = 0.0f;
-  for (int first = 0; first < pieces; first += kPiece) {
-    const int count = min(kPiece, pieces - first);
+  for (int i = threadIdx.x; i < values; i += S::kThreads) shared.heads[i] = 0.0f;
+  for (int first = 0; first < pieces; first += kAtOnce) {
+    const int count = min(kAtOnce, pieces - first);
     __syncthreads();
-    for (int i = threadIdx.x; i < piece.heads * count; i += kPieceThreads) {
+    for (int i = threadIdx.x; i < piece.heads * count; i += S::kThreads) {
       const int h = i / count, p = i % count;
       const float most = __ldcg(task.partial_sums + partial_at(task, piece, h) + first + p).x;
-      weights[h * kPiece + p] = exp_as_cpu(most - largest[h]);
+      weights[h * kAtOnce + p] = exp_as_cpu(most - shared.largest[h]);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < values; i += kPieceThreads) {
+    for (int i = threadIdx.x; i < values; i += S::kThreads) {
       const int h = i / dim;
       const float* part = task.partial + (partial_at(task, piece, h) + first) * dim + i % dim;
-      float sum = o[i];
+      float sum = shared.heads[i];
 #pragma unroll 8
       for (int p = 0; p < count; ++p) {
-        sum = __fmaf_rn(weights[h * kPiece + p], __ldcg(part + static_cast<int64_t>(p) * dim), sum);
+        sum =
+            __fmaf_rn(__ldcg(part + static_cast<int64_t>(p) * dim), weights[h * kAtOnce + p], sum);
       }
-      o[i] = sum;
+      shared.heads[i] = sum;
     }
   }
-  __syncthreads();
+  for (int i = threadIdx.x; i < values; i += S::kThreads) {  // its own values
+    const int h = i / dim;
+    put<kInt8>(task, piece, h, i % dim, shared.heads[i] / shared.total[h], shared.heads + i);
+  }
+  transform_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
+}
+
+// The same in a cluster, whose block r has received the sums of all pieces of the heads r, r +
+// pieces, ...: `pieces` parts for each. The bits of combine_pieces: its tree of totals, unrolled.
+template <bool kInt8, int kColumns, int kHeads>
+__device__ void combine_parts(const SplitTask& task, const Piece& piece,
+                              AttendShared<kColumns, kHeads>& shared) {
+  using S = Shares<kColumns>;
+  constexpr int kMost = static_cast<int>(kFewPieces);
+  const int dim = task.cache.dim, pieces = piece.pieces;
+  const int count = (piece.heads - piece.index + pieces - 1) / pieces;
+  for (int i = threadIdx.x; i < count * dim; i += S::kThreads) {
+    const int own = i / dim, d = i % dim, first = own * pieces;
+    float weight[kMost], total[kMost], most = -INFINITY, o = 0.0f;
+#pragma unroll
+    for (int p = 0; p < kMost; ++p) {
+      if (p < pieces) most = fmaxf(most, shared.sums_of_pieces[first + p].x);
+    }
+#pragma unroll
+    for (int p = 0; p < kMost; ++p) {
+      total[p] = 0.0f;
+      if (p >= pieces) continue;
+      const float2 sums = shared.sums_of_pieces[first + p];
+      weight[p] = exp_as_cpu(sums.x - most);
+      total[p] = __fmaf_rn(sums.y, weight[p], 0.0f);
+    }
+#pragma unroll
+    for (int p = 0; p < kMost; ++p) {
+      if (p < pieces) {
+        o = __fmaf_rn(shared.of_pieces[(first + p) * S::kMaxDim + d], weight[p], o);
+      }
+    }
+#pragma unroll
+    for (int step = 1; step < kMost; step *= 2) {
+#pragma unroll
+      for (int p = 0; p < kMost; p += 2 * step) total[p] += total[p + step];
+    }
+    put<kInt8>(task, piece, piece.index + own * pieces, d, o / total[0], shared.heads + i);
+  }
+  transform_out<kInt8>(task, piece, shared.heads, count, piece.index, pieces);
 }
 
 }  // namespace quest::kernels::cuda::deploy

@@ -17,13 +17,23 @@ namespace quest::kernels::cuda::deploy {
 void attend_exact(const KvCacheView& cache, int64_t layer, const float* qkv, int64_t heads,
                   const KvRows& rows, float* out, Stream stream);
 
-// Fast attention: keys are dealt out in pieces of kPieceKeys positions, one block for each piece,
-// row and key-value head; the `H / G` query heads of a key-value head share its reads. A piece's
-// softmax and sums are those of its positions alone, and pieces are combined in order by the block
-// that ends last: a row's bits depend on its sequence alone. Rows of at most kPieceKeys positions
-// have nothing to combine.
-inline constexpr int64_t kPieceKeys = 256;
-constexpr int64_t attend_pieces(int64_t context) { return (context + kPieceKeys - 1) / kPieceKeys; }
+// Fast attention: the keys of a row are dealt out in pieces, one block for each piece, row and
+// key-value head; the `H / G` query heads of a key-value head share its reads. How long pieces are
+// follows from the row's length, a piece's softmax and sums are those of its positions alone, and
+// pieces are combined in order: a row's bits depend on its sequence alone. Rows of at most
+// kPieceKeys positions have one piece.
+inline constexpr int64_t kPieceKeys = 64, kLongestPiece = 256;
+inline constexpr int64_t kFewPieces = 8;  // up to these, pieces are as short as they can be
+constexpr int64_t piece_keys(int64_t positions) {
+  int64_t keys = kPieceKeys;
+  while (keys < kLongestPiece && positions > kFewPieces * keys) keys *= 2;
+  return keys;
+}
+// The most pieces of a row of up to `context` positions.
+constexpr int64_t attend_pieces(int64_t context) {
+  const int64_t keys = piece_keys(context), pieces = (context + keys - 1) / keys;
+  return keys > kPieceKeys && pieces < kFewPieces ? kFewPieces : pieces;
+}
 // Whether attend_split and decode_attention take this head size: multiples of 8 up to 256 (int8: of
 // 16). Others have attend_exact.
 bool attend_split_supports(const KvLayout& layout);
@@ -45,6 +55,12 @@ void attend_split(const KvCacheView& cache, int64_t layer, const float* qkv, int
 
 // rope_append and attend_split in one kernel, for one token of each sequence: qkv as the product
 // left it, which it stays; cos, sin (positions, D/2). The bits of the two one after the other.
+//
+// Of what earlier kernels of the stream wrote, only qkv and the row's own position may come from
+// kernels that overlap with this one: rows' slots and positions, tables, cos, sin and the cached
+// positions before a row's own must have been complete before this step's first kernel let the next
+// one start (dependent_launch.cuh), for they are read without waiting. A step's first kernel thus
+// waits for what is before it, and lets others start then.
 void decode_attention(const KvCacheView& cache, int64_t layer, const float* qkv, int64_t heads,
                       const float* cos, const float* sin, const KvRows& rows, const SplitPlan& plan,
                       float* out, Stream stream);

@@ -38,6 +38,18 @@ inline bool overlaps_launches() {
   return overlaps;
 }
 
+// Whether blocks may be launched in clusters, which 9.0 and 10.x have.
+inline bool launches_clusters() {
+  static const bool launches = [] {
+    int device = 0, major = 0, clusters = 0;
+    if (cudaGetDevice(&device) != cudaSuccess) return false;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
+    return clusters != 0 && (major == 9 || major == 10);
+  }();
+  return launches;
+}
+
 // In clusters of `cluster` blocks along x, where that is more than 1.
 template <class... Parameters, class... Arguments>
 void launch_dependent_clusters(const char* operation, void (*kernel)(Parameters...), dim3 grid,

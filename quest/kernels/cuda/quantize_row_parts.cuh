@@ -13,17 +13,6 @@ inline constexpr int64_t kMostRowsInParts = 16;
 inline constexpr int64_t kLeastRowInParts = 2048;
 inline constexpr int kPartsOfRow = 8;
 
-inline bool launches_clusters() {
-  static const bool launches = [] {
-    int device = 0, major = 0, clusters = 0;
-    if (cudaGetDevice(&device) != cudaSuccess) return false;
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
-    return clusters != 0 && (major == 9 || major == 10);
-  }();
-  return launches;
-}
-
 // kPartsOfRow blocks, one row; block b has the columns from b * width on, width a multiple of 128
 // and 8 values in each thread. Source::load8_of fills 8 values and waits for the previous kernel.
 template <class Source, CodeKind kCode>
