@@ -145,8 +145,10 @@ float decoded(const gpu::KvLayout& layout, const uint8_t* head, int32_t position
 
 const std::vector<HeadSizes> kHeads = {
     {2, 1, 16}, {2, 4, 64}, {1, 8, 80}, {2, 1, 128}, {2, 8, 128}};
-// Every edge of pages and pieces.
+// Every edge of pages, and of pieces of the shortest kind.
 const std::vector<int32_t> kLengths = {1, 63, 64, 65, 255, 256, 257};
+// Where pieces become longer: the last row of so many keys, and the first beyond.
+const std::vector<int32_t> kLongLengths = {512, 513, 1000, 1024, 1025, 2048, 2049};
 
 TEST_F(AttentionGpu, AppendedKeysAndValuesAreThoseOfTheCpu) {
   std::vector<HeadSizes> sizes = kHeads;
@@ -360,6 +362,9 @@ TEST_F(AttentionGpu, SplitAttentionIsWithinItsBoundOfFp64) {
     for (const HeadSizes& of : sizes) {
       std::vector<int32_t> lengths = kLengths;
       lengths.push_back(1000);
+      if (of.dim == 64 || of.dim == 256) {
+        lengths.insert(lengths.end(), kLongLengths.begin(), kLongLengths.end());
+      }
       Filled f(format, of, lengths);
       // The last row of each sequence.
       std::vector<int32_t> slot, position;
@@ -373,7 +378,7 @@ TEST_F(AttentionGpu, SplitAttentionIsWithinItsBoundOfFp64) {
       }
       const at::Tensor qkv = at::stack(q).contiguous(), host = qkv.cpu();
       const auto count = static_cast<int64_t>(slot.size());
-      const int64_t width = of.heads() * of.dim, pieces = gpu::attend_pieces(1000);
+      const int64_t width = of.heads() * of.dim, pieces = gpu::attend_pieces(f.sequences.most());
       const at::Tensor space =
           at::zeros({gpu::attend_split_workspace(count, of.heads(), of.dim, pieces + 3)},
                     qkv.options().dtype(at::kByte));
@@ -415,6 +420,9 @@ TEST_F(AttentionGpu, SplitAttentionIsWithinItsBoundOfFp64) {
         const auto i = static_cast<size_t>(r);
         attend(r, 1, position[i] < gpu::kPieceKeys ? 1 : pieces + 3, alone);
         expect_same_bits(alone[0], got[r], fmt::format("{} alone, row {}", f.what(), r));
+        // In as few as there may be: up to 8 meet in a cluster, where there are clusters.
+        attend(r, 1, gpu::attend_pieces(position[i] + 1), alone);
+        expect_same_bits(alone[0], got[r], fmt::format("{} in few pieces, row {}", f.what(), r));
       }
       if (HasFailure()) return;
     }
@@ -460,6 +468,20 @@ TEST_F(AttentionGpu, DecodeAttentionIsAppendAndSplitAttention) {
       EXPECT_TRUE(std::isfinite(got.sum().item<double>())) << one.what();
       if (HasFailure()) return;
     }
+  }
+}
+
+// Rows of any length up to a context fit into its pieces.
+TEST(AttentionGpuPieces, GrowWithTheContext) {
+  EXPECT_EQ(gpu::attend_pieces(1), 1);
+  EXPECT_EQ(gpu::attend_pieces(64), 1);
+  EXPECT_EQ(gpu::attend_pieces(512), 8);
+  EXPECT_EQ(gpu::attend_pieces(2048), 8);
+  EXPECT_EQ(gpu::attend_pieces(2049), 9);
+  int64_t most = 0;
+  for (int64_t n = 1; n <= 5000; ++n) {
+    most = std::max(most, (n + gpu::piece_keys(n) - 1) / gpu::piece_keys(n));
+    ASSERT_EQ(gpu::attend_pieces(n), most) << n;
   }
 }
 

@@ -38,7 +38,12 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
   const bool turns = task.cos != nullptr;
   if (!turns) wait_for_previous();
   const Piece piece = find_piece<kHeads>(task);
-  if (piece.keys <= 0) return;
+  if (piece.keys <= 0) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    if (task.clustered) cluster.barrier_wait();
+#endif
+    return;
+  }
 
   const DeviceCache& cache = task.cache;
   const auto page_at = [&](int from) {

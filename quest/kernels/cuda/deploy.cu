@@ -2,129 +2,13 @@
 // quantize_row.cuh.
 #include "quest/kernels/cuda/deploy.h"
 #include "quest/kernels/cuda/deploy_math.cuh"
-#include "quest/kernels/cuda/quantize_row_parts.cuh"
+#include "quest/kernels/cuda/norm_rows.cuh"
 #include "quest/kernels/cuda/sources.cuh"
 
 namespace quest::kernels::cuda::deploy {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAhead = 16;  // values that a lane fetches before it adds them up
-
-// One warp: lane l adds the squares of values 32 j + l, j < groups, to `sum` in order. The next
-// values come while these are added.
-__device__ float add_squares(const float* values, int groups, float sum) {
-  const float* mine = values + threadIdx.x;
-  float now[kAhead];
-  const auto fetch = [&](int first) {
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) now[i] = mine[(first + i) * 32];
-  };
-  const int whole = groups / kAhead * kAhead;
-  if (whole > 0) fetch(0);
-  for (int j = 0; j < whole; j += kAhead) {
-    float old[kAhead];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) old[i] = now[i];
-    if (j + kAhead < whole) fetch(j + kAhead);
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) sum = __fmaf_rn(old[i], old[i], sum);
-  }
-  for (int j = whole; j < groups; ++j) sum = __fmaf_rn(mine[j * 32], mine[j * 32], sum);
-  return sum;
-}
-
-// rms_norm_lanes (quest/kernels/x86/rms_norm_body.h): s0 in lanes 0 to 15, s1 in 16 to 31.
-struct NormSum {
-  float sum = 0.0f;
-
-  // `count` values of the row that begin at a multiple of 32; count % 32 only at its end.
-  __device__ void add(const float* values, int count) {
-    const int groups = count / 32, rest = count % 32, lane = threadIdx.x;
-    sum = add_squares(values, groups, sum);
-    // A last whole group of 16 belongs to s0, what is less than 16 to s1.
-    const int at = rest < 16 ? lane - 16 : lane;
-    if (at >= 0 && at < rest) {
-      const float value = values[groups * 32 + at];
-      sum = __fmaf_rn(value, value, sum);
-    }
-  }
-  __device__ float inverse_rms(int c, float eps) {
-#pragma unroll
-    for (int step = 16; step >= 1; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    return 1.0f / sqrtf(sum / static_cast<float>(c) + eps);
-  }
-};
-
-// RMSNorm of x + delta. The partial sums run along the row, so the row goes through shared memory
-// and one warp adds it up.
-struct NormRows {
-  static constexpr int kRounds = 1;
-  const float* x;
-  const float* delta;  // or null
-  const float* weight;
-  float eps;
-  float* h;  // or null
-
-  template <int kCount>
-  __device__ void load(int64_t row, int k, bool vector, float (&v)[kCount][kLane],
-                       float* scratch) const {
-    __shared__ __align__(16) float part[kRowThreads * kLane];
-    const int width = blockDim.x * kLane;
-    const auto count_at = [&](int column) { return column < k ? min(kLane, k - column) : 0; };
-    constexpr bool kWeightsFirst = kCount <= 2;  // while they fit in registers
-    float w[kWeightsFirst ? kCount : 1][kLane];
-    if constexpr (kWeightsFirst) {
-#pragma unroll
-      for (int r = 0; r < kCount; ++r) {
-        const int column = r * width + threadIdx.x * kLane;
-        load_part(weight + column, count_at(column), vector && column < k, w[r]);
-      }
-    }
-    wait_for_previous();
-#pragma unroll
-    for (int r = 0; r < kCount; ++r) {
-      const int column = r * width + threadIdx.x * kLane, count = count_at(column);
-      const bool whole = vector && column < k;
-      const int64_t at = row * k + column;
-      load_part(x + at, count, whole, v[r]);
-      if (delta != nullptr) {
-        float d[kLane];
-        load_part(delta + at, count, whole, d);
-#pragma unroll
-        for (int i = 0; i < kLane; ++i) v[r][i] += d[i];
-        if (count > 0) store_part(h + at, count, whole, v[r]);
-      }
-    }
-    NormSum sum;
-#pragma unroll
-    for (int r = 0; r < kCount; ++r) {
-      if (r > 0) __syncthreads();
-      store8(part + threadIdx.x * kLane, v[r]);
-      __syncthreads();
-      if (threadIdx.x < 32) sum.add(part, max(0, min(width, k - r * width)));
-    }
-    if (threadIdx.x < 32) {
-      const float inverse = sum.inverse_rms(k, eps);
-      if (threadIdx.x == 0) scratch[0] = inverse;
-    }
-    __syncthreads();
-    const float inverse = scratch[0];
-#pragma unroll
-    for (int r = 0; r < kCount; ++r) {
-      const int column = r * width + threadIdx.x * kLane;
-      float later[kLane];
-      if constexpr (!kWeightsFirst) {
-        load_part(weight + column, count_at(column), vector && column < k, later);
-      }
-#pragma unroll
-      for (int i = 0; i < kLane; ++i) {
-        v[r][i] = v[r][i] * inverse * (kWeightsFirst ? w[kWeightsFirst ? r : 0][i] : later[i]);
-      }
-    }
-  }
-};
-
 struct SwigluRows32 {
   static constexpr int kRounds = 2;
   const float* gate_up;
@@ -189,10 +73,9 @@ RowsOut rows_out(const QuantizedRows& out) {
   return {out.codes, out.units, out.mask, out.values, out.values_are_bfloat16};
 }
 
-void launch_norm(const char* operation, const QuantSpec& spec, const NormRows& source, int64_t m,
-                 int64_t k, const QuantizedRows& out, Stream stream) {
-  launch_quantize_rows(operation, source, make_row_rule(spec, k), m, k, rows_out(out), stream,
-                       /*overlaps=*/true);
+void norm(const char* operation, const QuantSpec& spec, const NormRows& source, int64_t m,
+          int64_t c, const QuantizedRows& out, Stream stream) {
+  launch_norm(operation, source, make_row_rule(spec, c), m, c, rows_out(out), stream);
 }
 
 template <class Source>
@@ -213,7 +96,7 @@ QuantizedRows plain(float* y) {
 void add_norm_quantize(const QuantSpec& spec, const float* x, const float* delta,
                        const float* weight, float eps, int64_t m, int64_t c, float* h,
                        const QuantizedRows& out, Stream stream) {
-  launch_norm("add_norm_quantize", spec, NormRows{x, delta, weight, eps, h}, m, c, out, stream);
+  norm("add_norm_quantize", spec, NormRows{x, delta, weight, eps, h}, m, c, out, stream);
 }
 
 void swiglu_quantize(const QuantSpec& spec, const float* gate_up, int64_t m, int64_t f,
@@ -228,7 +111,7 @@ void quantize(const QuantSpec& spec, const float* x, int64_t m, int64_t k, const
 
 void add_norm(const float* x, const float* delta, const float* weight, float eps, int64_t m,
               int64_t c, float* h, float* y, Stream stream) {
-  launch_norm("add_norm", QuantSpec{}, NormRows{x, delta, weight, eps, h}, m, c, plain(y), stream);
+  norm("add_norm", QuantSpec{}, NormRows{x, delta, weight, eps, h}, m, c, plain(y), stream);
 }
 
 void swiglu(const float* gate_up, int64_t m, int64_t f, float* y, Stream stream) {

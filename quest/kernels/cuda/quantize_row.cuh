@@ -76,11 +76,12 @@ __device__ RowScale row_scale(const RowRule& rule, float rms) {
   return c;
 }
 
-// By one warp, from the chunks' sums; valid in lane 0.
+// By one warp, from the chunks' sums.
 template <CodeKind kCode>
 __device__ RowScale scale_of_row(const RowRule& rule, const float* chunks, int k) {
   RowScale c = {1.0f, 1.0f, 0.0f};
-  const float rms = sqrtf(sum_of_chunks(chunks, k) / static_cast<float>(k));
+  const float sum = __shfl_sync(0xffffffffu, sum_of_chunks(chunks, k), 0);
+  const float rms = sqrtf(sum / static_cast<float>(k));
   if (rule.rounds) c = row_scale<kCode>(rule, rms);
   if (!isfinite(rms)) c.unit = __int_as_float(0x7fffffff);
   return c;

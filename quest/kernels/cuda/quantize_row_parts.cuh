@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cooperative_groups.h>
+#include <cstdlib>
 
 #include "quest/kernels/cuda/quantize_row.cuh"
 
@@ -11,48 +12,85 @@ namespace quest::kernels::cuda {
 
 inline constexpr int64_t kMostRowsInParts = 16;
 inline constexpr int64_t kLeastRowInParts = 2048;
-inline constexpr int kPartsOfRow = 8;
 
-// kPartsOfRow blocks, one row; block b has the columns from b * width on, width a multiple of 128
-// and 8 values in each thread. Source::load8_of fills 8 values and waits for the previous kernel.
+// How many blocks a row is spread over; 1 for none. Experiment: `setting` in the environment.
+inline int parts_of_row(const char* setting, int64_t m, int64_t k, int parts = 8) {
+  if (m > kMostRowsInParts || k < kLeastRowInParts || !launches_clusters()) return 1;
+  if (const char* given = std::getenv(setting)) parts = std::atoi(given);
+  return parts;
+}
+inline int part_width(int64_t k, int parts) {
+  const int64_t chunks = (k + 127) / 128;
+  return static_cast<int>((chunks + parts - 1) / parts * 128);
+}
+inline int part_threads(int width) { return (width / kLane + 31) / 32 * 32; }
+// Clusters of more than 8 blocks have to be asked for.
+template <class Kernel>
+void allow_parts(const char* operation, Kernel kernel, int parts) {
+  if (parts <= 8) return;
+  check(operation, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                        cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+}
+
+struct PartsShared {
+  float chunks[kMaxChunks];  // of the whole row
+};
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// This block's part of row blockIdx.y: the columns from blockIdx.x * width on, width a multiple of
+// 128, 8 of them in each thread. Made before anything else, since all blocks of the cluster must
+// run before one writes to another.
+struct RowPart {
+  cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
+  int64_t row;
+  int width;
+
+  __device__ explicit RowPart(int columns) : row(blockIdx.y), width(columns) {
+    cluster.barrier_arrive();
+  }
+  __device__ int column(int thread) const { return blockIdx.x * width + thread * kLane; }
+  __device__ int count(int thread, int k) const {
+    const int from = column(thread);
+    return thread * kLane < width && from < k ? min(kLane, k - from) : 0;
+  }
+};
+
+// By the threads of the part: rotated, measured, decided. before_writes() runs when every thread of
+// the cluster has got its v.
+template <CodeKind kCode, class F>
+__device__ void quantize_part(const RowPart& part, const RowRule& rule, int k, float (&v)[kLane],
+                              PartsShared& shared, const RowsOut& out, const F& before_writes) {
+  const int thread = threadIdx.x, column = part.column(thread), count = part.count(thread, k);
+  if (rule.block > 1) butterfly(v, rule.block, rule.norm);
+  part.cluster.barrier_wait();
+  if (kCode != CodeKind::kValues) {
+    const float sum = square_chunk(v);  // in all 16 lanes: each tells one block
+    const int block = thread % 16;
+    if (block < static_cast<int>(gridDim.x) && count > 0) {
+      *part.cluster.map_shared_rank(shared.chunks + column / 128, block) = sum;
+    }
+  }
+  part.cluster.sync();
+  RowScale c = {1.0f, 1.0f, 0.0f};
+  if (kCode != CodeKind::kValues) c = scale_of_row<kCode>(rule, shared.chunks, k);
+  before_writes();
+  if (blockIdx.x == 0 && thread == 0 && out.units != nullptr) out.units[part.row] = c.unit;
+  if (count > 0) decide8<kCode>(rule, c, v, part.row, column, k, k % kLane == 0, out);
+}
+#endif
+
+// Source::load8_of fills 8 values and waits for the previous kernel.
 template <class Source, CodeKind kCode>
 __global__ void __launch_bounds__(kRowThreads)
     quantize_row_parts(Source source, RowRule rule, int k, int width, RowsOut out) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  namespace cg = cooperative_groups;
-  __shared__ float chunks[kMaxChunks];  // of the whole row
-  __shared__ RowScale shared_scale;
-  const cg::cluster_group cluster = cg::this_cluster();
-  cluster.barrier_arrive();  // all blocks of the cluster must run before one writes to another
+  __shared__ PartsShared shared;
+  const RowPart part(width);
   let_next_start();
-  const int64_t row = blockIdx.x / kPartsOfRow;
-  const int part = blockIdx.x % kPartsOfRow;
-  const int at = threadIdx.x * kLane, column = part * width + at;
-  const bool vector = k % kLane == 0;
-  const int count = at < width && column < k ? min(kLane, k - column) : 0;
-  float v[1][kLane];
-  source.load8_of(row, k, column, count, vector && count > 0, v[0]);
-  if (rule.block > 1) butterfly(v[0], rule.block, rule.norm);
-  RowScale c = {1.0f, 1.0f, 0.0f};
-  cluster.barrier_wait();
-  if (kCode != CodeKind::kValues) {
-    const float sum = square_chunk(v[0]);
-    if (threadIdx.x % 16 == 0 && count > 0) {
-#pragma unroll
-      for (int block = 0; block < kPartsOfRow; ++block) {
-        *cluster.map_shared_rank(chunks + column / 128, block) = sum;
-      }
-    }
-    cluster.sync();
-    if (threadIdx.x < 32) {
-      c = scale_of_row<kCode>(rule, chunks, k);
-      if (threadIdx.x == 0) shared_scale = c;
-    }
-    __syncthreads();
-    c = shared_scale;
-  }
-  if (part == 0 && threadIdx.x == 0 && out.units != nullptr) out.units[row] = c.unit;
-  if (count > 0) decide8<kCode>(rule, c, v[0], row, column, k, vector, out);
+  const int count = part.count(threadIdx.x, k);
+  float v[kLane];
+  source.load8_of(part.row, k, part.column(threadIdx.x), count, k % kLane == 0 && count > 0, v);
+  quantize_part<kCode>(part, rule, k, v, shared, out, [] {});
 #endif
 }
 
@@ -60,18 +98,19 @@ __global__ void __launch_bounds__(kRowThreads)
 template <class Source>
 void launch_few_rows(const char* operation, const Source& source, const RowRule& rule, int64_t m,
                      int64_t k, const RowsOut& out, cudaStream_t stream) {
-  if (m == 0 || m > kMostRowsInParts || k < kLeastRowInParts || !launches_clusters()) {
+  const int parts = parts_of_row("QUEST_ROW_PARTS", m, k);
+  if (m == 0 || parts == 1) {
     launch_quantize_rows(operation, source, rule, m, k, out, stream, /*overlaps=*/true);
     return;
   }
-  const int64_t chunks = (k + 127) / 128;
-  const auto width = static_cast<int>((chunks + kPartsOfRow - 1) / kPartsOfRow * 128);
-  const int threads = (width / kLane + 31) / 32 * 32;  // at most kRowThreads, since K <= kMaxRow
+  const int width = part_width(k, parts);
   const auto run = [&](auto code) {
-    launch_dependent_clusters(operation, &quantize_row_parts<Source, decltype(code)::value>,
-                              dim3(static_cast<unsigned>(m) * kPartsOfRow), kPartsOfRow,
-                              dim3(threads), 0, stream, source, rule, static_cast<int>(k), width,
-                              out);
+    const auto kernel = &quantize_row_parts<Source, decltype(code)::value>;
+    allow_parts(operation, kernel, parts);
+    // At most kRowThreads threads, since K <= kMaxRow.
+    launch_dependent_clusters(operation, kernel, dim3(parts, static_cast<unsigned>(m)), parts,
+                              dim3(part_threads(width)), 0, stream, source, rule,
+                              static_cast<int>(k), width, out);
   };
   with_code(rule.code, run);
 }
