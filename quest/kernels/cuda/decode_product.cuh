@@ -32,41 +32,54 @@ __host__ __device__ constexpr int decode_ring() {
   return packed_bits(kKind) > kVectors ? 1 : kVectors / packed_bits(kKind);
 }
 
-// Activations (m, k) into shared memory; k is a multiple of 32. The thread's own copies may still
-// be on their way.
-template <int kKind>
-__device__ __forceinline__ void fetch_codes(const ProductTask& p, int row_bytes, uint8_t* codes) {
-  const int tid = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  for (int row = 0; row < p.m; ++row) {
-    const int8_t* from = p.codes + static_cast<int64_t>(row) * p.k;
-    uint8_t* to = codes + row * row_bytes;
-    if constexpr (PackedKind<kKind>::kIsOneBit) {
-      constexpr int kBatch = 2;
-      const int words = p.k / 32;
-      for (int first = tid; first < words; first += kBatch * threads) {
-        uint4 v[kBatch][2];
+// Activations (m, k) into shared memory; k is a multiple of 32. Made before the wait for them, so
+// that their loads are the first thing behind it.
+template <int kKind, int kThreads>
+struct CodeLoads {
+  static constexpr bool kIsOneBit = PackedKind<kKind>::kIsOneBit;
+  // A thread's pieces: 16 codes, or of bits one word.
+  static constexpr int kPiece = kIsOneBit ? 32 : 16, kPieceShared = kIsOneBit ? 4 : 16;
+  const int8_t* from;
+  SharedAddress to;
+
+  __device__ CodeLoads(const ProductTask& p, uint8_t* codes)
+      : from(p.codes + kPiece * threadIdx.x),
+        to(shared_address(codes + kPieceShared * threadIdx.x)) {
+    work_out_now(from);
+    work_out_now(to);
+  }
+
+  // The thread's own copies may still be on their way when it returns.
+  __device__ void load(const ProductTask& p, int row_bytes) {
+    const int first = kPiece * static_cast<int>(threadIdx.x);
+    for (int row = 0; row < p.m; ++row, from += p.k, to += row_bytes) {
+      if constexpr (kIsOneBit) {
+        constexpr int kBatch = 2;
+        for (int at = 0; first + at < p.k; at += kBatch * kPiece * kThreads) {
+          uint4 v[kBatch][2];
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          const int word = first + i * threads;
-          if (word >= words) break;
-          v[i][0] = __ldcg(reinterpret_cast<const uint4*>(from) + 2 * word);
-          v[i][1] = __ldcg(reinterpret_cast<const uint4*>(from) + 2 * word + 1);
-        }
+          for (int i = 0; i < kBatch; ++i) {
+            const int column = at + i * kPiece * kThreads;
+            if (first + column >= p.k) break;
+            v[i][0] = __ldcg(reinterpret_cast<const uint4*>(from + column));
+            v[i][1] = __ldcg(reinterpret_cast<const uint4*>(from + column) + 1);
+          }
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          const int word = first + i * threads;
-          if (word >= words) break;
-          reinterpret_cast<uint32_t*>(to)[word] = bits_of_codes(v[i][0]) | bits_of_codes(v[i][1])
-                                                                               << 4;
+          for (int i = 0; i < kBatch; ++i) {
+            const int column = at + i * kPiece * kThreads;
+            if (first + column >= p.k) break;
+            store_shared(to + column / kPiece * kPieceShared,
+                         bits_of_codes(v[i][0]) | bits_of_codes(v[i][1]) << 4);
+          }
         }
-      }
-    } else {
-      for (int i = tid; i < p.k / 16; i += threads) {
-        copy_to_shared<16>(to + 16 * i, from + 16 * i);
+      } else {
+        for (int at = 0; first + at < p.k; at += kPiece * kThreads) {
+          copy_to_shared<16>(to + at, from + at);
+        }
       }
     }
   }
-}
+};
 
 // What a span is filled up with beyond column k.
 template <int kKind>
@@ -147,23 +160,27 @@ __global__ void __launch_bounds__(Resident::kThreads, Resident::kResident)
   const int rows = p.form == ProductForm::kHalves ? p.m / 2 : p.m;
   static_assert(kMaxBlockTiles * 16 <= kThreads && 8 <= kThreads);
   if (tid < tiles * 16 && tile0 * 16 + tid < p.n) {
-    copy_to_shared<4>(w_units + tid, p.units + tile0 * 16 + tid);
-    if (p.a_offset != 0) copy_to_shared<4>(n_sums + tid, p.number_sums + tile0 * 16 + tid);
+    copy_to_shared<4>(shared_address(w_units + tid), p.units + tile0 * 16 + tid);
+    if (p.a_offset != 0) {
+      copy_to_shared<4>(shared_address(n_sums + tid), p.number_sums + tile0 * 16 + tid);
+    }
   }
   for (int i = tid; i < p.m * stride + p.m; i += kThreads) dots[i] = 0;  // code_sums as well
   fill_codes<kKind>(p, cut.spans, cut.row_bytes, codes);
-  wait_for_previous();
-  if (tid < rows) copy_to_shared<4>(a_units + tid, p.a_units + tid);
-  fetch_codes<kKind>(p, cut.row_bytes, codes);
-  wait_for_copies();
-  __syncthreads();
-
+  CodeLoads<kKind, kThreads> loads(p, codes);
   WarpProduct<kKind, 1> product;
   product.begin(p.m, cut.row_bytes);
-  const int tile = quotient(begin, 1.0f / static_cast<float>(cut.spans));
+  int tile = quotient(begin, 1.0f / static_cast<float>(cut.spans));
+  work_out_now(tile);
   int left = (tile + 1) * cut.spans - begin;  // units of the tile
   int32_t* tile_dots = dots + tile * 16;
   const uint8_t* a = codes + (cut.spans - left) * Kind::kSpanBytes;
+
+  wait_for_previous();
+  loads.load(p, cut.row_bytes);
+  if (tid < rows) copy_to_shared<4>(shared_address(a_units + tid), p.a_units + tid);
+  wait_for_copies();
+  __syncthreads();
   for (; rest > 0; rest -= kDepth, at += kDepth * kUnit) {
     if (lane == 0 && ahead > 0 && rest > kDepth + ahead) {
       prefetch_to_l2(at + (kDepth + ahead) * kUnit,
