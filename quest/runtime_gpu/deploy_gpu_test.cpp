@@ -30,9 +30,9 @@ class DeployGpu : public testing::GpuTest {};
 
 constexpr float kEps = 1e-5f;
 
-const std::vector<int64_t> kSizes = {1,    8,    16,   31,   33,    47,    48,   64,
-                                     80,   96,   128,  255,  640,   1000,  1040, 2048,
-                                     4080, 4096, 5632, 8192, 11008, 16512, 32768};
+const std::vector<int64_t> kSizes = {1,    8,    16,   31,   33,    47,    48,   64,   80,
+                                     96,   128,  255,  640,  1000,  1040,  2048, 2056, 4080,
+                                     4096, 5128, 5632, 8192, 11008, 16512, 32768};
 
 std::vector<QuantSpec> specs() {
   std::vector<QuantSpec> out;

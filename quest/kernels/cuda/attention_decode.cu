@@ -6,7 +6,6 @@
 // keys, softmax included, and the sums of warps and pieces meet at the end: up to 8 pieces through
 // the shared memory of a cluster, more of them (or without clusters) through the workspace.
 #include <cmath>
-#include <cooperative_groups.h>
 #include <cstdlib>
 
 #include "quest/kernels/cuda/attention_decode.cuh"
@@ -29,10 +28,10 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
   using Shared = AttendShared<kColumns, kHeads>;
   __shared__ Shared shared;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  namespace cg = cooperative_groups;
-  const cg::cluster_group cluster = cg::this_cluster();
-  // All blocks of the cluster must run before one writes to another.
-  if (task.clustered) cluster.barrier_arrive();
+  if (task.clustered) {
+    open(shared.box);
+    start_cluster();
+  }
 #endif
   let_next_start();
   const bool turns = task.cos != nullptr;
@@ -40,14 +39,18 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
   const Piece piece = find_piece<kHeads>(task);
   if (piece.keys <= 0) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    if (task.clustered) cluster.barrier_wait();
+    if (task.clustered) await_cluster();
 #endif
     return;
   }
 
   const DeviceCache& cache = task.cache;
   const auto page_at = [&](int from) {
-    return cache.head(piece.slot, piece.first + from, piece.kv_head);
+    uint8_t* page = cache.head(piece.slot, piece.first + from, piece.kv_head);
+#ifdef __CUDA_ARCH__
+    __builtin_assume(__isGlobal(page));  // an address from memory could be any
+#endif
+    return page;
   };
   uint8_t *page = page_at(0), *own_page = nullptr;
   ChunkLoads<kFormat, kColumns> loads;
@@ -85,15 +88,21 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
   }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   if (task.clustered) {
-    cluster.barrier_wait();
+    const int count = heads_of_rank(piece);
+    if (threadIdx.x == 0) {
+      expect(shared.box, count * piece.pieces * static_cast<int>((cache.dim + 2) * sizeof(float)));
+    }
+    await_cluster();
     combine_warps(cache, piece, shared, [&](int h, int d, float o, float most, float total) {
-      Shared* owner = cluster.map_shared_rank(&shared, h % piece.pieces);
-      const int part = h / piece.pieces * piece.pieces + piece.index;
-      owner->of_pieces[part * S::kMaxDim + d] = o;
-      if (d == 0) owner->sums_of_pieces[part] = make_float2(most, total);
+      const int owner = h % piece.pieces, part = h / piece.pieces * piece.pieces + piece.index;
+      send(o, shared.of_pieces + part * S::kMaxDim + d, shared.box, owner);
+      if (d != 0) return;
+      send(most, &shared.sums_of_pieces[part].x, shared.box, owner);
+      send(total, &shared.sums_of_pieces[part].y, shared.box, owner);
     });
-    cluster.sync();
-    if (piece.index < piece.heads) combine_parts<kInt8>(task, piece, shared);
+    if (count == 0) return;
+    receive(shared.box);
+    combine_parts<kInt8>(task, piece, shared, count);
     return;
   }
 #endif

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quest/kernels/cuda/attention_decode.h"
+#include "quest/kernels/cuda/cluster.cuh"
 #include "quest/kernels/cuda/deploy_math.cuh"
 #include "quest/kernels/cuda/kv_cache.cuh"
 
@@ -110,6 +111,7 @@ struct AttendShared {
   float2 sums_of_pieces[kParts];
   FreshRow<kMaxDim> fresh;
   float largest[kHeads], total[kHeads];
+  Mailbox box;
   bool last;
 };
 
@@ -188,12 +190,61 @@ struct ChunkLoads {
   }
 };
 
+// q of a head against int8 keys, by integer dot products: q = unit * (d0 + d1 / 254 + d2 / 254^2)
+// with digits of 8 bits, which is off by at most max|q| / 2^24. In place: `dim` floats become three
+// rows of digits, dim / 4 words each, then the unit.
+inline constexpr int kDigits = 3;
+inline constexpr float kDigitBase = 254.0f;
+// By one warp. A q that is not finite makes the unit NaN or infinite, and by that all scores.
+__device__ inline void make_digits(float* q, int dim, float scale) {
+  constexpr int kMostGroups = 256 / 4 / 32;  // of 4 values, of a lane
+  const int lane = threadIdx.x % 32, words = dim / 4;
+  float4 x[kMostGroups];
+  unsigned most = 0;  // bits of |q|: ordered as numbers, NaN above all
+#pragma unroll
+  for (int g = 0; g < kMostGroups; ++g) {
+    const int at = g * 32 + lane;
+    x[g] = at < words ? reinterpret_cast<const float4*>(q)[at] : make_float4(0, 0, 0, 0);
+    for (const float value : {x[g].x, x[g].y, x[g].z, x[g].w}) {
+      most = max(most, __float_as_uint(value) & 0x7fffffffu);
+    }
+  }
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    most = max(most, __shfl_xor_sync(0xffffffffu, most, step));
+  }
+  __syncwarp();
+  const float largest = __uint_as_float(most);
+  const float to_digits = largest > 1e-30f ? 127.0f / largest : 0.0f;
+  uint32_t* const digits = reinterpret_cast<uint32_t*>(q);
+#pragma unroll
+  for (int g = 0; g < kMostGroups; ++g) {
+    const int at = g * 32 + lane;
+    if (at >= words) break;
+    float rest[4] = {x[g].x * to_digits, x[g].y * to_digits, x[g].z * to_digits,
+                     x[g].w * to_digits};
+#pragma unroll
+    for (int p = 0; p < kDigits; ++p) {
+      uint32_t word = 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float shifted = shift_to_integer(rest[i]);
+        word |= (__float_as_uint(shifted) & 0xffu) << 8 * i;
+        rest[i] = (rest[i] - (shifted - kIntegerShift)) * kDigitBase;
+      }
+      digits[p * words + at] = word;
+    }
+  }
+  if (lane == 0) q[kDigits * words] = largest / 127.0f * scale;
+}
+
 // A warp's softmax and weighted sum of values over its keys of the chunks so far.
 template <KvFormat kFormat, int kColumns, int kHeads>
 struct WarpSums {
   using S = Shares<kColumns>;
   using Loads = ChunkLoads<kFormat, kColumns>;
   static constexpr bool kInt8 = kFormat == KvFormat::kInt8;
+  using Raw8 = typename Cached<kFormat>::Raw8;
   static constexpr unsigned kAll = 0xffffffffu;
   float weight[kHeads][S::kRounds];  // of the keys of key()
   float largest[kHeads], total[kHeads];
@@ -207,35 +258,13 @@ struct WarpSums {
     }
   }
 
-  // Scores of q (heads, D), which has been scaled.
+  // Scores of q (heads, D), which has been scaled; of int8: digits.
   __device__ void score(const DeviceCache& cache, const Piece& piece, const Loads& loads,
                         const float* q) {
-    const int columns = cache.dim / kLane, lane = threadIdx.x % 4;
-#pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-#pragma unroll
-      for (int i = 0; i < S::kRounds; ++i) weight[h][i] = 0.0f;
-    }
-#pragma unroll
-    for (int u = 0; u < S::kEach; ++u) {
-      const int column = lane + 4 * u;
-      if (column >= columns) break;
-      float key[S::kRounds][kLane];
-#pragma unroll
-      for (int i = 0; i < S::kRounds; ++i) Cached<kFormat>::decode8(loads.k[i][u], key[i]);
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        if (h >= piece.heads) break;
-        float of_q[kLane];
-        load8(q + h * cache.dim + column * kLane, of_q);
-#pragma unroll
-        for (int d = 0; d < kLane; ++d) {
-#pragma unroll
-          for (int i = 0; i < S::kRounds; ++i) {
-            weight[h][i] = __fmaf_rn(of_q[d], key[i][d], weight[h][i]);
-          }
-        }
-      }
+    if constexpr (kInt8) {
+      multiply_digits(cache, piece, loads, q);
+    } else {
+      multiply(cache, piece, loads, q);
     }
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
@@ -245,7 +274,10 @@ struct WarpSums {
         float& s = weight[h][i];
         s += __shfl_xor_sync(kAll, s, 1);
         s += __shfl_xor_sync(kAll, s, 2);
-        if constexpr (kInt8) s *= loads.k_unit[i];
+        if constexpr (kInt8) {
+          s *= q[h * cache.dim + kDigits * (cache.dim / 4)];
+          s *= loads.k_unit[i];
+        }
       }
     }
   }
@@ -321,6 +353,73 @@ struct WarpSums {
       if (lane == 0) shared.sums_of_warps[at] = make_float2(largest[h], total[h]);
     }
   }
+
+ private:
+  // This lane's columns alone.
+  __device__ void multiply(const DeviceCache& cache, const Piece& piece, const Loads& loads,
+                           const float* q) {
+    const int columns = cache.dim / kLane, lane = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+#pragma unroll
+      for (int i = 0; i < S::kRounds; ++i) weight[h][i] = 0.0f;
+    }
+#pragma unroll
+    for (int u = 0; u < S::kEach; ++u) {
+      const int column = lane + 4 * u;
+      if (column >= columns) break;
+      float key[S::kRounds][kLane];
+#pragma unroll
+      for (int i = 0; i < S::kRounds; ++i) Cached<kFormat>::decode8(loads.k[i][u], key[i]);
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        if (h >= piece.heads) break;
+        float of_q[kLane];
+        load8(q + h * cache.dim + column * kLane, of_q);
+#pragma unroll
+        for (int d = 0; d < kLane; ++d) {
+#pragma unroll
+          for (int i = 0; i < S::kRounds; ++i) {
+            weight[h][i] = __fmaf_rn(of_q[d], key[i][d], weight[h][i]);
+          }
+        }
+      }
+    }
+  }
+  __device__ void multiply_digits(const DeviceCache& cache, const Piece& piece, const Loads& loads,
+                                  const float* q) {
+    const int columns = cache.dim / kLane, lane = threadIdx.x % 4, words = cache.dim / 4;
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      if (h >= piece.heads) break;
+      int dots[S::kRounds][kDigits] = {};
+#pragma unroll
+      for (int u = 0; u < S::kEach; ++u) {
+        const int column = lane + 4 * u;
+        if (column >= columns) break;
+        const auto* digits = reinterpret_cast<const int*>(q + h * cache.dim) + column * 2;
+#pragma unroll
+        for (int p = 0; p < kDigits; ++p) {
+          const int2 d = *reinterpret_cast<const int2*>(digits + p * words);
+#pragma unroll
+          for (int i = 0; i < S::kRounds; ++i) {
+            const Raw8& key = loads.k[i][u];
+            dots[i][p] = __dp4a(static_cast<int>(key.x), d.x, dots[i][p]);
+            dots[i][p] = __dp4a(static_cast<int>(key.y), d.y, dots[i][p]);
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < S::kRounds; ++i) {  // at most 64 * 127^2 < 2^22
+        float s = float_of(dots[i][kDigits - 1]);
+#pragma unroll
+        for (int p = kDigits - 2; p >= 0; --p) {
+          s = __fmaf_rn(s, 1.0f / kDigitBase, float_of(dots[i][p]));
+        }
+        weight[h][i] = s;
+      }
+    }
+  }
 };
 
 // cos and sin of the row's position into shared memory.
@@ -328,14 +427,16 @@ template <int kThreads>
 __device__ void fetch_turns(const SplitTask& task, const Piece& piece, float* turns) {
   const int half = task.cache.dim / 2;
   const int64_t at = static_cast<int64_t>(piece.position) * half;
+#pragma unroll 1
   for (int i = threadIdx.x; i < half; i += kThreads) {
     turns[i] = task.cos[at + i];
     turns[half + i] = task.sin[at + i];
   }
 }
 
-// q of the block's heads, turned and scaled, into `heads`; then the key and value of the row's own
-// token: in the cache's form into `fresh`, and into the cache. Ends with a barrier.
+// q of the block's heads, turned and scaled, into `heads`, of int8 as digits; then the key and
+// value of the row's own token: in the cache's form into `fresh`, and into the cache. Ends with a
+// barrier.
 template <KvFormat kFormat, int kColumns>
 __device__ void prepare_heads(const SplitTask& task, const Piece& piece, const float* turns,
                               uint8_t* page, float* heads,
@@ -347,9 +448,22 @@ __device__ void prepare_heads(const SplitTask& task, const Piece& piece, const f
   const int dim = cache.dim, half = dim / 2, of_q = piece.heads * dim;
   const float* row = task.qkv + piece.row * (task.heads + 2 * cache.kv_heads) * dim;
   const float* q = row + piece.first_head * dim;
+  const auto make_all_digits = [&] {
+#pragma unroll 1
+    for (int h = threadIdx.x / 32; h < piece.heads; h += kThreads / 32) {
+      make_digits(heads + h * dim, dim, task.scale);
+    }
+  };
   if (task.cos == nullptr) {
-    for (int i = threadIdx.x; i < of_q; i += kThreads) heads[i] = q[i] * task.scale;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < of_q; i += kThreads) {
+      heads[i] = kInt8 ? q[i] : q[i] * task.scale;
+    }
     __syncthreads();
+    if constexpr (kInt8) {
+      make_all_digits();
+      __syncthreads();
+    }
     return;
   }
   const float* k = row + (task.heads + piece.kv_head) * dim;
@@ -364,6 +478,7 @@ __device__ void prepare_heads(const SplitTask& task, const Piece& piece, const f
   const int own = threadIdx.x;  // a value for each thread: there are as many, and more
   float value = 0.0f;
   if (makes && own < dim) value = k[cache.kv_heads * dim + own];
+#pragma unroll 1
   for (int index = threadIdx.x; index < (piece.heads + (makes ? 1 : 0)) * half; index += kThreads) {
     const int head = index / half, i = index % half, at = head * dim + i;
     const bool of_key = head == piece.heads;
@@ -393,11 +508,12 @@ __device__ void prepare_heads(const SplitTask& task, const Piece& piece, const f
   if constexpr (kInt8) {
     transform_heads(cache, heads, of_q + (makes ? 2 * dim : 0));
     __syncthreads();
-    for (int i = threadIdx.x; i < of_q; i += kThreads) heads[i] *= task.scale;
-    if (makes && threadIdx.x < 64) {  // a warp for K, one for V
-      const int part = threadIdx.x / 32;
+    make_all_digits();
+    if (makes && threadIdx.x >= 32 * (kThreads / 32 - 2)) {  // a warp for K, one for V
+      const int part = threadIdx.x / 32 - (kThreads / 32 - 2);
       const float* x = heads + of_q + part * dim;
       const CacheUnit unit = cache_unit(x, dim);
+#pragma unroll 1
       for (int i = threadIdx.x % 32; i < dim; i += 32) store(part, i, x[i], unit.scale);
       if (threadIdx.x % 32 == 0) {
         fresh.unit[part] = unit.unit;
@@ -415,8 +531,9 @@ template <int kColumns, int kHeads, class F>
 __device__ void combine_warps(const DeviceCache& cache, const Piece& piece,
                               const AttendShared<kColumns, kHeads>& shared, const F& f) {
   using S = Shares<kColumns>;
+#pragma unroll 1
   for (int i = threadIdx.x; i < piece.heads * cache.dim; i += S::kThreads) {
-    const int h = i / cache.dim, d = i % cache.dim;
+    const int h = kHeads == 1 ? 0 : i / cache.dim, d = i - h * cache.dim;
     float2 sums[S::kWarps];
     float most = -INFINITY, total = 0.0f, o = 0.0f;
 #pragma unroll
@@ -454,6 +571,7 @@ __device__ void transform_out(const SplitTask& task, const Piece& piece, float* 
   __syncthreads();
   transform_heads(task.cache, o, count * dim);
   __syncthreads();
+#pragma unroll 1
   for (int i = threadIdx.x; i < count * dim; i += blockDim.x) {
     const int h = first + i / dim * step;
     task.out[(piece.row * task.heads + piece.first_head + h) * dim + i % dim] = o[i];
@@ -489,13 +607,16 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
   float* const weights = shared.of_warps;
   const int dim = task.cache.dim, lane = threadIdx.x % 32;
   const int pieces = piece.pieces, values = piece.heads * dim;
+#pragma unroll 1
   for (int h = threadIdx.x / 32; h < piece.heads; h += S::kWarps) {
     const float2* sums = task.partial_sums + partial_at(task, piece, h);
     float most = -INFINITY, sum = 0.0f;
+#pragma unroll 1
     for (int i = lane; i < pieces; i += 32) most = fmaxf(most, __ldcg(sums + i).x);
     for (int step = 1; step < 32; step *= 2) {
       most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
     }
+#pragma unroll 1
     for (int i = lane; i < pieces; i += 32) {
       const float2 part = __ldcg(sums + i);
       sum = __fmaf_rn(part.y, exp_as_cpu(part.x - most), sum);
@@ -506,16 +627,19 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
       shared.total[h] = sum;
     }
   }
+#pragma unroll 1
   for (int i = threadIdx.x; i < values; i += S::kThreads) shared.heads[i] = 0.0f;
   for (int first = 0; first < pieces; first += kAtOnce) {
     const int count = min(kAtOnce, pieces - first);
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < piece.heads * count; i += S::kThreads) {
       const int h = i / count, p = i % count;
       const float most = __ldcg(task.partial_sums + partial_at(task, piece, h) + first + p).x;
       weights[h * kAtOnce + p] = exp_as_cpu(most - shared.largest[h]);
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < values; i += S::kThreads) {
       const int h = i / dim;
       const float* part = task.partial + (partial_at(task, piece, h) + first) * dim + i % dim;
@@ -528,6 +652,7 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
       shared.heads[i] = sum;
     }
   }
+#pragma unroll 1
   for (int i = threadIdx.x; i < values; i += S::kThreads) {  // its own values
     const int h = i / dim;
     put<kInt8>(task, piece, h, i % dim, shared.heads[i] / shared.total[h], shared.heads + i);
@@ -535,17 +660,22 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
   transform_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
 }
 
-// The same in a cluster, whose block r has received the sums of all pieces of the heads r, r +
-// pieces, ...: `pieces` parts for each. The bits of combine_pieces: its tree of totals, unrolled.
+// Heads whose pieces block `index` of a cluster puts together: index, index + pieces, ...
+__device__ inline int heads_of_rank(const Piece& piece) {
+  return max(0, (piece.heads - piece.index + piece.pieces - 1) / piece.pieces);
+}
+
+// The same in a cluster, by a block that has received the sums of its `count` heads: `pieces` parts
+// of each. The bits of combine_pieces: its tree of totals, unrolled.
 template <bool kInt8, int kColumns, int kHeads>
 __device__ void combine_parts(const SplitTask& task, const Piece& piece,
-                              AttendShared<kColumns, kHeads>& shared) {
+                              AttendShared<kColumns, kHeads>& shared, int count) {
   using S = Shares<kColumns>;
   constexpr int kMost = static_cast<int>(kFewPieces);
   const int dim = task.cache.dim, pieces = piece.pieces;
-  const int count = (piece.heads - piece.index + pieces - 1) / pieces;
+#pragma unroll 1
   for (int i = threadIdx.x; i < count * dim; i += S::kThreads) {
-    const int own = i / dim, d = i % dim, first = own * pieces;
+    const int own = kHeads == 1 ? 0 : i / dim, d = i - own * dim, first = own * pieces;
     float weight[kMost], total[kMost], most = -INFINITY, o = 0.0f;
 #pragma unroll
     for (int p = 0; p < kMost; ++p) {

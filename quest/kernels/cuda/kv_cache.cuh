@@ -133,6 +133,7 @@ __device__ inline void turn(float& first, float& second, float cosine, float sin
 // The Hadamard transform of whole heads, `values` floats in shared memory, by all threads of the
 // block; before and after it they must meet at a barrier.
 __device__ inline void transform_heads(const DeviceCache& cache, float* x, int values) {
+#pragma unroll 1
   for (int first = 0; first < values; first += blockDim.x * kLane) {
     const int at = first + threadIdx.x * kLane;
     float v[kLane] = {};

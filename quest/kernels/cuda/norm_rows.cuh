@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kMostLoaders* kSegmentThreads + kRowThreads / 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ float row_values[];
   __shared__ PartsShared shared;
-  const RowPart part(width);
+  const RowPart part(shared, width);
   let_next_start();
   const bool vector = k % kLane == 0;
   const int segments = (k + kSegment - 1) / kSegment, loaders = groups * kSegmentThreads;
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kMostLoaders* kSegmentThreads + kRowThreads / 
       store8(row_values + (r * loaders + thread) * kLane, v[r]);
       arrive_at(1 + segment, counted);
     }
-    part.cluster.barrier_wait();
+    await_cluster();
     return;
   }
   const int column = part.column(threadIdx.x), count = part.count(threadIdx.x, k);
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kMostLoaders* kSegmentThreads + kRowThreads / 
   float v[kLane];
 #pragma unroll
   for (int i = 0; i < kLane; ++i) v[i] = h[i] * inverse * weight[i];
-  quantize_part<kCode>(part, rule, k, v, shared, out, [&] {  // now that all have read x
+  quantize_part<kCode>(part, rule, k, v, shared, out, [&] {  // x has been read
     if (source.delta != nullptr && count > 0) {
       store_part(source.h + at_row + column, count, whole, h);
     }

@@ -3,9 +3,9 @@
 // ten thousand values. The same bits: parts are whole chunks of the sum of squares.
 #pragma once
 
-#include <cooperative_groups.h>
 #include <cstdlib>
 
+#include "quest/kernels/cuda/cluster.cuh"
 #include "quest/kernels/cuda/quantize_row.cuh"
 
 namespace quest::kernels::cuda {
@@ -34,19 +34,19 @@ void allow_parts(const char* operation, Kernel kernel, int parts) {
 
 struct PartsShared {
   float chunks[kMaxChunks];  // of the whole row
+  Mailbox box;
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 // This block's part of row blockIdx.y: the columns from blockIdx.x * width on, width a multiple of
-// 128, 8 of them in each thread. Made before anything else, since all blocks of the cluster must
-// run before one writes to another.
+// 128, 8 of them in each thread. Made before anything else.
 struct RowPart {
-  cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
   int64_t row;
   int width;
 
-  __device__ explicit RowPart(int columns) : row(blockIdx.y), width(columns) {
-    cluster.barrier_arrive();
+  __device__ RowPart(PartsShared& shared, int columns) : row(blockIdx.y), width(columns) {
+    open(shared.box);
+    start_cluster();
   }
   __device__ int column(int thread) const { return blockIdx.x * width + thread * kLane; }
   __device__ int count(int thread, int k) const {
@@ -55,22 +55,21 @@ struct RowPart {
   }
 };
 
-// By the threads of the part: rotated, measured, decided. before_writes() runs when every thread of
-// the cluster has got its v.
+// By the threads of the part: rotated, measured, decided. before_writes() runs when all of the
+// cluster whose values matter have got their v.
 template <CodeKind kCode, class F>
 __device__ void quantize_part(const RowPart& part, const RowRule& rule, int k, float (&v)[kLane],
                               PartsShared& shared, const RowsOut& out, const F& before_writes) {
   const int thread = threadIdx.x, column = part.column(thread), count = part.count(thread, k);
+  if (thread == 0) expect(shared.box, (k + 127) / 128 * static_cast<int>(sizeof(float)));
   if (rule.block > 1) butterfly(v, rule.block, rule.norm);
-  part.cluster.barrier_wait();
-  if (kCode != CodeKind::kValues) {
-    const float sum = square_chunk(v);  // in all 16 lanes: each tells one block
-    const int block = thread % 16;
-    if (block < static_cast<int>(gridDim.x) && count > 0) {
-      *part.cluster.map_shared_rank(shared.chunks + column / 128, block) = sum;
-    }
+  const float sum = square_chunk(v);  // in all 16 lanes: each tells one block
+  const int first = thread / 16 * 16, block = thread % 16;
+  await_cluster();
+  if (block < static_cast<int>(gridDim.x) && part.count(first, k) > 0) {
+    send(sum, shared.chunks + part.column(first) / 128, shared.box, block);
   }
-  part.cluster.sync();
+  receive(shared.box);
   RowScale c = {1.0f, 1.0f, 0.0f};
   if (kCode != CodeKind::kValues) c = scale_of_row<kCode>(rule, shared.chunks, k);
   before_writes();
@@ -85,7 +84,7 @@ __global__ void __launch_bounds__(kRowThreads)
     quantize_row_parts(Source source, RowRule rule, int k, int width, RowsOut out) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   __shared__ PartsShared shared;
-  const RowPart part(width);
+  const RowPart part(shared, width);
   let_next_start();
   const int count = part.count(threadIdx.x, k);
   float v[kLane];

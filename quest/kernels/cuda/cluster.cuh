@@ -1,0 +1,62 @@
+// Blocks of a cluster that write into each other's shared memory (compute capability 9.0 and up).
+//
+// A block that receives has a Mailbox: it knows how many bytes it will get and waits for them,
+// which is cheaper than a barrier of the cluster, whose release waits for all memory.
+//
+//   __shared__ Mailbox box;
+//   open(box); start_cluster();               // all threads, first of all
+//   if (threadIdx.x == 0) expect(box, bytes);
+//   await_cluster();                          // before the first send: all blocks run now
+//   send(value, &place, box, rank);           // into `place` of block `rank`
+//   receive(box);                             // all bytes are there
+#pragma once
+
+#include <cstdint>
+
+namespace quest::kernels::cuda {
+
+struct Mailbox {
+  uint64_t state;
+};
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+__device__ inline void open(Mailbox& box) {
+  if (threadIdx.x != 0) return;
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&box)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ inline void expect(Mailbox& box, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&box)),
+               "r"(bytes)
+               : "memory");
+}
+__device__ inline void start_cluster() {
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
+__device__ inline void await_cluster() {
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+__device__ inline void send(float value, const float* place, const Mailbox& box, int rank) {
+  asm volatile(
+      "{\n.reg .b32 to, bell;\n"
+      "mapa.shared::cluster.u32 to, %0, %2;\n"
+      "mapa.shared::cluster.u32 bell, %1, %2;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [to], %3, [bell];\n}" ::"r"(
+          shared_address(place)),
+      "r"(shared_address(&box)), "r"(rank), "r"(__float_as_uint(value))
+      : "memory");
+}
+__device__ inline void receive(Mailbox& box) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+      "@!done bra again;\n}" ::"r"(shared_address(&box))
+      : "memory");
+}
+#endif
+
+}  // namespace quest::kernels::cuda
