@@ -32,6 +32,7 @@ __device__ inline void wait_for_previous() {
 inline bool overlaps_launches() {
   static const bool overlaps = [] {
     int device = 0, major = 0;
+    if (std::getenv("QUEST_NO_OVERLAP") != nullptr) return false;  // EXPERIMENT
     if (cudaGetDevice(&device) != cudaSuccess) return false;
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     return major >= 9;
@@ -51,32 +52,11 @@ inline bool launches_clusters() {
   return launches;
 }
 
-// Kernels are on a multiprocessor together only where they want it split alike between shared
-// memory and L1 cache: so all of them ask for the same. Percent of shared memory, what several of
-// them need at once; the rest is where loads arrive. Experiment: QUEST_CARVEOUT, -1 for the
-// driver's choice.
-inline int shared_carveout() {
-  static const int percent = [] {
-    const char* text = std::getenv("QUEST_CARVEOUT");
-    return text != nullptr ? std::atoi(text) : 50;
-  }();
-  return percent;
-}
-
-inline void prepare_kernel(const char* operation, const void* kernel) {
-  int device = 0;
-  check(operation, cudaGetDevice(&device));
-  if (shared_carveout() < 0 || !is_first_launch(kernel, device)) return;
-  check(operation, cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                        shared_carveout()));
-}
-
 // In clusters of `cluster` blocks along x, where that is more than 1.
 template <class... Parameters, class... Arguments>
 void launch_dependent_clusters(const char* operation, void (*kernel)(Parameters...), dim3 grid,
                                unsigned cluster, dim3 block, size_t shared_bytes,
                                cudaStream_t stream, Arguments... arguments) {
-  prepare_kernel(operation, reinterpret_cast<const void*>(kernel));
   cudaLaunchAttribute attributes[2] = {};
   unsigned count = 0;
   if (overlaps_launches()) {

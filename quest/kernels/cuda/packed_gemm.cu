@@ -1,8 +1,4 @@
 // packed_gemm.h's product: how it is cut into blocks, and its launch.
-#include <cstdlib>
-#include <string>
-
-#include "quest/kernels/cuda/decode_product.cuh"
 #include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/kernels/cuda/packed_product.cuh"
 
@@ -88,39 +84,9 @@ ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
   return cut;
 }
 
-ProductCut cut_decode(int64_t m, int64_t n, int64_t k, bool one_bit,
-                      int blocks_per_multiprocessor) {
-  const DeviceLimits limits = device_limits();
-  const SharedNeed need{static_cast<int>(m), one_bit};
-  ProductCut cut;
-  cut.tiles = divide_up(n, 16);
-  cut.spans = cut.slab_spans = divide_up(k, kSpanColumns);
-  deal_tiles(cut, blocks_per_multiprocessor * limits.multiprocessors);
-  cut.longer = cut.tiles - cut.blocks * (cut.block_tiles - 1);
-  cut.row_bytes = need.row_bytes(cut.spans);
-  cut.codes_offset = need.codes_offset(cut.block_tiles);
-  cut.shared_bytes = need.total(cut.block_tiles, cut.spans);
-  if (cut.shared_bytes > limits.shared / 2 - kReservedShared) return {};
-  return cut;
-}
-
-const DecodeExperiment& decode_experiment() {
-  static const DecodeExperiment experiment = [] {
-    DecodeExperiment e;
-    if (const char* v = std::getenv("QUEST_PACKED_VARIANT")) e.variant = v;
-    if (const char* v = std::getenv("QUEST_PACKED_BLOCKS_PER_SM")) {
-      e.blocks_per_multiprocessor = std::atoi(v);
-    }
-    if (const char* v = std::getenv("QUEST_PACKED_AHEAD_KB")) e.ahead_bytes = std::atoi(v) << 10;
-    return e;
-  }();
-  return experiment;
-}
-
 template <int kKind>
 void launch_product(const char* operation, const ProductTask& task, Stream stream) {
   if (task.m == 0 || task.n == 0) return;
-  if (launch_decode<kKind>(operation, task, stream)) return;
   const ProductCut cut = cut_product(task.m, task.n, task.k, kKind == kPackedOneBit);
   if (task.m <= 8) return launch_product<kKind, 1>(operation, task, cut, stream);
   if (task.m <= 16) return launch_product<kKind, 2>(operation, task, cut, stream);

@@ -29,7 +29,6 @@ struct ProductCut {
   int row_bytes = 0;     // from one row of activations in shared memory to the next
   int codes_offset = 0;  // in shared memory, bytes
   int blocks = 0, threads = 0, shared_bytes = 0;
-  int ahead_units = 0;  // decode_product.cuh: that a warp asks for into the L2 cache
 };
 
 inline constexpr int kMaxBlockTiles = 16;
@@ -434,8 +433,6 @@ __global__ void __launch_bounds__(512, 1)
 
 // one_bit: activations as bits.
 ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit);
-// Of decode_product.cuh, but for threads and ahead_units; no blocks where it does not fit.
-ProductCut cut_decode(int64_t m, int64_t n, int64_t k, bool one_bit, int blocks_per_multiprocessor);
 
 template <int kKind, int kTilesM>
 void launch_product(const char* operation, const ProductTask& task, const ProductCut& cut,

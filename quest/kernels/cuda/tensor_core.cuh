@@ -45,43 +45,6 @@ __device__ __forceinline__ void load_streaming(const uint4* p, uint32_t* w) {
                : "l"(p));
 }
 
-// Asks for memory that loads will soon want, into the L2 cache: `bytes` a multiple of 16, p aligned
-// to 16. Costs no register while it is on its way. Nothing before compute capability 9.0.
-__device__ __forceinline__ void prefetch_to_l2(const void* p, uint32_t bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(p)),
-               "r"(bytes));
-#else
-  static_cast<void>(p), static_cast<void>(bytes);
-#endif
-}
-
-// Copies to shared memory that hold no register: 4 or 16 bytes, both sides aligned to as many. The
-// thread itself sees them after wait_for_copies(), others after a barrier behind that.
-using SharedAddress = uint32_t;
-__device__ __forceinline__ SharedAddress shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-template <int kBytes>
-__device__ __forceinline__ void copy_to_shared(SharedAddress to, const void* from) {
-  if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
-  }
-}
-__device__ __forceinline__ void store_shared(SharedAddress to, uint32_t word) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
-}
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
-// The value is worked out here, not where it is first used.
-__device__ __forceinline__ void work_out_now(const int8_t*& p) { asm volatile("" : "+l"(p)); }
-__device__ __forceinline__ void work_out_now(SharedAddress& a) { asm volatile("" : "+r"(a)); }
-__device__ __forceinline__ void work_out_now(int& n) { asm volatile("" : "+r"(n)); }
-
 // Activations of 16 columns; `fill` past the end of a row. kAligned: K is a multiple of 16.
 template <bool kAligned>
 __device__ inline uint4 load_codes(const int8_t* row, int column, int k, uint32_t fill) {
