@@ -81,6 +81,8 @@ struct Shared {
   double total;
   int found, gathered;
 };
+// At file scope, so that functions that are not inlined know its address space.
+__shared__ Shared shared;
 
 __device__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
 __device__ int warp() { return static_cast<int>(threadIdx.x) / 32; }
@@ -161,7 +163,7 @@ __device__ double warp_sum(double value) {
 }
 
 // shared.mass and shared.count of the bins. Tokens of a warp that share one are added first.
-__device__ void fill_bins(const Set& set, const Split& split, Shared& shared) {
+__device__ void fill_bins(const Set& set, const Split& split) {
   const Row& row = shared.row;
   for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) {
     shared.mass[i] = 0;
@@ -193,7 +195,7 @@ __device__ void fill_bins(const Set& set, const Split& split, Shared& shared) {
 struct Sums {
   double before, middle, after;
 };
-__device__ Sums running_sums(double first, double second, double base, Shared& shared) {
+__device__ Sums running_sums(double first, double second, double base) {
   double sum = first + second;
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
@@ -212,7 +214,7 @@ __device__ Sums running_sums(double first, double second, double base, Shared& s
 
 // The first bin whose sum reaches the goal, shared.before and shared.here the sums before and with
 // it; kBins if none does.
-__device__ int first_reaching(const Sums& sums, double goal, Shared& shared) {
+__device__ int first_reaching(const Sums& sums, double goal) {
   const int own = 2 * static_cast<int>(threadIdx.x);
   if (own == 0) shared.found = kBins;
   __syncthreads();
@@ -234,7 +236,7 @@ __device__ int first_reaching(const Sums& sums, double goal, Shared& shared) {
 }
 
 // Sorts the first `count` of shared.keys and ids, at most kBins, by their places.
-__device__ void sort_places(int count, Shared& shared) {
+__device__ void sort_places(int count) {
   const int t = static_cast<int>(threadIdx.x);
   int size = 2;
   while (size < count) size *= 2;
@@ -246,7 +248,7 @@ __device__ void sort_places(int count, Shared& shared) {
     for (int step = run / 2; step > 0; step /= 2) {
       __syncthreads();
       if (t >= size / 2) continue;
-      const int i = t / step * 2 * step + t % step, j = i + step;
+      const int i = 2 * t - (t & (step - 1)), j = i + step;
       const Place a{shared.keys[i], shared.ids[i]}, b{shared.keys[j], shared.ids[j]};
       if ((i & run) == 0 ? is_before(b, a) : is_before(a, b)) {
         shared.keys[i] = b.key, shared.ids[i] = b.id;
@@ -259,7 +261,7 @@ __device__ void sort_places(int count, Shared& shared) {
 
 // The members of a bin (-1: all of the split), at most kBins, sorted into shared.keys and ids.
 // Returns how many.
-__device__ int gather_sorted(const Set& set, const Split& split, int bin, Shared& shared) {
+__device__ int gather_sorted(const Set& set, const Split& split, int bin) {
   if (threadIdx.x == 0) shared.gathered = 0;
   __syncthreads();
   over_members(shared.row, set, split, [&](bool is_member, const Place& place, double) {
@@ -270,12 +272,12 @@ __device__ int gather_sorted(const Set& set, const Split& split, int bin, Shared
   });
   __syncthreads();
   const int count = shared.gathered;
-  sort_places(count, shared);
+  sort_places(count);
   return count;
 }
 
 // What is left of a split within one of its bins.
-__device__ Split narrowed(const Set& set, const Split& split, int bin, Shared& shared) {
+__device__ Split narrowed(const Set& set, const Split& split, int bin) {
   if (split.high == split.low) {
     const int first = split.first_id + (bin << split.shift);
     return split_of(split.high, split.low, first, min(split.end_id, first + (1 << split.shift)),
@@ -307,17 +309,17 @@ struct Crossing {
 
 // The first place of the set at which the running sum of the mass reaches the goal; of a set that
 // is weighed, the goal is a fraction of its total.
-__device__ __noinline__ Crossing crossing(const Set& set, double goal, Shared& shared) {
+__device__ __noinline__ Crossing crossing(const Set& set, double goal) {
   const Row& row = shared.row;
   const int own = 2 * static_cast<int>(threadIdx.x);
   Split split = whole(row);
   double base = 0, margin = 0;
   int bin = 0;
   for (bool is_first = true;; is_first = false) {
-    fill_bins(set, split, shared);
+    fill_bins(set, split);
     const double first = set.weighed ? shared.mass[own] : shared.count[own];
     const double second = set.weighed ? shared.mass[own + 1] : shared.count[own + 1];
-    const Sums sums = running_sums(first, second, base, shared);
+    const Sums sums = running_sums(first, second, base);
     if (is_first && set.weighed) {
       if (threadIdx.x == kThreads - 1) shared.total = sums.after;
       __syncthreads();
@@ -327,21 +329,21 @@ __device__ __noinline__ Crossing crossing(const Set& set, double goal, Shared& s
       margin = (row.count + 16) * 0x1p-50 * shared.total;
       goal *= shared.total;
     }
-    bin = first_reaching(sums, goal, shared);
+    bin = first_reaching(sums, goal);
     if (bin == kBins) return {back(), false};
     base = shared.before;
     const auto count = static_cast<int>(shared.count[bin]);
     __syncthreads();  // count's memory becomes that of ids
     if (count <= kBins) break;
-    split = narrowed(set, split, bin, shared);
+    split = narrowed(set, split, bin);
   }
-  const int count = gather_sorted(set, split, bin, shared);
+  const int count = gather_sorted(set, split, bin);
   double mass[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     mass[i] = own + i < count ? mass_of(row, set, value_at(row, shared.ids[own + i])) : 0;
   }
-  const int found = first_reaching(running_sums(mass[0], mass[1], base, shared), goal, shared);
+  const int found = first_reaching(running_sums(mass[0], mass[1], base), goal);
   Crossing result{back(), false};
   if (found < count) {
     result.place = {shared.keys[found], shared.ids[found]};
@@ -357,14 +359,14 @@ __device__ __noinline__ Crossing crossing(const Set& set, double goal, Shared& s
 // tokens were shown. is_loaded: shared still holds the only piece.
 template <class F>
 __device__ void over_sorted(const Place& last, int size, int wanted, bool& is_loaded,
-                            Shared& shared, const F& visit) {
+                            const F& visit) {
   const Row& row = shared.row;
   Set set{front(), last, false, 0};
   for (int done = 0; done < wanted; done += kBins) {
     set.to = last;
-    if (done + kBins < size) set.to = crossing(set, kBins, shared).place;
+    if (done + kBins < size) set.to = crossing(set, kBins).place;
     if (!is_loaded) {
-      const int count = gather_sorted(set, whole(row), -1, shared);
+      const int count = gather_sorted(set, whole(row), -1);
       for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
         shared.mass[i] = weight_of(row, value_at(row, shared.ids[i]));
       }
@@ -380,12 +382,12 @@ __device__ void over_sorted(const Place& last, int size, int wanted, bool& is_lo
 
 // The token that the CPU draws, by its sums: one thread adds, in its order.
 __device__ __noinline__ int draw_in_order(const Place& last, int size, double top_p, double min_p,
-                                          double draw, Shared& shared) {
+                                          double draw) {
   bool is_loaded = false;
   const bool adds = threadIdx.x == 0;
   const auto total_of = [&](int wanted, double least) {
     double total = 0;
-    over_sorted(last, size, wanted, is_loaded, shared, [&](int count) {
+    over_sorted(last, size, wanted, is_loaded, [&](int count) {
       for (int i = 0; adds && i < count; ++i) {
         const double weight = shared.mass[i];
         if (!(weight < least)) total += weight;
@@ -408,7 +410,7 @@ __device__ __noinline__ int draw_in_order(const Place& last, int size, double to
     const double goal = top_p * total_of(size, 0);
     double sum = 0;
     kept = 0;
-    over_sorted(last, size, size, is_loaded, shared, [&](int count) {
+    over_sorted(last, size, size, is_loaded, [&](int count) {
       int i = 0;
       for (; adds && i < count && sum < goal; ++i) sum += shared.mass[i];
       kept += i;
@@ -419,7 +421,7 @@ __device__ __noinline__ int draw_in_order(const Place& last, int size, double to
   }
   double rest = draw * total_of(kept, min_p);
   int token = -1;
-  over_sorted(last, size, kept, is_loaded, shared, [&](int count) {
+  over_sorted(last, size, kept, is_loaded, [&](int count) {
     bool goes_on = true;
     for (int i = 0; adds && goes_on && i < count; ++i) {
       const double weight = shared.mass[i];
@@ -436,23 +438,23 @@ __device__ __noinline__ int draw_in_order(const Place& last, int size, double to
 }
 
 // Of a row with candidates and a temperature.
-__device__ int draw_token(const SampleRow& settings, double draw, Shared& shared) {
+__device__ int draw_token(const SampleRow& settings, double draw) {
   const Row& row = shared.row;
   if (!(fabs(row.largest) < INFINITY)) return -1;
   Place last = back();
   int size = row.count;
   if (settings.top_k > 0 && settings.top_k < size) {
     size = static_cast<int>(settings.top_k);
-    last = crossing({front(), last, false, 0}, size, shared).place;
+    last = crossing({front(), last, false, 0}, size).place;
   }
   const double top_p = settings.top_p, min_p = settings.min_p;
   if (size > kFew) {
     Crossing found{last, true};
-    if (top_p < 1) found = crossing({front(), last, true, 0}, top_p, shared);
-    if (found.is_sure) found = crossing({front(), found.place, true, min_p}, draw, shared);
+    if (top_p < 1) found = crossing({front(), last, true, 0}, top_p);
+    if (found.is_sure) found = crossing({front(), found.place, true, min_p}, draw);
     if (found.is_sure) return found.place.id;
   }
-  return draw_in_order(last, size, top_p, min_p, draw, shared);
+  return draw_in_order(last, size, top_p, min_p, draw);
 }
 
 // Several biases of one token are added in their order, by the thread of the first.
@@ -473,7 +475,7 @@ __device__ void add_biases(const SampleRow& settings, int v, float* logits) {
 
 // Fills the rest of shared.row. Returns the first token of the largest value, -1 for a row from
 // which none can be chosen.
-__device__ int survey(Shared& shared) {
+__device__ int survey() {
   const Row& row = shared.row;
   if (threadIdx.x == 0) {
     shared.high = 0;
@@ -533,7 +535,6 @@ __device__ int survey(Shared& shared) {
 
 __global__ void __launch_bounds__(kThreads)
     sample(float* logits, int v, int64_t ld, SampleRow* rows, int32_t* out) {
-  __shared__ Shared shared;
   let_next_start();
   wait_for_previous();
   const SampleRow settings = rows[blockIdx.x];
@@ -547,14 +548,14 @@ __global__ void __launch_bounds__(kThreads)
     shared.row.temperature = settings.temperature;
   }
   __syncthreads();
-  int token = survey(shared);
+  int token = survey();
   if (token >= 0 && settings.temperature != 0) {
     if (threadIdx.x == 0) {
       const bool cuts = settings.top_k > 0 && settings.top_k < shared.row.candidates;
       shared.row.by_id = !cuts && !(settings.top_p < 1);
     }
     __syncthreads();
-    token = draw_token(settings, philox::uniform(settings.seed, 0, settings.position), shared);
+    token = draw_token(settings, philox::uniform(settings.seed, 0, settings.position));
   }
   __syncthreads();
   if (threadIdx.x != 0) return;

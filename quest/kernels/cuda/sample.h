@@ -4,12 +4,11 @@
 //   sample_rows(logits, m, v, v, rows, next, stream);  // rows: SampleRow (M) in device memory
 //
 // Always the same, not almost: values, weights (portable::exp) and the draw (Philox) have the CPU's
-// bits, and order and ties are the CPU's. Only the sums of weights are not the CPU's at first,
-// which adds one after the other: a block adds in parallel, with a bound on how far the two sums
-// can lie apart. Where a threshold of top_p or the draw is nearer to the edge of a token than that
-// (a few times V^2 2^-53 of all draws, or equal weights that end exactly at top_p), the block does
-// again what the CPU does, in its order, which takes milliseconds. A set of at most 256 tokens is
-// added in the CPU's order at once.
+// bits, and order and ties are the CPU's. Only sums of weights are not: the CPU adds one after the
+// other, a block in parallel, with a bound on how far the two can lie apart. Where the draw or the
+// threshold of top_p is nearer to the edge of a token than that (about 16 V^2 2^-53 of all draws
+// from V tokens; or equal weights that end exactly at top_p), one thread adds again in the CPU's
+// order, which takes milliseconds. At most 256 tokens are added so at once.
 //
 // Limits, for which the CPU's sampler has answers or errors of its own: a row with a NaN or +inf or
 // with nothing but -inf gives -1 (the CPU throws), and so does a repetition penalty that makes the
