@@ -10,6 +10,7 @@
 #include <ATen/cuda/CUDAGraph.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -19,6 +20,7 @@
 
 #include "quest/kernels/cuda/attention_decode.h"
 #include "quest/kernels/cuda/deploy.h"
+#include "quest/kernels/cuda/sample.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
 
@@ -119,6 +121,40 @@ void attention(gpu::KvFormat format, const char* name, int64_t batch, int64_t co
   });
 }
 
+// The token of each row of logits, as of a model that is mostly sure (N(0, 3^2)).
+void sampling(int64_t m, int64_t v, double copy_rate) {
+  struct Way {
+    const char* name;
+    double temperature, top_p, min_p;
+    int64_t top_k;
+  };
+  const at::Tensor logits = at::randn({m, v}, on_gpu(at::kFloat)) * 3;
+  const at::Tensor tokens = at::empty({m}, on_gpu(at::kInt));
+  for (const Way& way : {Way{"greedy", 0, 1, 0, 0},
+                         {"all", 1, 1, 0, 0},
+                         {"top-k 50", 1, 1, 0, 50},
+                         {"top-p 0.95", 1, 0.95, 0, 0},
+                         {"min-p 0.05", 1, 1, 0.05, 0},
+                         {"top-k 50, top-p 0.95", 1, 0.95, 0, 50}}) {
+    std::vector<kernels::cuda::SampleRow> rows(static_cast<size_t>(m));
+    for (kernels::cuda::SampleRow& row : rows) {
+      row.temperature = way.temperature;
+      row.top_p = way.top_p;
+      row.min_p = way.min_p;
+      row.top_k = way.top_k;
+      row.seed = static_cast<uint64_t>(&row - rows.data());
+    }
+    const auto bytes = static_cast<int64_t>(rows.size() * sizeof(rows[0]));
+    const at::Tensor on_device = at::from_blob(rows.data(), {bytes}, at::kByte).to(at::kCUDA);
+    print(fmt::format("token of {} x {}, {}", m, v, way.name), static_cast<double>(4 * m * v),
+          copy_rate, [&](int) {
+            kernels::cuda::sample_rows(data<float>(logits), m, v, v,
+                                       data<kernels::cuda::SampleRow>(on_device),
+                                       data<int32_t>(tokens), current_stream());
+          });
+  }
+}
+
 }  // namespace
 
 void run_decode_kernels(double copy_rate) {
@@ -132,6 +168,9 @@ void run_decode_kernels(double copy_rate) {
       attention(gpu::KvFormat::kBf16, "bf16", batch, context, layers, copy_rate);
       attention(gpu::KvFormat::kInt8, "int8", batch, context, layers, copy_rate);
     }
+  }
+  for (const int64_t m : {1, 32}) {
+    for (const int64_t v : {32000, 128256}) sampling(m, v, copy_rate);
   }
 }
 

@@ -4,15 +4,15 @@
 #include <numbers>
 
 #include "quest/base/error.h"
+#include "quest/base/philox_body.h"
 #include "quest/base/portable_math.h"
 
 namespace quest {
 
 namespace {
 
-uint64_t join(uint32_t high, uint32_t low) { return (static_cast<uint64_t>(high) << 32) | low; }
-
-double to_unit_interval(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
+using philox::join;
+using philox::to_unit_interval;
 
 // The upper 64 bits of a 64 x 64-bit product, from 32-bit halves.
 uint64_t multiply_high(uint64_t a, uint64_t b) {
@@ -26,32 +26,16 @@ uint64_t multiply_high(uint64_t a, uint64_t b) {
 }  // namespace
 
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  // Multipliers and Weyl increments of the paper's table 2.
-  constexpr uint64_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
-  constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = kMultiplier0 * counter[0];
-    const uint64_t product1 = kMultiplier1 * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key[0],
-               static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key[1],
-               static_cast<uint32_t>(product0)};
-    key[0] += kWeyl0;
-    key[1] += kWeyl1;
-  }
-  return counter;
+  const philox::Words words =
+      philox::rounds({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+  return std::to_array(words.word);
 }
 
 std::array<uint32_t, 4> Philox::block(uint64_t index) const {
-  return philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
-                     static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)},
-                    {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
+  return std::to_array(philox::block(seed_, stream_, index).word);
 }
 
-double Philox::uniform(uint64_t index) const {
-  const auto words = block(index);
-  return to_unit_interval(join(words[0], words[1]));
-}
+double Philox::uniform(uint64_t index) const { return philox::uniform(seed_, stream_, index); }
 
 double Philox::normal(uint64_t index) const {
   const auto words = block(index);

@@ -1,57 +1,19 @@
 #include "quest/base/portable_math.h"
 
-#include <array>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
 #include "quest/base/error.h"
+#include "quest/base/portable_exp.h"
 
 namespace quest::portable {
 namespace {
-
-// ln 2 = kLn2[0] + kLn2[1] + kLn2[2] within 2^-128; the first two have 40 bits, so that their
-// products with an exponent are exact.
-constexpr double kLn2[] = {0xB17217F7D1p-40, 0xCF79ABC9E3p-80, 0xB39803F2F6AFp-128};
-constexpr double kLn2Tail = 0xCF79ABC9E3B398p-96;  // ln 2 - kLn2[0], rounded
 
 // pi / 2 within 2^-152, in parts of 20 bits (the first has 21, the last 52), so that their products
 // with an integer up to 2^32 are exact.
 constexpr double kHalfPi[] = {0x1.921FBp0, 0x54442p-40,  0xD1846p-60,
                               0x9898Cp-80, 0xC5170p-100, 0x1B839A252049Cp-152};
-
-// The nearest integer; halves away from 0.
-int64_t nearest(double x) { return static_cast<int64_t>(x < 0 ? x - 0.5 : x + 0.5); }
-
-// x * 2^n, rounded once, for normal x near 1 and n from -1100 to 1100.
-double times_power_of_two(double x, int64_t n) {
-  const auto power = [](int64_t e) {
-    return std::bit_cast<double>(static_cast<uint64_t>(1023 + e) << 52);
-  };
-  const int64_t half = n / 2;
-  return x * power(half) * power(n - half);
-}
-
-// 1 / (first + step i)!
-template <int kCount>
-constexpr std::array<double, kCount> inverse_factorials(int first, int step) {
-  std::array<double, kCount> result{};
-  for (int i = 0; i < kCount; ++i) {
-    double factorial = 1;  // exact up to 18!
-    for (int n = 2; n <= first + step * i; ++n) factorial *= n;
-    result[static_cast<size_t>(i)] = 1.0 / factorial;
-  }
-  return result;
-}
-
-// Horner's scheme, from the last coefficient.
-template <size_t kCount>
-double polynomial(const std::array<double, kCount>& coefficients, double x) {
-  double sum = coefficients[kCount - 1];
-  for (size_t i = kCount - 1; i-- > 0;) sum = sum * x + coefficients[i];
-  return sum;
-}
 
 // hi + lo, |lo| at most half an ulp of hi: about 106 bits (T. J. Dekker, Numer. Math. 18, 1971).
 struct Double2 {
@@ -124,18 +86,7 @@ Double2 log_of_double(double x) {
 
 }  // namespace
 
-// x = n ln 2 + r with |r| <= ln 2 / 2, r as a sum of two doubles; e^r is its series up to r^13.
-double exp(double x) {
-  constexpr auto kSeries = inverse_factorials<12>(2, 1);
-  if (std::isnan(x)) return x;
-  if (x < -745.2) return 0;
-  if (x > 709.8) return std::numeric_limits<double>::infinity();
-  const int64_t n = nearest(x * 1.4426950408889634);
-  const auto count = static_cast<double>(n);
-  const double high = x - count * kLn2[0], low = count * kLn2Tail;  // high is exact
-  const double r = high - low, rest = (high - r) - low;
-  return times_power_of_two(1 + (r + (r * r * polynomial(kSeries, r) + rest)), n);
-}
+double exp(double x) { return exp_body(x); }
 
 // x = 2^e m, m in [1/sqrt 2, sqrt 2); ln m = 2 artanh((m - 1) / (m + 1)) as a series whose rest is
 // below 1e-17.

@@ -4,9 +4,9 @@
 // The C library's functions have several variants, chosen by its version and by whether the CPU has
 // fused multiply-adds; results that decide a bit or a token (rotary tables, sampling, first
 // weights) therefore use these. They are made of + - * / and integer operations in double, rounded
-// to nearest, in the order that portable_math.cpp states; this room is compiled without
-// contraction. Bounds are in units in the last place (ulp) of a double, and tested against long
-// double (portable_math_test.cpp).
+// to nearest, in the order that portable_math.cpp and portable_exp.h state; this room is compiled
+// without contraction. Bounds are in units in the last place (ulp) of a double, and tested against
+// long double (portable_math_test.cpp).
 //
 // Pure functions, safe from any thread. Outside their domain they assert, or give NaN for NaN.
 #pragma once

@@ -21,6 +21,7 @@
 
 #include "quest/packed/packed_model.h"
 #include "quest/runtime/engine.h"
+#include "quest/runtime/sampler.h"
 
 namespace quest {
 
@@ -65,6 +66,14 @@ class CudaEngine final : public Engine {
   // tokens (n): what to read first. out (steps, n): what was chosen, out's last not yet read.
   void decode_greedy(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,
                      int64_t steps, std::span<int32_t> out);
+  // The same with the tokens that a Sampler (sampler.h) of each sequence's settings chooses from
+  // the logits of decode(), chosen on the device. settings (1 or n). As in Generator, a draw's
+  // position is the number of tokens read so far. previous (n, or empty): the tokens that
+  // repetition_penalty applies to at first; those chosen here are added. Errors: those of Sampler.
+  void decode_sampled(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,
+                      std::span<const SamplerSettings> settings, int64_t steps,
+                      std::span<int32_t> out,
+                      std::span<const std::span<const int32_t>> previous = {});
 
   // What a step of decode takes on the device, without the host: seconds of `repeats` steps at the
   // sequences' present lengths, which stay as they are.

@@ -299,6 +299,71 @@ TEST_F(CudaEngineTest, GreedyTokensOnTheDeviceAreThoseOfTheLogits) {
   }
 }
 
+TEST_F(CudaEngineTest, TokensDrawnOnTheDeviceAreTheSamplersOfTheLogits) {
+  const TemporaryFolder folder;
+  longer_model(folder / "m", "w4a4");
+  CudaEngine engine(PackedModel(folder / "m"), {});
+  constexpr int64_t kSteps = 40;
+  const std::vector<SamplerSettings> settings = {
+      {.temperature = 0.8, .top_k = 50, .seed = 7},
+      {.top_p = 0.9, .repetition_penalty = 1.3, .seed = 8},
+      {.temperature = 1.5, .min_p = 0.01, .seed = 9, .logit_bias = {{3, 1.5f}, {9, -INFINITY}}},
+      {.temperature = 0, .repetition_penalty = 1.5},
+  };
+  const std::vector<int32_t> first = {5, 6, 7, 8}, prompt = some_tokens(20);
+  const std::vector<std::span<const int32_t>> previous(4, prompt);
+  std::vector<SequenceId> ids;
+  for (size_t i = 0; i < 4; ++i) {
+    ids.push_back(engine.add_sequence());
+    engine.prefill(ids.back(), prompt, {});
+  }
+  std::vector<int32_t> out(kSteps * 4);
+  engine.decode_sampled(ids, first, settings, kSteps / 2, std::span(out).first(kSteps * 2),
+                        previous);
+  // The second half with the first's tokens named, as a new call knows nothing of them.
+  std::vector<std::vector<int32_t>> texts(4, prompt);
+  for (size_t i = 0; i < static_cast<size_t>(kSteps) * 2; ++i) texts[i % 4].push_back(out[i]);
+  const std::vector<std::span<const int32_t>> later(texts.begin(), texts.end());
+  engine.decode_sampled(ids, std::span(out).subspan(kSteps * 2 - 4, 4), settings, kSteps / 2,
+                        std::span(out).last(kSteps * 2), later);
+  for (size_t i = 0; i < 4; ++i) {
+    const SequenceId s = engine.add_sequence();
+    engine.prefill(s, prompt, {});
+    Sampler sampler(settings[i]);
+    std::vector<int32_t> text = prompt;
+    int32_t token = first[i];
+    std::vector<float> row(kVocabulary);
+    for (int64_t step = 0; step < kSteps; ++step) {
+      engine.decode({&s, 1}, {&token, 1}, row);
+      token = sampler.sample(row, static_cast<uint64_t>(engine.length(s)), text);
+      text.push_back(token);
+      ASSERT_EQ(out[static_cast<size_t>(4 * step) + i], token)
+          << "sequence " << i << " step " << step;
+    }
+    EXPECT_EQ(engine.length(ids[i]), engine.length(s));
+  }
+}
+
+TEST_F(CudaEngineTest, OneSettingDrawsForMoreSequencesThanAStepTakes) {
+  const TemporaryFolder folder;
+  testing::write_small_packed_model(folder / "m", "w4a4");
+  CudaEngine engine(PackedModel(folder / "m"), {});
+  constexpr size_t kCount = 66;
+  std::vector<SequenceId> ids;
+  const auto tokens = some_tokens(kCount);
+  for (size_t i = 0; i < kCount; ++i) ids.push_back(engine.add_sequence());
+  const SamplerSettings settings{.repetition_penalty = 2, .seed = 3};
+  const std::vector<std::span<const int32_t>> previous(kCount, tokens);
+  std::vector<int32_t> all(3 * kCount), one(3);
+  engine.decode_sampled(ids, tokens, {&settings, 1}, 3, all, previous);
+  for (const size_t i : {size_t{0}, size_t{63}, size_t{64}, size_t{65}}) {
+    const SequenceId alone = engine.add_sequence();
+    engine.decode_sampled({&alone, 1}, {&tokens[i], 1}, {&settings, 1}, 3, one, {&previous[i], 1});
+    for (size_t step = 0; step < 3; ++step) EXPECT_EQ(all[step * kCount + i], one[step]) << i;
+    engine.remove_sequence(alone);
+  }
+}
+
 TEST_F(CudaEngineTest, CutTextsGoOnAsIfTheRestHadNotBeen) {
   const TemporaryFolder folder;
   longer_model(folder / "m", "w4a4");
@@ -365,6 +430,17 @@ TEST_F(CudaEngineTest, SaysWhatIsWrong) {
               engine.decode(twins, std::vector<int32_t>{1, 2}, rows);
             }),
             ErrorKind::kUsage);
+  std::vector<int32_t> two(2);
+  const auto draws = [&](const std::vector<SamplerSettings>& settings) {
+    return kind([&] { engine.decode_sampled({&s, 1}, one, settings, 2, two); });
+  };
+  EXPECT_EQ(draws({}), ErrorKind::kUsage);
+  EXPECT_EQ(draws({{}, {}}), ErrorKind::kUsage);
+  EXPECT_EQ(draws({{.top_p = 2}}), ErrorKind::kUsage);
+  EXPECT_EQ(draws({{.logit_bias = {{kVocabulary, 1}}}}), ErrorKind::kUsage);
+  std::vector<std::pair<int32_t, float>> none_allowed;
+  for (int32_t i = 0; i < kVocabulary; ++i) none_allowed.emplace_back(i, -INFINITY);
+  EXPECT_EQ(draws({{.logit_bias = none_allowed}}), ErrorKind::kNumeric);
   EXPECT_EQ(engine.length(s), 0);
   engine.prefill(s, std::span(many).first(64), row);
   EXPECT_EQ(kind([&] { engine.decode({&s, 1}, one, row); }), ErrorKind::kUsage);

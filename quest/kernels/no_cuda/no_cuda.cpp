@@ -11,6 +11,7 @@
 #include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/kernels/cuda/rms_norm.h"
 #include "quest/kernels/cuda/rope.h"
+#include "quest/kernels/cuda/sample.h"
 #include "quest/kernels/cuda/score_rows.h"
 #include "quest/kernels/cuda/stream.h"
 #include "quest/kernels/cuda/swiglu.h"
@@ -181,6 +182,10 @@ void gemm_lowbit(const int8_t*, const float*, const int8_t*, const float*, int64
   template void table_rows<T>(const DeviceTable&, const int32_t*, int64_t, T*, Stream);
 QUEST_INSTANTIATE(float)
 QUEST_INSTANTIATE(bfloat16)
+
+void sample_rows(float*, int64_t, int64_t, int64_t, SampleRow*, int32_t*, Stream) {
+  missing("sample_rows");
+}
 
 namespace deploy {
 

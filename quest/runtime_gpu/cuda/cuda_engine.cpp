@@ -28,6 +28,7 @@
 #include "quest/base/philox.h"
 #include "quest/kernels/cuda/attention_decode.h"
 #include "quest/kernels/cuda/deploy.h"
+#include "quest/kernels/cuda/sample.h"
 #include "quest/kernels/cuda/score_rows.h"
 #include "quest/model/rope_table.h"
 #include "quest/ops/gpu.h"
@@ -166,6 +167,62 @@ int64_t power_of_two_from(int64_t n) {
   return p;
 }
 
+at::Tensor bytes_on_gpu(const void* bytes, size_t size) {
+  return runtime_gpu::to_device(bytes, static_cast<int64_t>(size), at::kByte);
+}
+
+// What tokens of a part's sequences are drawn by, in device memory.
+struct Draws {
+  at::Tensor rows;  // gpu::SampleRow of each sequence
+  at::Tensor biases, seen;
+};
+
+struct DrawnSequence {
+  const SamplerSettings* settings;
+  std::span<const int32_t> previous;
+  int64_t position;  // of its first draw
+};
+
+Draws draws_of(std::span<const DrawnSequence> sequences, int64_t vocabulary) {
+  const auto words = static_cast<size_t>((vocabulary + 31) / 32);
+  std::vector<gpu::TokenBias> biases;
+  std::vector<uint32_t> seen;
+  for (const DrawnSequence& s : sequences) {
+    for (const auto& [token, bias] : s.settings->logit_bias) biases.push_back({token, bias});
+    if (s.settings->repetition_penalty == 1.0) continue;
+    seen.resize(seen.size() + words);
+    const std::span<uint32_t> own = std::span(seen).last(words);
+    for (const int32_t id : s.previous) {
+      if (id < 0 || id >= vocabulary) continue;
+      own[static_cast<size_t>(id / 32)] |= uint32_t{1} << (id % 32);
+    }
+  }
+  Draws draws;
+  draws.biases = bytes_on_gpu(biases.data(), biases.size() * sizeof(gpu::TokenBias));
+  draws.seen = bytes_on_gpu(seen.data(), seen.size() * sizeof(uint32_t));
+  const auto* next_bias = static_cast<const gpu::TokenBias*>(draws.biases.data_ptr());
+  auto* next_seen = static_cast<uint32_t*>(draws.seen.data_ptr());
+  std::vector<gpu::SampleRow> rows;
+  for (const DrawnSequence& s : sequences) {
+    gpu::SampleRow& row = rows.emplace_back();
+    row.temperature = s.settings->temperature;
+    row.top_p = s.settings->top_p;
+    row.min_p = s.settings->min_p;
+    row.repetition_penalty = s.settings->repetition_penalty;
+    row.top_k = s.settings->top_k;
+    row.seed = s.settings->seed;
+    row.position = static_cast<uint64_t>(s.position);
+    row.biases = next_bias;
+    row.bias_count = static_cast<int64_t>(s.settings->logit_bias.size());
+    next_bias += row.bias_count;
+    if (row.repetition_penalty == 1.0) continue;
+    row.seen = next_seen;
+    next_seen += words;
+  }
+  draws.rows = bytes_on_gpu(rows.data(), rows.size() * sizeof(gpu::SampleRow));
+  return draws;
+}
+
 }  // namespace
 
 class CudaEngine::Impl {
@@ -298,11 +355,49 @@ class CudaEngine::Impl {
     return pieces_for(longest);
   }
 
-  // Behind step(): the likeliest tokens become those of the next step.
+  // Behind step(): the likeliest, or the drawn tokens become those of the next step.
   void choose_greedy(int64_t n) {
     gpu::argmax_rows(pointer<float>(logits_), n, config().vocab_size, config().vocab_size,
                      row_tokens(decode_), ops::current_stream());
-    decode_.rows_of.narrow(0, 2 * n, n).add_(1);
+  }
+  void choose_drawn(const Draws& draws, int64_t n) {
+    gpu::sample_rows(pointer<float>(logits_), n, config().vocab_size, config().vocab_size,
+                     static_cast<gpu::SampleRow*>(draws.rows.data_ptr()), row_tokens(decode_),
+                     ops::current_stream());
+  }
+
+  // `steps` times a step of each part of the sequences, behind which choose(n) makes the next
+  // tokens. begin(first, n) comes before a part's first step. out (steps, sequences).
+  template <class Begin, class Choose>
+  void decode_steps(std::span<const SequenceId> ids, std::span<const int32_t> tokens, int64_t steps,
+                    std::span<int32_t> out, const Begin& begin, const Choose& choose) {
+    const auto n = static_cast<int64_t>(ids.size());
+    for (int64_t first = 0; first < n; first += kFewRows) {
+      const int64_t count = std::min(n - first, kFewRows);
+      const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+      begin(first, count);
+      const int64_t pieces = fill_step(
+          part, tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), steps);
+      const at::Tensor written = at::empty({steps, count}, on_gpu(at::kInt));
+      for (int64_t i = 0; i < steps; ++i) {
+        step(count, pieces);
+        choose(count);
+        decode_.rows_of.narrow(0, 2 * count, count).add_(1);
+        written.select(0, i).copy_(step_tokens(count));
+      }
+      const at::Tensor host = written.cpu();
+      for (int64_t i = 0; i < steps; ++i) {
+        for (int64_t s = 0; s < count; ++s) {
+          const int32_t token = pointer<int32_t>(host)[i * count + s];
+          QUEST_CHECK(token >= 0, ErrorKind::kNumeric,
+                      "no token can be chosen for sequence {} at step {}: its logits are not "
+                      "finite, or all are -inf",
+                      part[static_cast<size_t>(s)], i);
+          out[static_cast<size_t>(i * n + first + s)] = token;
+        }
+      }
+      for (const SequenceId s : part) cache_.get(s).length += steps;
+    }
   }
 
   StepSeconds time_step(int64_t n, int64_t pieces, int64_t repeats) {
@@ -917,39 +1012,70 @@ void CudaEngine::decode(std::span<const SequenceId> sequences, std::span<const i
   });
 }
 
-void CudaEngine::decode_greedy(std::span<const SequenceId> sequences,
-                               std::span<const int32_t> tokens, int64_t steps,
-                               std::span<int32_t> out) {
-  check_decode(sequences, tokens, config());
+namespace {
+
+void check_steps(const CudaEngine& engine, std::span<const SequenceId> sequences,
+                 std::span<const int32_t> tokens, int64_t steps, std::span<const int32_t> out) {
+  check_decode(sequences, tokens, engine.config());
   const auto n = static_cast<int64_t>(sequences.size());
   QUEST_CHECK(steps >= 1 && static_cast<int64_t>(out.size()) == steps * n, ErrorKind::kUsage,
               "{} steps of {} sequences give {} tokens, room for {} was given", steps, n, steps * n,
               out.size());
-  for (const SequenceId s : sequences) check_room(s, length(s), steps, context_length());
+  for (const SequenceId s : sequences) {
+    check_room(s, engine.length(s), steps, engine.context_length());
+  }
+}
+
+void check_settings(const SamplerSettings& settings, int64_t vocabulary) {
+  validate(settings);
+  for (const auto& [token, bias] : settings.logit_bias) {
+    QUEST_CHECK(token < vocabulary, ErrorKind::kUsage,
+                "logit_bias names token {}, the last one is {}", token, vocabulary - 1);
+  }
+}
+
+}  // namespace
+
+void CudaEngine::decode_greedy(std::span<const SequenceId> sequences,
+                               std::span<const int32_t> tokens, int64_t steps,
+                               std::span<int32_t> out) {
+  check_steps(*this, sequences, tokens, steps, out);
   impl_->enter([&] {
-    for (int64_t first = 0; first < n; first += kFewRows) {
-      const int64_t count = std::min(n - first, kFewRows);
-      const auto part = sequences.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
-      const int64_t pieces = impl_->fill_step(
-          part, tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), steps);
-      const at::Tensor written = at::empty({steps, count}, on_gpu(at::kInt));
-      for (int64_t step = 0; step < steps; ++step) {
-        impl_->step(count, pieces);
-        impl_->choose_greedy(count);
-        written.select(0, step).copy_(impl_->step_tokens(count));
-      }
-      const at::Tensor host = written.cpu();
-      for (int64_t step = 0; step < steps; ++step) {
-        for (int64_t i = 0; i < count; ++i) {
-          const int32_t token = pointer<int32_t>(host)[step * count + i];
-          QUEST_CHECK(token >= 0, ErrorKind::kNumeric,
-                      "the logits of sequence {} are not finite at step {}",
-                      part[static_cast<size_t>(i)], step);
-          out[static_cast<size_t>(step * n + first + i)] = token;
-        }
-      }
-      for (const SequenceId s : part) impl_->cache().get(s).length += steps;
-    }
+    impl_->decode_steps(
+        sequences, tokens, steps, out, [](int64_t, int64_t) {},
+        [&](int64_t count) { impl_->choose_greedy(count); });
+  });
+}
+
+void CudaEngine::decode_sampled(std::span<const SequenceId> sequences,
+                                std::span<const int32_t> tokens,
+                                std::span<const SamplerSettings> settings, int64_t steps,
+                                std::span<int32_t> out,
+                                std::span<const std::span<const int32_t>> previous) {
+  check_steps(*this, sequences, tokens, steps, out);
+  const size_t n = sequences.size();
+  QUEST_CHECK(settings.size() == 1 || settings.size() == n, ErrorKind::kUsage,
+              "{} sampler settings were given for {} sequences: give one for all or one for each",
+              settings.size(), n);
+  QUEST_CHECK(previous.empty() || previous.size() == n, ErrorKind::kUsage,
+              "previous tokens of {} sequences were given, {} are decoded", previous.size(), n);
+  const int64_t v = config().vocab_size;
+  for (const SamplerSettings& s : settings) check_settings(s, v);
+  std::vector<DrawnSequence> drawn;
+  for (size_t i = 0; i < n; ++i) {
+    drawn.push_back({&settings[settings.size() == 1 ? 0 : i],
+                     previous.empty() ? std::span<const int32_t>() : previous[i],
+                     length(sequences[i]) + 1});
+  }
+  impl_->enter([&] {
+    Draws draws;
+    impl_->decode_steps(
+        sequences, tokens, steps, out,
+        [&](int64_t first, int64_t count) {
+          draws = draws_of(
+              std::span(drawn).subspan(static_cast<size_t>(first), static_cast<size_t>(count)), v);
+        },
+        [&](int64_t count) { impl_->choose_drawn(draws, count); });
   });
 }
 

@@ -41,6 +41,11 @@ void CudaEngine::decode_greedy(std::span<const SequenceId>, std::span<const int3
                                std::span<int32_t>) {
   missing();
 }
+void CudaEngine::decode_sampled(std::span<const SequenceId>, std::span<const int32_t>,
+                                std::span<const SamplerSettings>, int64_t, std::span<int32_t>,
+                                std::span<const std::span<const int32_t>>) {
+  missing();
+}
 CudaEngine::StepSeconds CudaEngine::time_decode(std::span<const SequenceId>, int64_t) { missing(); }
 double CudaEngine::time_prefill(int64_t, int64_t, int64_t) { missing(); }
 int64_t CudaEngine::weight_bytes() const { missing(); }
