@@ -88,13 +88,14 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
   }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   if (task.clustered) {
-    const int count = heads_of_rank(piece);
+    const int count = heads_of_rank<kHeads>(piece);
     if (threadIdx.x == 0) {
       expect(shared.box, count * piece.pieces * static_cast<int>((cache.dim + 2) * sizeof(float)));
     }
     await_cluster();
     combine_warps(cache, piece, shared, [&](int h, int d, float o, float most, float total) {
-      const int owner = h % piece.pieces, part = h / piece.pieces * piece.pieces + piece.index;
+      const int round = kHeads == 1 ? 0 : h / piece.pieces, owner = h - round * piece.pieces;
+      const int part = round * piece.pieces + piece.index;
       send(o, shared.of_pieces + part * S::kMaxDim + d, shared.box, owner);
       if (d != 0) return;
       send(most, &shared.sums_of_pieces[part].x, shared.box, owner);

@@ -480,7 +480,9 @@ __device__ void prepare_heads(const SplitTask& task, const Piece& piece, const f
   if (makes && own < dim) value = k[cache.kv_heads * dim + own];
 #pragma unroll 1
   for (int index = threadIdx.x; index < (piece.heads + (makes ? 1 : 0)) * half; index += kThreads) {
-    const int head = index / half, i = index % half, at = head * dim + i;
+    int head = 0, i = index;
+    for (; i >= half; i -= half) ++head;  // few: cheaper than a division
+    const int at = head * dim + i;
     const bool of_key = head == piece.heads;
     const float* from = of_key ? k + i : q + at;
     float first = from[0], second = from[half];
@@ -661,7 +663,9 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
 }
 
 // Heads whose pieces block `index` of a cluster puts together: index, index + pieces, ...
-__device__ inline int heads_of_rank(const Piece& piece) {
+template <int kHeads>
+__device__ int heads_of_rank(const Piece& piece) {
+  if (kHeads == 1) return piece.index == 0 ? 1 : 0;
   return max(0, (piece.heads - piece.index + piece.pieces - 1) / piece.pieces);
 }
 
