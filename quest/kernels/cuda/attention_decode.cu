@@ -6,7 +6,6 @@
 // keys, softmax included, and the sums of warps and pieces meet at the end: up to 8 pieces through
 // the shared memory of a cluster, more of them (or without clusters) through the workspace.
 #include <cmath>
-#include <cstdlib>
 
 #include "quest/kernels/cuda/attention_decode.cuh"
 #include "quest/kernels/cuda/attention_decode.h"
@@ -120,10 +119,8 @@ int heads_of_block(int group, int dim) { return group == 1 ? 1 : group <= 4 || d
 
 // Clusters pay where blocks are few.
 bool takes_clusters(int64_t pieces, int64_t blocks) {
-  static const char* const setting = std::getenv("QUEST_ATTEND_CLUSTERS");  // experiment: 0, 1
   if (pieces != 2 && pieces != 4 && pieces != kFewPieces) return false;
   if (!launches_clusters()) return false;
-  if (setting != nullptr) return setting[0] == '1';
   return blocks <= 1024;
 }
 

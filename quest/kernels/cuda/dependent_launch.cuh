@@ -10,7 +10,6 @@
 //   launch_dependent("k", k, grid, threads, shared_bytes, stream, arguments...);
 #pragma once
 
-#include <cstdlib>
 #include <cuda_runtime.h>
 
 #include "quest/kernels/cuda/launch.h"
@@ -32,7 +31,6 @@ __device__ inline void wait_for_previous() {
 inline bool overlaps_launches() {
   static const bool overlaps = [] {
     int device = 0, major = 0;
-    if (std::getenv("QUEST_NO_OVERLAP") != nullptr) return false;  // EXPERIMENT
     if (cudaGetDevice(&device) != cudaSuccess) return false;
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     return major >= 9;

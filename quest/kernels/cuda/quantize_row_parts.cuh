@@ -3,8 +3,6 @@
 // ten thousand values. The same bits: parts are whole chunks of the sum of squares.
 #pragma once
 
-#include <cstdlib>
-
 #include "quest/kernels/cuda/cluster.cuh"
 #include "quest/kernels/cuda/quantize_row.cuh"
 
@@ -13,25 +11,16 @@ namespace quest::kernels::cuda {
 inline constexpr int64_t kMostRowsInParts = 16;
 inline constexpr int64_t kLeastRowInParts = 2048;
 
-// How many blocks a row is spread over; 1 for none. Experiment: `setting` in the environment.
-inline int parts_of_row(const char* setting, int64_t m, int64_t k, int parts = 8) {
-  if (m > kMostRowsInParts || k < kLeastRowInParts || !launches_clusters()) return 1;
-  if (const char* given = std::getenv(setting)) parts = std::atoi(given);
-  return parts;
+// How many blocks a row is spread over; 1 for none.
+inline constexpr int kRowParts = 8;
+inline int parts_of_row(int64_t m, int64_t most_rows, int64_t k) {
+  return m > most_rows || k < kLeastRowInParts || !launches_clusters() ? 1 : kRowParts;
 }
 inline int part_width(int64_t k, int parts) {
   const int64_t chunks = (k + 127) / 128;
   return static_cast<int>((chunks + parts - 1) / parts * 128);
 }
 inline int part_threads(int width) { return (width / kLane + 31) / 32 * 32; }
-// Clusters of more than 8 blocks have to be asked for.
-template <class Kernel>
-void allow_parts(const char* operation, Kernel kernel, int parts) {
-  if (parts <= 8) return;
-  check(operation, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                        cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-}
-
 struct PartsShared {
   float chunks[kMaxChunks];  // of the whole row
   Mailbox box;
@@ -97,7 +86,7 @@ __global__ void __launch_bounds__(kRowThreads)
 template <class Source>
 void launch_few_rows(const char* operation, const Source& source, const RowRule& rule, int64_t m,
                      int64_t k, const RowsOut& out, cudaStream_t stream) {
-  const int parts = parts_of_row("QUEST_ROW_PARTS", m, k);
+  const int parts = parts_of_row(m, kMostRowsInParts, k);
   if (m == 0 || parts == 1) {
     launch_quantize_rows(operation, source, rule, m, k, out, stream, /*overlaps=*/true);
     return;
@@ -105,7 +94,6 @@ void launch_few_rows(const char* operation, const Source& source, const RowRule&
   const int width = part_width(k, parts);
   const auto run = [&](auto code) {
     const auto kernel = &quantize_row_parts<Source, decltype(code)::value>;
-    allow_parts(operation, kernel, parts);
     // At most kRowThreads threads, since K <= kMaxRow.
     launch_dependent_clusters(operation, kernel, dim3(parts, static_cast<unsigned>(m)), parts,
                               dim3(part_threads(width)), 0, stream, source, rule,

@@ -15,22 +15,13 @@
 #include "quest/kernels/lane_order.h"
 #include "quest/ops/gpu.h"
 #include "quest/runtime/table_view.h"
+#include "quest/runtime_gpu/cuda/tensors.h"
 
 namespace quest::runtime_gpu {
 namespace {
 
 namespace gpu = kernels::cuda;
 using kernels::LaneOrder;
-
-at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(type).device(at::kCUDA); }
-
-template <class T>
-constexpr at::ScalarType kTypeOf = std::is_same_v<T, float> ? at::kFloat : at::kBFloat16;
-
-template <class T>
-T* pointer(const at::Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
-}
 
 // Code tiles in lane order on the device.
 at::Tensor upload_lanes(const CodeTiles& tiles, std::span<const uint8_t> bytes,
@@ -178,8 +169,8 @@ gpu::QuantizedRows DeviceLinear::input(ProductBuffers& buffers, int64_t rows) co
 template <class T>
 void DeviceLinear::multiply(ProductBuffers& buffers, int64_t rows, T* out) const {
   const gpu::Stream stream = ops::current_stream();
-  const auto* codes = buffers.codes.defined() ? pointer<int8_t>(buffers.codes) : nullptr;
-  const auto* units = buffers.units.defined() ? pointer<float>(buffers.units) : nullptr;
+  const auto* codes = pointer<int8_t>(buffers.codes);
+  const auto* units = pointer<float>(buffers.units);
   switch (product(rows).kind) {
     case Kind::kPacked:
       for (int64_t row = 0; row < rows; row += gpu::kMaxPackedRows) {

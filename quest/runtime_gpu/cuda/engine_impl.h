@@ -1,0 +1,666 @@
+// The inside of CudaEngine: memory, steps of decode, prompts, their CUDA graphs. Of cuda_engine.cpp
+// alone, whose functions check what they are given.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <fmt/format.h>
+
+#include "quest/model/rope_table.h"
+#include "quest/ops/gpu_errors.h"
+#include "quest/runtime_gpu/cuda/draws.h"
+#include "quest/runtime_gpu/cuda/engine_parts.h"
+
+namespace quest {
+
+namespace gpu = kernels::cuda;
+namespace deploy = kernels::cuda::deploy;
+using namespace runtime_gpu;
+
+class CudaEngine::Impl {
+ public:
+  // f on the engine's stream, without gradients, CUDA's errors as ours.
+  template <class F>
+  decltype(auto) enter(F&& f) {
+    const c10::cuda::CUDAStreamGuard guard(stream_);
+    const at::NoGradGuard no_gradients;
+    return ops::with_gpu_errors(kAdvice, std::forward<F>(f));
+  }
+
+  Impl(PackedModel model, const CudaEngineOptions& options)
+      : model_(std::move(model)),
+        options_(checked(options, model_.config())),
+        stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true)),
+        cache_({cache_format(options.kv), model_.config().num_layers, model_.config().num_kv_heads,
+                model_.config().head_dim},
+               options_.context) {
+    enter([&] { load(); });
+  }
+
+  ~Impl() {
+    try {
+      stream_.synchronize();
+    } catch (...) {  // a failed device says so where it is used
+    }
+  }
+
+  const LlamaConfig& config() const { return model_.config(); }
+  const PackedModel& model() const { return model_; }
+  const CudaEngineOptions& options() const { return options_; }
+  DeviceCache& cache() { return cache_; }
+  const DeviceCache& cache() const { return cache_; }
+
+  // All prompts; rows_done(segments, last rows) after each call whose logits somebody wants.
+  // all: of every token; else of the last one of each prompt, if `last`.
+  enum class Want { kNothing, kLast, kAll };
+  template <class F>
+  void read(std::span<const SequenceId> ids, std::span<const std::span<const int32_t>> tokens,
+            Want want, const F& rows_done) {
+    for (const bool few : {false, true}) {
+      std::vector<Segment> segments;
+      int64_t rows = 0;
+      const int64_t most = few && !exact() ? kFewRows : options_.chunk;
+      const auto flush = [&] {
+        if (!segments.empty()) rows_done(segments, read_call(segments, rows, few, want));
+        for (const Segment& s : segments) s.sequence->length += s.count();
+        segments.clear();
+        rows = 0;
+      };
+      for (size_t i = 0; i < ids.size(); ++i) {
+        if (reads_as_few(static_cast<int64_t>(tokens[i].size())) != few) continue;
+        for (auto rest = tokens[i]; !rest.empty();) {
+          const auto count = std::min(rest.size(), static_cast<size_t>(most));
+          if (rows + static_cast<int64_t>(count) > most) flush();
+          DeviceSequence& sequence = cache_.get(ids[i]);
+          segments.push_back({&sequence, rest.first(count), rows, sequence.length,
+                              static_cast<int64_t>(i), count == rest.size()});
+          rows += static_cast<int64_t>(count);
+          rest = rest.subspan(count);
+          // Its next piece attends to this one, which must be in the cache by then.
+          if (!rest.empty()) flush();
+        }
+      }
+      flush();
+    }
+  }
+
+  // logits (rows, V) on the device of at most kFewRows rows.
+  const at::Tensor& head(const float* hidden, const float* delta, int64_t rows) {
+    const LlamaConfig& c = config();
+    deploy::add_norm(hidden, delta, pointer<float>(final_norm_), eps(), rows, c.hidden_size,
+                     pointer<float>(normed_), pointer<float>(normed_), ops::current_stream());
+    gpu::table_gemm(head_->view(), pointer<float>(normed_), c.hidden_size, rows,
+                    head_workspace_.data_ptr(), pointer<float>(logits_), c.vocab_size,
+                    ops::current_stream());
+    return logits_;
+  }
+
+  // f(first row, logits (count, V) on the device, count)
+  template <class F>
+  void over_logits(const LastRows& last, const F& f) {
+    for (int64_t first = 0; first < last.rows; first += kFewRows) {
+      const int64_t count = std::min(kFewRows, last.rows - first);
+      const int64_t at = first * config().hidden_size;
+      head(pointer<float>(last.hidden) + at, pointer<float>(last.delta) + at, count);
+      f(first, logits_, count);
+    }
+  }
+
+  // Host copies of `count` rows of logits. Throws kNumeric for one that is not finite.
+  void take_logits(int64_t count, float* out) {
+    const int64_t v = config().vocab_size;
+    at::from_blob(out, {count, v}, at::kFloat).copy_(logits_.narrow(0, 0, count));
+    for (int64_t i = 0; i < count; ++i) {
+      QUEST_CHECK(!std::isnan(out[i * v]), ErrorKind::kNumeric,
+                  "the values of row {} of this call are not finite: the model is damaged or its "
+                  "training diverged",
+                  i);
+    }
+  }
+
+  // The next step of sequences that got their tokens by fill_step(): logits_ (n, V).
+  void step(int64_t n, int64_t pieces) {
+    if (!options_.graphs) {
+      step_blocks(n, pieces);
+      step_head(n);
+      return;
+    }
+    Recorded& graphs = recorded(n, pieces);
+    graphs.blocks.replay();
+    graphs.head.replay();
+  }
+
+  // Tokens, slots and positions of one token for each sequence; the pieces that attention needs
+  // until all have `more` tokens more.
+  int64_t fill_step(std::span<const SequenceId> ids, std::span<const int32_t> tokens,
+                    int64_t more) {
+    std::vector<Segment> segments;
+    int64_t longest = 0;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      DeviceSequence& s = cache_.get(ids[i]);
+      cache_.reserve(s, s.length + more);
+      longest = std::max(longest, s.length + more);
+      segments.push_back({&s, tokens.subspan(i, 1), static_cast<int64_t>(i), s.length,
+                          static_cast<int64_t>(i), true});
+    }
+    fill(decode_, segments, static_cast<int64_t>(ids.size()));
+    return pieces_for(longest);
+  }
+
+  // Behind step(): the likeliest, or the drawn tokens become those of the next step.
+  void choose_greedy(int64_t n) {
+    gpu::argmax_rows(pointer<float>(logits_), n, config().vocab_size, config().vocab_size,
+                     row_tokens(decode_), ops::current_stream());
+  }
+  void choose_drawn(const Draws& draws, int64_t n) {
+    gpu::sample_rows(pointer<float>(logits_), n, config().vocab_size, config().vocab_size,
+                     static_cast<gpu::SampleRow*>(draws.rows.data_ptr()), row_tokens(decode_),
+                     ops::current_stream());
+  }
+
+  // `steps` times a step of each part of the sequences, behind which choose(n) makes the next
+  // tokens. begin(first, n) comes before a part's first step. out (steps, sequences).
+  template <class Begin, class Choose>
+  void decode_steps(std::span<const SequenceId> ids, std::span<const int32_t> tokens, int64_t steps,
+                    std::span<int32_t> out, const Begin& begin, const Choose& choose) {
+    const auto n = static_cast<int64_t>(ids.size());
+    for (int64_t first = 0; first < n; first += kFewRows) {
+      const int64_t count = std::min(n - first, kFewRows);
+      const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+      begin(first, count);
+      const int64_t pieces = fill_step(
+          part, tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), steps);
+      const at::Tensor written = at::empty({steps, count}, on_gpu(at::kInt));
+      for (int64_t i = 0; i < steps; ++i) {
+        step(count, pieces);
+        choose(count);
+        decode_.rows_of.narrow(0, 2 * count, count).add_(1);
+        written.select(0, i).copy_(step_tokens(count));
+      }
+      const at::Tensor host = written.cpu();
+      for (int64_t i = 0; i < steps; ++i) {
+        for (int64_t s = 0; s < count; ++s) {
+          const int32_t token = pointer<int32_t>(host)[i * count + s];
+          QUEST_CHECK(token >= 0, ErrorKind::kNumeric,
+                      "no token can be chosen for sequence {} at step {}: its logits are not "
+                      "finite, or all are -inf",
+                      part[static_cast<size_t>(s)], i);
+          out[static_cast<size_t>(i * n + first + s)] = token;
+        }
+      }
+      for (const SequenceId s : part) cache_.get(s).length += steps;
+    }
+  }
+
+  StepSeconds time_step(int64_t n, int64_t pieces, int64_t repeats) {
+    step(n, pieces);  // recorded, warm
+    const auto seconds = [&](const auto& work) {
+      at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
+      begin.record();
+      for (int64_t i = 0; i < repeats; ++i) work();
+      end.record();
+      end.synchronize();
+      return static_cast<double>(begin.elapsed_time(end)) * 1e-3 / static_cast<double>(repeats);
+    };
+    StepSeconds result;
+    result.blocks = seconds(
+        [&] { options_.graphs ? recorded(n, pieces).blocks.replay() : step_blocks(n, pieces); });
+    result.head =
+        seconds([&] { options_.graphs ? recorded(n, pieces).head.replay() : step_head(n); });
+    return result;
+  }
+
+  at::Tensor step_tokens(int64_t n) const { return decode_.rows_of.narrow(0, 0, n); }
+  std::string plans() const;
+
+  int64_t weight_bytes() const {
+    int64_t sum = embedding_->bytes() + (head_ == embedding_ ? 0 : head_->bytes());
+    for (const at::Tensor* t : {&final_norm_, &cos_, &sin_}) {
+      sum += static_cast<int64_t>(t->nbytes());
+    }
+    for (const DeviceBlock& b : blocks_) {
+      for (const DeviceLinear* layer : b.linears()) sum += layer->bytes();
+      sum += static_cast<int64_t>(b.input_norm.nbytes() + b.post_attention_norm.nbytes());
+    }
+    return sum;
+  }
+  int64_t scratch_bytes() const {
+    int64_t sum = decode_.bytes() + prompt_.bytes();
+    for (const at::Tensor* t :
+         {&normed_, &logits_, &head_workspace_, &split_workspace_, &products_unpacked_}) {
+      if (t->defined()) sum += static_cast<int64_t>(t->nbytes());
+    }
+    return sum;
+  }
+
+ private:
+  struct Recorded {
+    at::cuda::CUDAGraph blocks, head;
+  };
+  struct PromptGraph {
+    int64_t uses = 0;
+    bool recorded = false;
+    at::cuda::CUDAGraph graph;
+    at::Tensor kept;
+    LastRows last;
+  };
+
+  bool exact() const { return options_.numerics == CudaNumerics::kExact; }
+  float eps() const { return static_cast<float>(config().rms_norm_eps); }
+  bool reads_as_few(int64_t tokens) const {
+    return exact() || tokens <= kFewRows || !flash_supports();
+  }
+  // BF16 prompts go through LibTorch's attention.
+  bool flash_supports() const { return config().head_dim % 8 == 0 && config().head_dim <= 256; }
+  int64_t qkv_size() const { return config().q_size() + 2 * config().kv_size(); }
+
+  void load() {
+    const LlamaConfig& c = config();
+    embedding_ = std::make_shared<DeviceTableMemory>(model_.embedding());
+    head_ = c.tie_word_embeddings ? embedding_ : std::make_shared<DeviceTableMemory>(model_.head());
+    const auto floats = [](std::span<const float> values) {
+      return runtime_gpu::to_device(values.data(), static_cast<int64_t>(values.size()), at::kFloat);
+    };
+    final_norm_ = floats(model_.final_norm());
+    const RopeTable rope = make_rope_table(c, options_.context);
+    cos_ = floats(rope.cos);
+    sin_ = floats(rope.sin);
+    const QuantSpec& activation = model_.recipe().activation;
+    const runtime_gpu::LinearSettings settings{exact(), options_.unpacked_weights};
+    int64_t unpacked = 0;
+    for (int64_t i = 0; i < model_.blocks(); ++i) {
+      const PackedBlock& b = model_.block(i);
+      const std::string prefix = fmt::format("model.layers.{}.", i);
+      blocks_.push_back({floats(b.input_norm), floats(b.post_attention_norm),
+                         DeviceLinear(prefix + "self_attn.qkv_proj", b.qkv, activation, settings),
+                         DeviceLinear(prefix + "self_attn.o_proj", b.o, activation, settings),
+                         DeviceLinear(prefix + "mlp.gate_up_proj", b.gate_up, activation, settings),
+                         DeviceLinear(prefix + "mlp.down_proj", b.down, activation, settings)});
+      for (const DeviceLinear* layer : blocks_.back().linears()) {
+        unpacked = std::max(unpacked, layer->unpacked_bytes());
+      }
+    }
+    unpacked_bytes_ = unpacked;
+    allocate(decode_, kFewRows, at::kFloat);
+    logits_ = at::empty({kFewRows, c.vocab_size}, on_gpu(at::kFloat));
+    normed_ = at::empty({kFewRows, c.hidden_size}, on_gpu(at::kFloat));
+    head_workspace_ =
+        at::empty({gpu::table_workspace_bytes(head_->view(), kFewRows)}, on_gpu(at::kByte));
+    stream_.synchronize();
+  }
+
+  void allocate(Buffers& b, int64_t rows, at::ScalarType type) {
+    const LlamaConfig& c = config();
+    const int64_t widest = std::max({c.hidden_size, c.q_size(), c.intermediate_size});
+    b = Buffers();
+    b.rows = rows;
+    b.hidden = at::empty({rows, c.hidden_size}, on_gpu(type));
+    b.delta = at::empty({rows, c.hidden_size}, on_gpu(type));
+    b.wide = at::empty({rows * std::max(qkv_size(), 2 * c.intermediate_size)}, on_gpu(type));
+    b.attended = at::empty({rows, c.q_size()}, on_gpu(type));
+    b.rows_of = at::empty({3 * rows}, on_gpu(at::kInt));
+    b.products.codes = at::empty({rows * widest}, on_gpu(at::kChar));
+    b.products.units = at::empty({rows}, on_gpu(at::kFloat));
+    bool values = false;
+    for (const DeviceLinear* layer : blocks_.front().linears()) {
+      values |= layer->takes_values(1) || layer->takes_values(rows);
+    }
+    if (values) b.products.values = at::empty({rows * widest}, on_gpu(type));
+  }
+
+  Buffers& prompt_buffers(int64_t rows, at::ScalarType type) {
+    if (prompt_.rows < rows || prompt_.hidden.scalar_type() != type) {
+      prompt_graphs_.clear();
+      prompt_ = Buffers();
+      allocate(prompt_, std::min(options_.chunk, power_of_two_from(rows)), type);
+      if (prompt_.rows < rows) allocate(prompt_, rows, type);
+    }
+    return prompt_;
+  }
+
+  // Rows of segments in device memory, by way of pinned memory that no copy still reads.
+  void fill(Buffers& b, std::span<const Segment> segments, int64_t rows) {
+    if (!staging_.defined() || staging_.numel() < 3 * rows) {
+      staged_.synchronize();
+      staging_ = at::empty({3 * std::max(rows, kFewRows)},
+                           at::TensorOptions(at::kInt).pinned_memory(true));
+    }
+    staged_.synchronize();
+    auto* token = pointer<int32_t>(staging_);
+    int32_t *slot = token + rows, *position = slot + rows;
+    for (const Segment& s : segments) {
+      for (int64_t t = 0; t < s.count(); ++t) {
+        *token++ = s.tokens[static_cast<size_t>(t)];
+        *slot++ = s.sequence->slot;
+        *position++ = static_cast<int32_t>(s.first_position + t);
+      }
+    }
+    b.rows_of.narrow(0, 0, 3 * rows).copy_(staging_.narrow(0, 0, 3 * rows), /*non_blocking=*/true);
+    staged_.record();
+  }
+
+  static int32_t* row_tokens(const Buffers& b) { return pointer<int32_t>(b.rows_of); }
+  deploy::KvRows kv_rows(const Buffers& b, int64_t rows) const {
+    return {row_tokens(b) + rows, row_tokens(b) + 2 * rows, rows};
+  }
+
+  // Powers of two, so that few graphs are recorded.
+  int64_t pieces_for(int64_t positions) {
+    const int64_t pieces = power_of_two_from(deploy::attend_pieces(positions));
+    if (exact() || pieces <= split_pieces_) return pieces;
+    const LlamaConfig& c = config();
+    const int64_t bytes = deploy::attend_split_workspace(kFewRows, c.num_heads, c.head_dim, pieces);
+    split_workspace_ = at::Tensor();
+    if (bytes > 0) split_workspace_ = at::zeros({bytes}, on_gpu(at::kByte));
+    split_pieces_ = pieces;
+    forget_graphs();
+    return pieces;
+  }
+  deploy::SplitPlan split_plan(int64_t pieces) const {
+    return {pieces, pieces > 1 ? split_workspace_.data_ptr() : nullptr, kFewRows};
+  }
+
+  // One row for each sequence (one_each) or rows of prompts, in FP32.
+  void attend_rows(int64_t layer, Buffers& b, int64_t rows, int64_t pieces, bool one_each) {
+    const auto view = cache_.view();
+    const auto at = kv_rows(b, rows);
+    auto* qkv = pointer<float>(b.wide);
+    auto* out = pointer<float>(b.attended);
+    const auto* cos = pointer<float>(cos_);
+    const auto* sin = pointer<float>(sin_);
+    const int64_t heads = config().num_heads;
+    const gpu::Stream stream = ops::current_stream();
+    const bool split = !exact() && deploy::attend_split_supports(view.layout);
+    if (split && one_each) {
+      deploy::decode_attention(view, layer, qkv, heads, cos, sin, at, split_plan(pieces), out,
+                               stream);
+      return;
+    }
+    deploy::rope_append<float>(view, layer, qkv, heads, cos, sin, at, stream);
+    if (split) {
+      deploy::attend_split(view, layer, qkv, heads, at, split_plan(pieces), out, stream);
+    } else {
+      deploy::attend_exact(view, layer, qkv, heads, at, out, stream);
+    }
+  }
+
+  // Rows of prompts in BF16, by LibTorch's attention: all at once where they are alike.
+  at::Tensor attend_prompts(int64_t layer, Buffers& b, std::span<const Segment> segments,
+                            int64_t rows) {
+    const LlamaConfig& c = config();
+    deploy::rope_append<bfloat16>(cache_.view(), layer, pointer<bfloat16>(b.wide), c.num_heads,
+                                  pointer<float>(cos_), pointer<float>(sin_), kv_rows(b, rows),
+                                  ops::current_stream());
+    if (are_alike(segments)) {
+      return attend_fresh(b, 0, static_cast<int64_t>(segments.size()), segments.front().count());
+    }
+    for (const Segment& s : segments) {
+      b.attended.narrow(0, s.first_row, s.count())
+          .copy_(s.first_position == 0 ? attend_fresh(b, s.first_row, 1, s.count())
+                                       : attend_continued(layer, b, s));
+    }
+    return b.attended;
+  }
+
+  // (B, T, heads, D) views of q, k and v.
+  at::Tensor heads_of(const Buffers& b, int64_t row, int64_t batch, int64_t tokens, int64_t first,
+                      int64_t heads) const {
+    const int64_t d = config().head_dim;
+    return at::from_blob(pointer<bfloat16>(b.wide) + row * qkv_size(),
+                         {batch, tokens, qkv_size() / d, d}, on_gpu(at::kBFloat16))
+        .narrow(2, first, heads);
+  }
+  // (rows, H D) of prompts that begin at position 0.
+  at::Tensor attend_fresh(const Buffers& b, int64_t row, int64_t batch, int64_t tokens) const {
+    const LlamaConfig& c = config();
+    const at::Tensor q = heads_of(b, row, batch, tokens, 0, c.num_heads);
+    const at::Tensor k = heads_of(b, row, batch, tokens, c.num_heads, c.num_kv_heads);
+    const at::Tensor v =
+        heads_of(b, row, batch, tokens, c.num_heads + c.num_kv_heads, c.num_kv_heads);
+    // cuDNN takes no single key, and key-value heads of their own only.
+    if (c.num_heads == c.num_kv_heads && tokens > 1 && c.head_dim <= 128) {
+      const at::Tensor out = std::get<0>(at::_scaled_dot_product_cudnn_attention(
+          q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), {},
+          /*compute_log_sumexp=*/false, /*dropout_p=*/0.0, /*is_causal=*/true));
+      return out.transpose(1, 2).reshape({batch * tokens, c.q_size()});
+    }
+    return std::get<0>(at::_flash_attention_forward(q, k, v, {}, {}, tokens, tokens,
+                                                    /*dropout_p=*/0.0, /*is_causal=*/true,
+                                                    /*return_debug_mask=*/false))
+        .reshape({batch * tokens, c.q_size()});
+  }
+
+  // The same of a piece behind others, which are read back from the cache.
+  at::Tensor attend_continued(int64_t layer, const Buffers& b, const Segment& s) const {
+    const LlamaConfig& c = config();
+    const int64_t keys = s.first_position + s.count();
+    const at::Tensor k = at::empty({1, keys, c.num_kv_heads, c.head_dim}, on_gpu(at::kBFloat16));
+    const at::Tensor v = at::empty_like(k);
+    deploy::gather_kv<bfloat16>(cache_.view(), layer, s.sequence->slot, keys, pointer<bfloat16>(k),
+                                pointer<bfloat16>(v), ops::current_stream());
+    return std::get<0>(at::_flash_attention_forward(
+                           heads_of(b, s.first_row, 1, s.count(), 0, c.num_heads), k, v, {}, {},
+                           s.count(), keys, /*dropout_p=*/0.0, /*is_causal=*/true,
+                           /*return_debug_mask=*/false))
+        .reshape({s.count(), c.q_size()});
+  }
+
+  // How a call's rows attend, and which of them go on after the last block's attention.
+  struct Call {
+    std::span<const Segment> segments;
+    int64_t rows = 0, pieces = 1;
+    bool one_each = false;
+    bool all_rows = true;  // else those of `kept` alone (int64, on the device), none if undefined
+    at::Tensor kept;
+  };
+
+  // Blocks on rows that b.tokens, slot and position name. Returns what is left of the rows wanted.
+  template <class T>
+  LastRows blocks(Buffers& b, const Call& call) {
+    const LlamaConfig& c = config();
+    const int64_t width = c.hidden_size, inner = c.intermediate_size;
+    int64_t rows = call.rows;
+    at::Tensor hidden = b.hidden, delta = b.delta, attended = b.attended;
+    gpu::table_rows<T>(embedding_->view(), row_tokens(b), rows, pointer<T>(hidden),
+                       ops::current_stream());
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      const DeviceBlock& block = blocks_[i];
+      const auto layer = static_cast<int64_t>(i);
+      const bool last = i + 1 == blocks_.size();
+      add_norm_quantize(block.qkv.input_spec(), pointer<T>(hidden),
+                        i == 0 ? nullptr : pointer<T>(delta), pointer<float>(block.input_norm),
+                        eps(), rows, width, block.qkv.input<T>(b.products, rows));
+      block.qkv.multiply<T>(b.products, rows, pointer<T>(b.wide));
+      if constexpr (std::is_same_v<T, float>) {
+        attend_rows(layer, b, rows, call.pieces, call.one_each);
+      } else {
+        attended = attend_prompts(layer, b, call.segments, rows);
+      }
+      if (last && !call.all_rows) {
+        if (!call.kept.defined()) return {};
+        rows = call.kept.size(0);
+        hidden = at::index_select(hidden, 0, call.kept);
+        attended = at::index_select(attended, 0, call.kept);
+      }
+      quantize(block.o.input_spec(), pointer<T>(attended), rows, c.q_size(),
+               block.o.input<T>(b.products, rows));
+      block.o.multiply<T>(b.products, rows, pointer<T>(delta));
+      add_norm_quantize(block.gate_up.input_spec(), pointer<T>(hidden), pointer<T>(delta),
+                        pointer<float>(block.post_attention_norm), eps(), rows, width,
+                        block.gate_up.input<T>(b.products, rows));
+      block.gate_up.multiply<T>(b.products, rows, pointer<T>(b.wide));
+      swiglu_quantize(block.down.input_spec(), pointer<T>(b.wide), rows, inner,
+                      block.down.input<T>(b.products, rows));
+      block.down.multiply<T>(b.products, rows, pointer<T>(delta));
+    }
+    hidden = hidden.narrow(0, 0, rows);
+    delta = delta.narrow(0, 0, rows);
+    return {hidden.to(at::kFloat), delta.to(at::kFloat), rows};
+  }
+
+  LastRows read_call(std::span<const Segment> segments, int64_t rows, bool few, Want want) {
+    int64_t longest = 0;
+    for (const Segment& s : segments) {
+      cache_.reserve(*s.sequence, s.first_position + s.count());
+      longest = std::max(longest, s.first_position + s.count());
+    }
+    Call call;
+    call.segments = segments;
+    call.rows = rows;
+    call.all_rows = want == Want::kAll;
+    if (few) call.pieces = pieces_for(longest);
+    Buffers& b =
+        few && rows <= kFewRows ? decode_ : prompt_buffers(rows, few ? at::kFloat : at::kBFloat16);
+    share_unpacked(b);
+    fill(b, segments, rows);
+    PromptGraph* graph = few ? nullptr : prompt_graph(segments, rows, want);
+    if (graph != nullptr && graph->recorded) {
+      graph->graph.replay();
+      return graph->last;
+    }
+    call.kept = kept_rows(segments, want);
+    if (graph != nullptr && ++graph->uses > 2) {
+      graph->kept = call.kept;
+      record(graph->graph, [&] { graph->last = blocks<bfloat16>(b, call); });
+      graph->recorded = true;
+      graph->graph.replay();
+      return graph->last;
+    }
+    return few ? blocks<float>(b, call) : blocks<bfloat16>(b, call);
+  }
+
+  // The last row of each prompt that ends, if its logits are wanted.
+  at::Tensor kept_rows(std::span<const Segment> segments, Want want) const {
+    std::vector<int64_t> rows;
+    for (const Segment& s : segments) {
+      if (want == Want::kLast && s.ends_prompt) rows.push_back(s.first_row + s.count() - 1);
+    }
+    if (rows.empty()) return {};
+    return runtime_gpu::to_device(rows.data(), static_cast<int64_t>(rows.size()), at::kLong);
+  }
+
+  // Whether a call is the first of whole prompts of one length.
+  static bool are_alike(std::span<const Segment> segments) {
+    const int64_t count = segments.front().count();
+    return std::all_of(segments.begin(), segments.end(), [&](const Segment& s) {
+      return s.count() == count && s.first_position == 0;
+    });
+  }
+
+  // Prompts of a shape that came before, twice, are read by a recorded graph: the host is slower
+  // than the GPU in starting the kernels of few rows one by one. Null where that does not apply.
+  PromptGraph* prompt_graph(std::span<const Segment> segments, int64_t rows, Want want) {
+    constexpr int64_t kRecordedRows = 4096;
+    constexpr size_t kShapes = 4;
+    const bool whole = std::all_of(segments.begin(), segments.end(),
+                                   [](const Segment& s) { return s.ends_prompt; });
+    if (!options_.graphs || rows > kRecordedRows || want == Want::kAll || !whole ||
+        !are_alike(segments)) {
+      return nullptr;
+    }
+    if (prompt_graphs_version_ != cache_.version()) prompt_graphs_.clear();
+    prompt_graphs_version_ = cache_.version();
+    const auto key = std::tuple(static_cast<int64_t>(segments.size()), rows, want);
+    if (!prompt_graphs_.contains(key) && prompt_graphs_.size() == kShapes) prompt_graphs_.clear();
+    auto& graph = prompt_graphs_[key];
+    if (graph == nullptr) graph = std::make_unique<PromptGraph>();
+    return graph.get();
+  }
+
+  // Memory that weights are unpacked into, one for all calls.
+  void share_unpacked(Buffers& b) {
+    if (!products_unpacked_.defined() && unpacked_bytes_ > 0) {
+      products_unpacked_ = at::empty({unpacked_bytes_}, on_gpu(at::kByte));
+    }
+    b.products.unpacked = products_unpacked_;
+  }
+
+  void step_blocks(int64_t n, int64_t pieces) {
+    Call call;
+    call.rows = n;
+    call.pieces = pieces;
+    call.one_each = true;
+    blocks<float>(decode_, call);
+  }
+  void step_head(int64_t n) {
+    head(pointer<float>(decode_.hidden), pointer<float>(decode_.delta), n);
+  }
+
+  void forget_graphs() { graphs_.clear(); }
+
+  template <class F>
+  static void record(at::cuda::CUDAGraph& graph, const F& work) {
+    graph.capture_begin();
+    try {
+      work();
+    } catch (...) {
+      try {
+        graph.capture_end();
+      } catch (const std::exception&) {  // the first error is the one to tell
+      }
+      throw;
+    }
+    graph.capture_end();
+  }
+
+  // Libraries make their handles and choose their algorithms in a first, plain run.
+  Recorded& recorded(int64_t n, int64_t pieces) {
+    if (graphs_version_ != cache_.version()) forget_graphs();
+    graphs_version_ = cache_.version();
+    auto& graphs = graphs_[{n, pieces}];
+    if (graphs) return *graphs;
+    step_blocks(n, pieces);
+    step_head(n);
+    stream_.synchronize();
+    auto fresh = std::make_unique<Recorded>();
+    record(fresh->blocks, [&] { step_blocks(n, pieces); });
+    record(fresh->head, [&] { step_head(n); });
+    graphs = std::move(fresh);
+    return *graphs;
+  }
+
+  PackedModel model_;
+  CudaEngineOptions options_;
+  c10::cuda::CUDAStream stream_;
+  DeviceCache cache_;
+  std::vector<DeviceBlock> blocks_;
+  std::shared_ptr<DeviceTableMemory> embedding_, head_;
+  at::Tensor final_norm_, cos_, sin_;
+
+  Buffers decode_;      // FP32, kFewRows rows, at fixed addresses for the graphs
+  Buffers prompt_;      // BF16, or FP32 for exact prompts
+  at::Tensor staging_;  // pinned
+  at::cuda::CUDAEvent staged_;
+  at::Tensor products_unpacked_;
+  int64_t unpacked_bytes_ = 0;
+  at::Tensor normed_, logits_, head_workspace_;  // kFewRows rows
+  at::Tensor split_workspace_;
+  int64_t split_pieces_ = 1;
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Recorded>> graphs_;
+  int64_t graphs_version_ = -1;
+  // By sequences, rows and what is wanted.
+  std::map<std::tuple<int64_t, int64_t, Want>, std::unique_ptr<PromptGraph>> prompt_graphs_;
+  int64_t prompt_graphs_version_ = -1;
+};
+
+}  // namespace quest
