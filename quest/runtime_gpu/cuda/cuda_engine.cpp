@@ -26,7 +26,7 @@ std::string CudaEngine::Impl::plans() const {
   }
   text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", "lm_head", "", head_->view().rows,
                       head_->view().columns, gpu::table_gemm_plan(head_->view()));
-  const bool split = !exact() && deploy::attend_split_supports(cache_.view().layout);
+  const bool split = splits_attention();
   text += fmt::format(
       "attention      tokens: {}; prompts: {}\n", split ? "split sums" : "the CPU engine's order",
       reads_as_few(options_.chunk) ? (split ? "split sums" : "the CPU engine's order")
@@ -35,7 +35,7 @@ std::string CudaEngine::Impl::plans() const {
                          : options_.kv == CudaKvFormat::kFp16 ? "fp16"
                                                               : "int8, rotated";
   text += fmt::format("cache          {}, {} bytes a token, context {}\n", kv,
-                      cache_.view().layout.page_bytes() / deploy::kPagePositions, options_.context);
+                      cache_.layout().page_bytes() / deploy::kPagePositions, options_.context);
   return text + fmt::format("device         {}\n", ops::gpu_description());
 }
 

@@ -270,6 +270,9 @@ class CudaEngine::Impl {
   bool reads_as_few(int64_t tokens) const {
     return exact() || tokens <= kFewRows || !flash_supports();
   }
+  bool splits_attention() const {
+    return !exact() && deploy::attend_split_supports(cache_.layout());
+  }
   // BF16 prompts go through LibTorch's attention.
   bool flash_supports() const { return config().head_dim % 8 == 0 && config().head_dim <= 256; }
   int64_t qkv_size() const { return config().q_size() + 2 * config().kv_size(); }
@@ -366,10 +369,11 @@ class CudaEngine::Impl {
     return {row_tokens(b) + rows, row_tokens(b) + 2 * rows, rows};
   }
 
-  // Powers of two, so that few graphs are recorded.
+  // Powers of two, so that few graphs are recorded; 1 where attention is not split.
   int64_t pieces_for(int64_t positions) {
+    if (!splits_attention()) return 1;
     const int64_t pieces = power_of_two_from(deploy::attend_pieces(positions));
-    if (exact() || pieces <= split_pieces_) return pieces;
+    if (pieces <= split_pieces_) return pieces;
     const LlamaConfig& c = config();
     const int64_t bytes = deploy::attend_split_workspace(kFewRows, c.num_heads, c.head_dim, pieces);
     forget_graphs();  // they use the old one
@@ -393,14 +397,13 @@ class CudaEngine::Impl {
     const auto* sin = pointer<float>(sin_);
     const int64_t heads = config().num_heads;
     const gpu::Stream stream = ops::current_stream();
-    const bool split = !exact() && deploy::attend_split_supports(view.layout);
-    if (split && one_each) {
+    if (splits_attention() && one_each) {
       deploy::decode_attention(view, layer, qkv, heads, cos, sin, at, split_plan(pieces), out,
                                stream);
       return;
     }
     deploy::rope_append<float>(view, layer, qkv, heads, cos, sin, at, stream);
-    if (split) {
+    if (splits_attention()) {
       deploy::attend_split(view, layer, qkv, heads, at, split_plan(pieces), out, stream);
     } else {
       deploy::attend_exact(view, layer, qkv, heads, at, out, stream);
