@@ -36,7 +36,8 @@ struct CudaEngineOptions {
   // Also keep the weights as int8, four times the memory of 2 bits, so that prompts need not unpack
   // them.
   bool unpacked_weights = false;
-  bool graphs = true;  // record the steps of decode as CUDA graphs
+  // Record steps of decode, and prompts of a shape that comes again, as CUDA graphs.
+  bool graphs = true;
 };
 
 class CudaEngine final : public Engine {
