@@ -2,11 +2,9 @@
 
 #include "bench/packed_gpu/measure.h"
 #include <bit>
-#include <string>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>

@@ -11,7 +11,6 @@
 #include "bench/packed_gpu/measure.h"
 #include <algorithm>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <ATen/TensorOperators.h>

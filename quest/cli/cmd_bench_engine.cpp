@@ -22,6 +22,7 @@
 #include "quest/cli_run/bench_model.h"
 #include "quest/cli_run/engine_options.h"
 #include "quest/cli_run/whole_numbers.h"
+#include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/ops/gpu.h"
 #include "quest/runtime_gpu/cuda_engine.h"
 
@@ -392,6 +393,11 @@ BenchGpu prepare(Arguments& arguments) {
     std::filesystem::create_directories(arguments.models, error);
     QUEST_CHECK(!error, ErrorKind::kIo, "cannot make the folder {}: {}", arguments.models,
                 error.message());
+  }
+  for (const int64_t batch : arguments.batches) {
+    QUEST_CHECK(!arguments.writes || batch <= kernels::cuda::kMaxPackedRows, ErrorKind::kUsage,
+                "--batch {}: a step of decode that is timed has up to {} sequences", batch,
+                kernels::cuda::kMaxPackedRows);
   }
   recipes_of(arguments);  // names that do not exist are found before the work
   check_result_file(arguments.json);

@@ -1,9 +1,9 @@
 // The model of a benchmark: a folder that the user names, or random weights of a shape.
 //
-//   add_random_model_options(*command, arguments->random);     // --shape, --quant, --embedding,
-//   ... check_bench_model(arguments->model, arguments->random); BenchModel model(arguments->model,
-//   arguments->random, /*context=*/1024); PackedModel packed =
-//   open_packed_model(model.folder().string());
+//   add_random_model_options(*command, arguments->random);
+//   check_bench_model(arguments->model, arguments->random);
+//   const BenchModel model(arguments->model, arguments->random, /*context=*/1024);
+//   const PackedModel packed = open_packed_model(model.folder().string());
 #pragma once
 
 #include <cstdint>

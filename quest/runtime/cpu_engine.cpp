@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
 
 #include "quest/base/error.h"
 #include "quest/base/integer_math.h"

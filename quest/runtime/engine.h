@@ -7,8 +7,8 @@
 //   CpuEngine engine(PackedModel("demo/packed/w4a4"), {.threads = 2});
 //   const SequenceId s = engine.add_sequence();
 //   std::vector<float> logits(engine.config().vocab_size);
-//   engine.prefill(s, prompt, logits);                         // logits after the prompt's last
-//   token while (...) engine.decode({&s, 1}, {&next, 1}, logits);
+//   engine.prefill(s, prompt, logits);  // logits after the prompt's last token
+//   while (...) engine.decode({&s, 1}, {&next, 1}, logits);
 //
 // Errors: kUsage for an unknown sequence, a full context, or outputs of a wrong size; kData for
 // token ids outside the vocabulary; kNumeric, with layer and token, where values are not finite. A

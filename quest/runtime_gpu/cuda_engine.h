@@ -9,8 +9,8 @@
 //   kExact  FP32 between products in the orders of docs/numerics.md, "Deployment": for models whose
 //           products are of integer codes the bits of the CPU engine, logits included
 //   kFast   codes and integer products as exact as before, but prompts of more than
-//           kMaxDecodeRows rows are read in BF16 (flash attention), and single tokens with a
-//           split sum in attention
+//           64 tokens are read in BF16 (with LibTorch's attention), and single tokens and shorter
+//           prompts have a split sum in attention
 // Either way a sequence's result does not depend on which others share a call.
 //
 // Thread rules: one call at a time. Errors: those of engine.h; kEnvironment where this build has no
@@ -30,13 +30,14 @@ enum class CudaKvFormat { kBf16, kFp16, kInt8 };
 
 struct CudaEngineOptions {
   int64_t context = 0;  // most tokens of a sequence; 0: the model's max_position_embeddings
-  int64_t chunk = 0;    // most rows computed at once; 0: 16384 (kExact: 512)
+  int64_t chunk = 0;    // most rows computed at once; 0: 8192 (kExact: 512)
   CudaNumerics numerics = CudaNumerics::kFast;
   CudaKvFormat kv = CudaKvFormat::kFp16;  // kExact: kFp16 or kInt8, as the CPU's
   // Also keep the weights as int8, four times the memory of 2 bits, so that prompts need not unpack
   // them.
   bool unpacked_weights = false;
-  bool graphs = true;  // record the steps of decode as CUDA graphs
+  // Record steps of decode, and prompts of a shape that comes again, as CUDA graphs.
+  bool graphs = true;
 };
 
 class CudaEngine final : public Engine {
@@ -76,13 +77,13 @@ class CudaEngine final : public Engine {
                       std::span<const std::span<const int32_t>> previous = {});
 
   // What a step of decode takes on the device, without the host: seconds of `repeats` steps at the
-  // sequences' present lengths, which stay as they are.
+  // sequences' present lengths, which stay as they are. At most 64 sequences.
   struct StepSeconds {
     double blocks = 0, head = 0;
   };
   StepSeconds time_decode(std::span<const SequenceId> sequences, int64_t repeats);
-  // Seconds on the device of reading one more chunk as long as `tokens` for each of n new
-  // sequences, last logits included.
+  // Seconds of reading a prompt of `tokens` tokens for each of `sequences` new sequences, last
+  // logits included: the mean of `repeats` times, from the first kernel to the last.
   double time_prefill(int64_t sequences, int64_t tokens, int64_t repeats);
 
   const PackedModel& model() const;

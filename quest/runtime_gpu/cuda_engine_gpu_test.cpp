@@ -403,6 +403,18 @@ TEST_F(CudaEngineTest, TimesAreTakenAndChangeNothing) {
                         last_logits(engine, t, some_tokens(3, 9))));
 }
 
+TEST_F(CudaEngineTest, PlansAreThereBeforeTheFirstSequence) {
+  const TemporaryFolder folder;
+  longer_model(folder / "m", "w4a4");
+  for (const CudaNumerics numerics : {CudaNumerics::kFast, CudaNumerics::kExact}) {
+    const CudaEngine engine(PackedModel(folder / "m"), {.numerics = numerics});
+    const std::string plans = engine.plans();
+    for (const char* part : {"qkv_proj", "lm_head", "attention", "cache", "device"}) {
+      EXPECT_NE(plans.find(part), std::string::npos) << part << " in " << plans;
+    }
+  }
+}
+
 TEST_F(CudaEngineTest, SaysWhatIsWrong) {
   const TemporaryFolder folder;
   testing::write_small_packed_model(folder / "m", "w4a4");

@@ -1,6 +1,5 @@
 // The GPU's products of packed weights (quest/kernels/cuda/packed_gemm.h) against the CPU's.
 // Skipped where no GPU can be used.
-#include <algorithm>
 #include <random>
 #include <string>
 #include <utility>

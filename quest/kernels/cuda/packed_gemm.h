@@ -18,7 +18,8 @@
 //     packed_gemm<float>(w, activation, codes, units, m, out, stream);
 //   }
 //
-// Asynchronous in `stream`, overlapping its predecessor (dependent_launch.cuh), no allocations.
+// Asynchronous in `stream`, overlapping its predecessor (dependent_launch.cuh), no allocations. A
+// weight is read without waiting for the kernels before: it must be complete when they start.
 // Errors: kUsage for M above kMaxPackedRows and for products that packed_gemm_supports() refuses.
 #pragma once
 

@@ -26,7 +26,7 @@ std::string CudaEngine::Impl::plans() const {
   }
   text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", "lm_head", "", head_->view().rows,
                       head_->view().columns, gpu::table_gemm_plan(head_->view()));
-  const bool split = !exact() && deploy::attend_split_supports(cache_.view().layout);
+  const bool split = splits_attention();
   text += fmt::format(
       "attention      tokens: {}; prompts: {}\n", split ? "split sums" : "the CPU engine's order",
       reads_as_few(options_.chunk) ? (split ? "split sums" : "the CPU engine's order")
@@ -35,7 +35,7 @@ std::string CudaEngine::Impl::plans() const {
                          : options_.kv == CudaKvFormat::kFp16 ? "fp16"
                                                               : "int8, rotated";
   text += fmt::format("cache          {}, {} bytes a token, context {}\n", kv,
-                      cache_.view().layout.page_bytes() / deploy::kPagePositions, options_.context);
+                      cache_.layout().page_bytes() / deploy::kPagePositions, options_.context);
   return text + fmt::format("device         {}\n", ops::gpu_description());
 }
 
@@ -173,6 +173,10 @@ void CudaEngine::decode(std::span<const SequenceId> sequences, std::span<const i
 
 namespace {
 
+void check_repeats(int64_t repeats) {
+  QUEST_CHECK(repeats >= 1, ErrorKind::kUsage, "{} repeats are no time: at least one is", repeats);
+}
+
 void check_steps(const CudaEngine& engine, std::span<const SequenceId> sequences,
                  std::span<const int32_t> tokens, int64_t steps, std::span<const int32_t> out) {
   check_decode(sequences, tokens, engine.config());
@@ -245,6 +249,7 @@ CudaEngine::StepSeconds CudaEngine::time_decode(std::span<const SequenceId> sequ
   QUEST_CHECK(sequences.size() <= static_cast<size_t>(kFewRows), ErrorKind::kUsage,
               "{} sequences are timed in one step, at most {} can be", sequences.size(), kFewRows);
   for (const SequenceId s : sequences) check_room(s, length(s), 1, context_length());
+  check_repeats(repeats);
   return impl_->enter([&] {
     const int64_t pieces = impl_->fill_step(sequences, tokens, 1);
     return impl_->time_step(static_cast<int64_t>(sequences.size()), pieces, repeats);
@@ -252,6 +257,10 @@ CudaEngine::StepSeconds CudaEngine::time_decode(std::span<const SequenceId> sequ
 }
 
 double CudaEngine::time_prefill(int64_t sequences, int64_t tokens, int64_t repeats) {
+  QUEST_CHECK(sequences >= 1 && tokens >= 1 && tokens <= context_length(), ErrorKind::kUsage,
+              "{} prompts of {} tokens cannot be timed: one or more, of 1 to {} tokens", sequences,
+              tokens, context_length());
+  check_repeats(repeats);
   const Philox random(1);
   std::vector<std::vector<int32_t>> prompts;
   std::vector<SequenceId> ids;
@@ -264,7 +273,10 @@ double CudaEngine::time_prefill(int64_t sequences, int64_t tokens, int64_t repea
     ids.push_back(add_sequence());
   }
   const std::vector<std::span<const int32_t>> spans(prompts.begin(), prompts.end());
-  const double seconds = impl_->enter([&] {
+  const auto remove_all = [&] {
+    for (const SequenceId s : ids) remove_sequence(s);
+  };
+  const auto work = [&] {
     const auto once = [&] {
       impl_->read(ids, spans, Impl::Want::kLast,
                   [&](std::span<const Segment>, const LastRows& last) {
@@ -272,7 +284,7 @@ double CudaEngine::time_prefill(int64_t sequences, int64_t tokens, int64_t repea
                   });
     };
     double sum = 0;
-    for (int64_t i = -2; i < repeats; ++i) {
+    for (int64_t i = -3; i < repeats; ++i) {  // the third call of a shape records its graph
       for (const SequenceId s : ids) impl_->cache().get(s).length = 0;  // its pages stay
       at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
       begin.record();
@@ -282,9 +294,15 @@ double CudaEngine::time_prefill(int64_t sequences, int64_t tokens, int64_t repea
       if (i >= 0) sum += static_cast<double>(begin.elapsed_time(end)) * 1e-3;
     }
     return sum / static_cast<double>(repeats);
-  });
-  for (const SequenceId s : ids) remove_sequence(s);
-  return seconds;
+  };
+  try {
+    const double seconds = impl_->enter(work);
+    remove_all();
+    return seconds;
+  } catch (...) {
+    remove_all();
+    throw;
+  }
 }
 
 std::string CudaEngine::plans() const { return impl_->plans(); }

@@ -41,6 +41,8 @@ class DeviceCache {
   void truncate(SequenceId id, int64_t length);
   void reserve(DeviceSequence& sequence, int64_t positions);
 
+  const kernels::cuda::deploy::KvLayout& layout() const { return layout_; }
+  // Of the tables that there are: once a sequence has been added.
   kernels::cuda::deploy::KvCacheView view() const;
   int64_t version() const { return version_; }
   int64_t bytes() const;  // of all pages and tables

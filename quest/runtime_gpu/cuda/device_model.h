@@ -2,7 +2,7 @@
 //
 //   DeviceLinear layer(name, tensor, activation, settings);
 //   const QuantizedRows in = layer.input(buffers, rows);      // what the quantizer is to write
-//   layer.multiply<float>(buffers, rows, out, stream);        // out (rows, N)
+//   layer.multiply<float>(buffers, rows, out);                // out (rows, N)
 //
 // How a product runs is decided when the model is loaded, once for few rows (at most
 // kMaxPackedRows) and once for many; plan_text() says it.

@@ -270,6 +270,9 @@ class CudaEngine::Impl {
   bool reads_as_few(int64_t tokens) const {
     return exact() || tokens <= kFewRows || !flash_supports();
   }
+  bool splits_attention() const {
+    return !exact() && deploy::attend_split_supports(cache_.layout());
+  }
   // BF16 prompts go through LibTorch's attention.
   bool flash_supports() const { return config().head_dim % 8 == 0 && config().head_dim <= 256; }
   int64_t qkv_size() const { return config().q_size() + 2 * config().kv_size(); }
@@ -313,19 +316,21 @@ class CudaEngine::Impl {
     const LlamaConfig& c = config();
     const int64_t widest = std::max({c.hidden_size, c.q_size(), c.intermediate_size});
     b = Buffers();
-    b.rows = rows;
-    b.hidden = at::empty({rows, c.hidden_size}, on_gpu(type));
-    b.delta = at::empty({rows, c.hidden_size}, on_gpu(type));
-    b.wide = at::empty({rows * std::max(qkv_size(), 2 * c.intermediate_size)}, on_gpu(type));
-    b.attended = at::empty({rows, c.q_size()}, on_gpu(type));
-    b.rows_of = at::empty({3 * rows}, on_gpu(at::kInt));
-    b.products.codes = at::empty({rows * widest}, on_gpu(at::kChar));
-    b.products.units = at::empty({rows}, on_gpu(at::kFloat));
+    Buffers fresh;  // nothing of it stays where memory does not suffice for all
+    fresh.rows = rows;
+    fresh.hidden = at::empty({rows, c.hidden_size}, on_gpu(type));
+    fresh.delta = at::empty({rows, c.hidden_size}, on_gpu(type));
+    fresh.wide = at::empty({rows * std::max(qkv_size(), 2 * c.intermediate_size)}, on_gpu(type));
+    fresh.attended = at::empty({rows, c.q_size()}, on_gpu(type));
+    fresh.rows_of = at::empty({3 * rows}, on_gpu(at::kInt));
+    fresh.products.codes = at::empty({rows * widest}, on_gpu(at::kChar));
+    fresh.products.units = at::empty({rows}, on_gpu(at::kFloat));
     bool values = false;
     for (const DeviceLinear* layer : blocks_.front().linears()) {
       values |= layer->takes_values(1) || layer->takes_values(rows);
     }
-    if (values) b.products.values = at::empty({rows * widest}, on_gpu(type));
+    if (values) fresh.products.values = at::empty({rows * widest}, on_gpu(type));
+    b = std::move(fresh);
   }
 
   Buffers& prompt_buffers(int64_t rows, at::ScalarType type) {
@@ -364,16 +369,18 @@ class CudaEngine::Impl {
     return {row_tokens(b) + rows, row_tokens(b) + 2 * rows, rows};
   }
 
-  // Powers of two, so that few graphs are recorded.
+  // Powers of two, so that few graphs are recorded; 1 where attention is not split.
   int64_t pieces_for(int64_t positions) {
+    if (!splits_attention()) return 1;
     const int64_t pieces = power_of_two_from(deploy::attend_pieces(positions));
-    if (exact() || pieces <= split_pieces_) return pieces;
+    if (pieces <= split_pieces_) return pieces;
     const LlamaConfig& c = config();
     const int64_t bytes = deploy::attend_split_workspace(kFewRows, c.num_heads, c.head_dim, pieces);
+    forget_graphs();  // they use the old one
     split_workspace_ = at::Tensor();
+    split_pieces_ = 1;
     if (bytes > 0) split_workspace_ = at::zeros({bytes}, on_gpu(at::kByte));
     split_pieces_ = pieces;
-    forget_graphs();
     return pieces;
   }
   deploy::SplitPlan split_plan(int64_t pieces) const {
@@ -390,14 +397,13 @@ class CudaEngine::Impl {
     const auto* sin = pointer<float>(sin_);
     const int64_t heads = config().num_heads;
     const gpu::Stream stream = ops::current_stream();
-    const bool split = !exact() && deploy::attend_split_supports(view.layout);
-    if (split && one_each) {
+    if (splits_attention() && one_each) {
       deploy::decode_attention(view, layer, qkv, heads, cos, sin, at, split_plan(pieces), out,
                                stream);
       return;
     }
     deploy::rope_append<float>(view, layer, qkv, heads, cos, sin, at, stream);
-    if (split) {
+    if (splits_attention()) {
       deploy::attend_split(view, layer, qkv, heads, at, split_plan(pieces), out, stream);
     } else {
       deploy::attend_exact(view, layer, qkv, heads, at, out, stream);
@@ -474,7 +480,7 @@ class CudaEngine::Impl {
     at::Tensor kept;
   };
 
-  // Blocks on rows that b.tokens, slot and position name. Returns what is left of the rows wanted.
+  // Blocks on the rows that b.rows_of names. Returns what is left of the rows wanted.
   template <class T>
   LastRows blocks(Buffers& b, const Call& call) {
     const LlamaConfig& c = config();
