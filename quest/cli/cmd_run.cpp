@@ -14,7 +14,7 @@ namespace quest::cli {
 namespace {
 
 struct Arguments {
-  std::string device = "cpu", numerics = "fast";
+  std::string device = "cpu", numerics;  // empty: exact on a CPU, fast on a GPU
   bool unpacked_weights = false;
 };
 
@@ -23,6 +23,8 @@ std::unique_ptr<Engine> make_engine(const Arguments& arguments, PackedModel& mod
   if (arguments.device == "cpu") {
     QUEST_CHECK(!arguments.unpacked_weights, ErrorKind::kUsage,
                 "--unpacked-weights is for --device cuda");
+    QUEST_CHECK(arguments.numerics != "fast", ErrorKind::kUsage,
+                "--numerics fast is for --device cuda: the CPU's numerics are exact");
     return nullptr;
   }
   CudaEngineOptions options;
@@ -50,10 +52,9 @@ void add_run_command(CLI::App& app) {
   add_device_option(*command, arguments->device);
   command
       ->add_option("--numerics", arguments->numerics,
-                   "on a GPU. exact: the bits of the CPU's engine; fast: prompts in BF16, sums of "
-                   "attention split")
-      ->check(CLI::IsMember({"fast", "exact"}))
-      ->capture_default_str();
+                   "exact: the bits of the CPU's engine; fast (on a GPU the usual one): prompts in "
+                   "BF16, sums of attention split")
+      ->check(CLI::IsMember({"fast", "exact"}));
   command->add_flag("--unpacked-weights", arguments->unpacked_weights,
                     "on a GPU: keep int8 copies of the weights too, for faster prompts");
   options->make_engine = [arguments](PackedModel& model, EngineArguments& engine) {

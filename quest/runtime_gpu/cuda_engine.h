@@ -11,7 +11,9 @@
 //   kFast   codes and integer products as exact as before, but prompts of more than
 //           64 tokens are read in BF16 (with LibTorch's attention), and single tokens and shorter
 //           prompts have a split sum in attention
-// Either way a sequence's result does not depend on which others share a call.
+// With kExact, and with kFast for single tokens and prompts of up to 64, a sequence's result does
+// not depend on which others share a call (of models whose products are of integer codes). For
+// longer prompts LibTorch's attention may choose its order of sums by how many share one.
 //
 // Thread rules: one call at a time. Errors: those of engine.h; kEnvironment where this build has no
 // GPU kernels, no GPU is visible or its memory does not suffice.

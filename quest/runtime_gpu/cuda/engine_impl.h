@@ -546,9 +546,11 @@ class CudaEngine::Impl {
     }
     call.kept = kept_rows(segments, want);
     if (graph != nullptr && ++graph->uses > 2) {
+      records_prompts_ =
+          false;  // until it has worked: it takes memory beside what a plain run takes
       graph->kept = call.kept;
       record(graph->graph, [&] { graph->last = blocks<bfloat16>(b, call); });
-      graph->recorded = true;
+      graph->recorded = records_prompts_ = true;
       graph->graph.replay();
       return graph->last;
     }
@@ -580,8 +582,8 @@ class CudaEngine::Impl {
     constexpr size_t kShapes = 4;
     const bool whole = std::all_of(segments.begin(), segments.end(),
                                    [](const Segment& s) { return s.ends_prompt; });
-    if (!options_.graphs || rows > kRecordedRows || want == Want::kAll || !whole ||
-        !are_alike(segments)) {
+    if (!options_.graphs || !records_prompts_ || rows > kRecordedRows || want == Want::kAll ||
+        !whole || !are_alike(segments)) {
       return nullptr;
     }
     if (prompt_graphs_version_ != cache_.version()) prompt_graphs_.clear();
@@ -616,7 +618,8 @@ class CudaEngine::Impl {
 
   template <class F>
   static void record(at::cuda::CUDAGraph& graph, const F& work) {
-    graph.capture_begin();
+    // Calls of CUDA in other threads do not end a recording of this one.
+    graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
     try {
       work();
     } catch (...) {
@@ -667,6 +670,7 @@ class CudaEngine::Impl {
   // By sequences, rows and what is wanted.
   std::map<std::tuple<int64_t, int64_t, Want>, std::unique_ptr<PromptGraph>> prompt_graphs_;
   int64_t prompt_graphs_version_ = -1;
+  bool records_prompts_ = true;
 };
 
 }  // namespace quest
