@@ -1,13 +1,11 @@
 #include "bench/kernels_gpu/decode_kernels.h"
 
-#include <algorithm>
+#include "bench/gpu_graph_time.h"
 #include <functional>
 #include <string>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/cuda/CUDAEvent.h>
-#include <ATen/cuda/CUDAGraph.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
@@ -34,30 +32,11 @@ using ops::data;
 constexpr int64_t kC = 4096, kF = 11008, kHeads = 32, kD = 128;  // of a 7B model
 constexpr int kLayers = 32;                                      // launches in a graph
 
-at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(type).device(at::kCUDA); }
-
-// Median microseconds of one of the launches f(0), ..., f(kLayers - 1) of a graph.
+// Median microseconds of one of f(0), ..., f(kLayers - 1).
 double microseconds(const std::function<void(int)>& f) {
   c10::cuda::device_synchronize();  // the arguments were made in another stream
-  const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
-  const c10::cuda::CUDAStreamGuard guard(stream);
-  f(0);
-  stream.synchronize();
-  at::cuda::CUDAGraph graph;
-  graph.capture_begin();
-  for (int i = 0; i < kLayers; ++i) f(i);
-  graph.capture_end();
-  std::vector<double> times;
-  for (int i = 0; i < 12; ++i) {
-    at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
-    begin.record();
-    graph.replay();
-    end.record();
-    end.synchronize();
-    if (i >= 3) times.push_back(1e3 * static_cast<double>(begin.elapsed_time(end)) / kLayers);
-  }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
+  return bench::microseconds(kLayers, [&](int64_t i) { f(static_cast<int>(i)); });
 }
 
 void print(const std::string& name, double bytes, double copy_rate,

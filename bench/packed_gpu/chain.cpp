@@ -1,6 +1,6 @@
 #include "bench/packed_gpu/chain.h"
 
-#include "bench/packed_gpu/measure.h"
+#include "bench/gpu_graph_time.h"
 #include <bit>
 
 #include <ATen/TensorOperators.h>

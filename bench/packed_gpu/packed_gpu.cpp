@@ -7,8 +7,8 @@
 //   packed_gpu
 //   packed_gpu --bits 2,4 --rows 1,16
 //   packed_gpu --chain --bits 4,2,1 --keys 512   # a layer as decode runs it, and its parts
+#include "bench/gpu_graph_time.h"
 #include "bench/packed_gpu/chain.h"
-#include "bench/packed_gpu/measure.h"
 #include <algorithm>
 #include <string>
 #include <vector>

@@ -25,7 +25,7 @@ decltype(auto) with_gpu_errors(std::string_view advice, F&& f) {
     const size_t second = text.find(". ", text.find(". ") + 1);
     QUEST_THROW(ErrorKind::kEnvironment, "the GPU has too little memory: {}; {}",
                 text.substr(0, second), advice);
-  } catch (const c10::AcceleratorError& error) {
+  } catch (const c10::Error& error) {  // of CUDA, cuBLAS, cuDNN
     const std::string text = error.what_without_backtrace();
     QUEST_THROW(ErrorKind::kEnvironment, "the GPU failed: {}", text.substr(0, text.find('\n')));
   }

@@ -20,8 +20,11 @@
 #include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/kernels/lane_order.h"
+#include "quest/ops/cuda_graph.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
+#include "quest/ops/gpu_errors.h"
+#include "quest/runtime_gpu/cuda/tensors.h"
 
 namespace quest {
 namespace {
@@ -29,6 +32,7 @@ namespace {
 namespace gpu = kernels::cuda;
 using ops::current_stream;
 using ops::data;
+using runtime_gpu::on_gpu;
 using Weights = LayerTime::Weights;
 using Work = LayerTime::Work;
 
@@ -40,8 +44,6 @@ constexpr int64_t kMostCopies = 512;
 constexpr double kGraphSeconds = 2e-3;
 constexpr int64_t kMostCalls = 1000;
 
-at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(type).device(at::kCUDA); }
-
 int64_t copies_of(int64_t bytes) {
   return std::clamp<int64_t>((kRotatedBytes + bytes - 1) / bytes, 2, kMostCopies);
 }
@@ -52,22 +54,6 @@ double milliseconds_between(const at::cuda::CUDAEvent& begin, const at::cuda::CU
 
 // A call with one of the copies of the weights.
 using Call = std::function<void(int64_t copy)>;
-
-// The stream must not stay in capture mode when a call fails: all that follows would fail too.
-template <class F>
-void record_graph(at::cuda::CUDAGraph& graph, F&& f) {
-  graph.capture_begin();
-  try {
-    f();
-  } catch (...) {
-    try {
-      graph.capture_end();
-    } catch (const std::exception&) {
-    }
-    throw;
-  }
-  graph.capture_end();
-}
 
 // Seconds of one call, by events around calls that the host starts one by one.
 double estimate(const Call& call, int64_t copies) {
@@ -87,7 +73,7 @@ double seconds_of(const Call& call, int64_t copies, int64_t repeats) {
                                              std::max(copies, kMostCalls));
   const int64_t calls = (wanted + copies - 1) / copies * copies;
   at::cuda::CUDAGraph graph;
-  record_graph(graph, [&] {
+  ops::record_graph(graph, [&] {
     for (int64_t i = 0; i < calls; ++i) call(i % copies);
   });
   constexpr int64_t kWarmup = 2;
@@ -105,21 +91,6 @@ double seconds_of(const Call& call, int64_t copies, int64_t repeats) {
   std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
                    times.end());
   return 1e-3 * times[times.size() / 2] / static_cast<double>(calls);
-}
-
-// LibTorch's own messages are pages long.
-template <class F>
-auto with_cuda_errors(F&& f) {
-  try {
-    return f();
-  } catch (const c10::OutOfMemoryError& error) {
-    const std::string text = error.what_without_backtrace();
-    QUEST_THROW(ErrorKind::kEnvironment, "the GPU has too little memory: {}; give fewer --rows",
-                text.substr(0, text.find('\n')));
-  } catch (const c10::Error& error) {
-    const std::string text = error.what_without_backtrace();
-    QUEST_THROW(ErrorKind::kEnvironment, "the GPU failed: {}", text.substr(0, text.find('\n')));
-  }
 }
 
 }  // namespace
@@ -143,7 +114,7 @@ class LayerBench::Impl {
     const at::NoGradGuard no_grad;
     // Graphs cannot be recorded on the default stream.
     const c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromPool());
-    return with_cuda_errors([&] {
+    return ops::with_gpu_errors("give fewer --rows", [&] {
       const Rows rows(m, n_, k_);
       std::vector<LayerTime> times = {bf16(rows)};
       const auto append = [&](std::vector<LayerTime> more) {

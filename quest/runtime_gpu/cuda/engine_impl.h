@@ -27,6 +27,7 @@
 #include <fmt/format.h>
 
 #include "quest/model/rope_table.h"
+#include "quest/ops/cuda_graph.h"
 #include "quest/ops/gpu_errors.h"
 #include "quest/runtime_gpu/cuda/draws.h"
 #include "quest/runtime_gpu/cuda/engine_parts.h"
@@ -616,20 +617,10 @@ class CudaEngine::Impl {
 
   void forget_graphs() { graphs_.clear(); }
 
+  // Calls of CUDA in other threads do not end a recording of this one.
   template <class F>
   static void record(at::cuda::CUDAGraph& graph, const F& work) {
-    // Calls of CUDA in other threads do not end a recording of this one.
-    graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
-    try {
-      work();
-    } catch (...) {
-      try {
-        graph.capture_end();
-      } catch (const std::exception&) {  // the first error is the one to tell
-      }
-      throw;
-    }
-    graph.capture_end();
+    ops::record_graph(graph, work, {0, 0}, cudaStreamCaptureModeThreadLocal);
   }
 
   // Libraries make their handles and choose their algorithms in a first, plain run.

@@ -19,6 +19,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "quest/base/error.h"
+#include "quest/ops/cuda_graph.h"
 #include "quest/ops/gpu.h"
 #include "quest/ops/gpu_errors.h"
 #include "quest/ops/gpu_optimizer.h"
@@ -229,18 +230,7 @@ class GpuStep::Impl {
 
   template <class F>
   void record_graph(at::cuda::CUDAGraph& graph, F&& f) {
-    graph.capture_begin(pool_);
-    try {
-      f();
-    } catch (...) {
-      // The stream must not stay in capture mode: all that follows would fail.
-      try {
-        graph.capture_end();
-      } catch (const std::exception&) {
-      }
-      throw;
-    }
-    graph.capture_end();
+    ops::record_graph(graph, std::forward<F>(f), pool_);
   }
 
   // Graphs of all parts, on the inputs that lie on the device. Plain runs come first: libraries
