@@ -54,12 +54,6 @@ struct Arguments {
   }
 };
 
-CudaKvFormat kv_format(const std::string& name) {
-  return name == "bf16"   ? CudaKvFormat::kBf16
-         : name == "fp16" ? CudaKvFormat::kFp16
-                          : CudaKvFormat::kInt8;
-}
-
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> words;
   for (size_t begin = 0; begin <= text.size();) {
@@ -119,7 +113,7 @@ Loaded load(const Arguments& arguments, const std::string& recipe) {
   PackedModel model = open_packed_model(loaded.files->folder().string());
   loaded.free_before = ops::gpu_free_bytes();
   const CudaEngineOptions options{.context = arguments.context(),
-                                  .kv = kv_format(arguments.kv),
+                                  .kv = cuda_kv_format_from_name(arguments.kv),
                                   .unpacked_weights = arguments.unpacked};
   loaded.engine = std::make_unique<CudaEngine>(std::move(model), options);
   return loaded;

@@ -33,9 +33,7 @@ std::unique_ptr<Engine> make_engine(const Arguments& arguments, PackedModel& mod
   options.unpacked_weights = arguments.unpacked_weights;
   if (arguments.numerics == "exact") options.numerics = CudaNumerics::kExact;
   if (engine.kv.empty()) engine.kv = "fp16";
-  options.kv = engine.kv == "bf16"   ? CudaKvFormat::kBf16
-               : engine.kv == "fp16" ? CudaKvFormat::kFp16
-                                     : CudaKvFormat::kInt8;
+  options.kv = cuda_kv_format_from_name(engine.kv);
   return std::make_unique<CudaEngine>(std::move(model), options);
 }
 

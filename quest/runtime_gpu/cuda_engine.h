@@ -20,6 +20,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "quest/packed/packed_model.h"
 #include "quest/runtime/engine.h"
@@ -29,6 +30,7 @@ namespace quest {
 
 enum class CudaNumerics { kFast, kExact };
 enum class CudaKvFormat { kBf16, kFp16, kInt8 };
+CudaKvFormat cuda_kv_format_from_name(std::string_view name);  // "bf16", ...; throws kUsage
 
 struct CudaEngineOptions {
   int64_t context = 0;  // most tokens of a sequence; 0: the model's max_position_embeddings

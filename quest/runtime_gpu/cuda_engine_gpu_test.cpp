@@ -466,6 +466,13 @@ TEST_F(CudaEngineTest, SaysWhatIsWrong) {
             ErrorKind::kUsage);
 }
 
+TEST(CudaEngineOptions, NamesOfCacheFormats) {
+  EXPECT_EQ(cuda_kv_format_from_name("bf16"), CudaKvFormat::kBf16);
+  EXPECT_EQ(cuda_kv_format_from_name("fp16"), CudaKvFormat::kFp16);
+  EXPECT_EQ(cuda_kv_format_from_name("int8"), CudaKvFormat::kInt8);
+  EXPECT_THROW(cuda_kv_format_from_name("int4"), Error);
+}
+
 TEST(CudaEngineWithoutAGpu, SaysWhyThereIsNone) {
   const std::string reason = ops::gpu_unusable_reason();
   if (reason.empty()) GTEST_SKIP() << "there is a GPU";
