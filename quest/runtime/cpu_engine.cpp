@@ -83,12 +83,6 @@ int64_t CpuEngine::scratch_bytes() const {
          activations_.prepared.bytes() + activations_.values.bytes();
 }
 
-void CpuEngine::check_request(SequenceId sequence, std::span<const int32_t> tokens,
-                              size_t count) const {
-  check_tokens(tokens, config());
-  check_room(sequence, cache_.get(sequence).length, static_cast<int64_t>(count), options_.context);
-}
-
 void CpuEngine::embed(std::span<const Segment> segments) {
   const int64_t c = config().hidden_size;
   const kernels::TableWeight table = table_view(model_.embedding());
@@ -286,8 +280,8 @@ void CpuEngine::forward_chunk(SequenceId sequence, std::span<const int32_t> toke
 
 void CpuEngine::prefill(SequenceId sequence, std::span<const int32_t> tokens,
                         std::span<float> logits) {
-  check_request(sequence, tokens, tokens.size());
-  check_logits(logits, 1, config());
+  check_request(*this, sequence, tokens, tokens.size());
+  check_logits(*this, logits, 1);
   int64_t last = 0;
   for (auto rest = tokens; !rest.empty();) {
     const size_t count = std::min(rest.size(), static_cast<size_t>(options_.chunk));
@@ -300,7 +294,7 @@ void CpuEngine::prefill(SequenceId sequence, std::span<const int32_t> tokens,
 
 void CpuEngine::prefill_all(SequenceId sequence, std::span<const int32_t> tokens,
                             const TokenLogits& row) {
-  check_request(sequence, tokens, tokens.size());
+  check_request(*this, sequence, tokens, tokens.size());
   const auto vocabulary = static_cast<size_t>(config().vocab_size);
   int64_t done = 0;
   for (auto rest = tokens; !rest.empty();) {
@@ -319,7 +313,7 @@ void CpuEngine::prefill_all(SequenceId sequence, std::span<const int32_t> tokens
 
 void CpuEngine::score(SequenceId sequence, std::span<const int32_t> tokens, TokenScores scores) {
   check_scores(tokens, scores);
-  check_request(sequence, tokens, tokens.size() - 1);
+  check_request(*this, sequence, tokens, tokens.size() - 1);
   const int64_t vocabulary = config().vocab_size;
   size_t done = 0;
   while (done + 1 < tokens.size()) {
@@ -348,12 +342,9 @@ void CpuEngine::score(SequenceId sequence, std::span<const int32_t> tokens, Toke
 
 void CpuEngine::decode(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,
                        std::span<float> logits) {
-  check_decode(sequences, tokens, config());
+  check_decode(*this, sequences, tokens);
   QUEST_CHECK(!logits.empty(), ErrorKind::kUsage, "decode got no room for logits");
-  check_logits(logits, static_cast<int64_t>(tokens.size()), config());
-  for (const SequenceId sequence : sequences) {
-    check_room(sequence, cache_.get(sequence).length, 1, options_.context);
-  }
+  check_logits(*this, logits, static_cast<int64_t>(tokens.size()));
   const auto vocabulary = static_cast<size_t>(config().vocab_size);
   for (size_t first = 0; first < sequences.size();) {
     const size_t count = std::min(sequences.size() - first, static_cast<size_t>(options_.chunk));

@@ -72,8 +72,6 @@ class CpuEngine final : public Engine {
     PackedLinear qkv, o, gate_up, down;
   };
 
-  // tokens are of the vocabulary, and the sequence has room for `count` more.
-  void check_request(SequenceId sequence, std::span<const int32_t> tokens, size_t count) const;
   // Rows of hidden states after the last block, in hidden_; fills the cache. Lengths are the
   // caller's to advance.
   void forward(std::span<const Segment> segments);

@@ -22,6 +22,8 @@ int64_t checked_context(int64_t asked, const LlamaConfig& config) {
   return context;
 }
 
+namespace {
+
 void check_tokens(std::span<const int32_t> tokens, const LlamaConfig& config) {
   QUEST_CHECK(!tokens.empty(), ErrorKind::kUsage, "there are no tokens to read");
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -32,21 +34,24 @@ void check_tokens(std::span<const int32_t> tokens, const LlamaConfig& config) {
   }
 }
 
-void check_room(SequenceId sequence, int64_t length, int64_t tokens, int64_t context) {
+void check_room(const Engine& engine, SequenceId sequence, int64_t tokens) {
+  const int64_t length = engine.length(sequence), context = engine.context_length();
   QUEST_CHECK(tokens <= context - length, ErrorKind::kUsage,
               "sequence {} has {} tokens and cannot take {} more: the context holds {}", sequence,
               length, tokens, context);
 }
 
-void check_logits(std::span<const float> logits, int64_t rows, const LlamaConfig& config) {
-  QUEST_CHECK(logits.empty() || static_cast<int64_t>(logits.size()) == rows * config.vocab_size,
-              ErrorKind::kUsage, "room for {} logits was given, the model gives {}", logits.size(),
-              rows * config.vocab_size);
+}  // namespace
+
+void check_request(const Engine& engine, SequenceId sequence, std::span<const int32_t> tokens,
+                   size_t count) {
+  check_tokens(tokens, engine.config());
+  check_room(engine, sequence, static_cast<int64_t>(count));
 }
 
-void check_decode(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,
-                  const LlamaConfig& config) {
-  check_tokens(tokens, config);
+void check_decode(const Engine& engine, std::span<const SequenceId> sequences,
+                  std::span<const int32_t> tokens, int64_t steps) {
+  check_tokens(tokens, engine.config());
   QUEST_CHECK(sequences.size() == tokens.size(), ErrorKind::kUsage,
               "decode got {} sequences and {} tokens: one token belongs to each sequence",
               sequences.size(), tokens.size());
@@ -55,6 +60,13 @@ void check_decode(std::span<const SequenceId> sequences, std::span<const int32_t
   const auto twin = std::adjacent_find(sorted.begin(), sorted.end());
   QUEST_CHECK(twin == sorted.end(), ErrorKind::kUsage, "sequence {} is named twice in one decode",
               *twin);
+  for (const SequenceId sequence : sequences) check_room(engine, sequence, steps);
+}
+
+void check_logits(const Engine& engine, std::span<const float> logits, int64_t rows) {
+  const int64_t wanted = rows * engine.config().vocab_size;
+  QUEST_CHECK(logits.empty() || static_cast<int64_t>(logits.size()) == wanted, ErrorKind::kUsage,
+              "room for {} logits was given, the model gives {}", logits.size(), wanted);
 }
 
 void check_scores(std::span<const int32_t> tokens, const TokenScores& scores) {

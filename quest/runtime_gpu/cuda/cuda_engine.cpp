@@ -70,13 +70,11 @@ void CudaEngine::prefill_batch(std::span<const SequenceId> sequences,
               tokens.size());
   std::vector<int32_t> first;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    check_tokens(tokens[i], config());
-    check_room(sequences[i], length(sequences[i]), static_cast<int64_t>(tokens[i].size()),
-               context_length());
+    check_request(*this, sequences[i], tokens[i], tokens[i].size());
     first.push_back(tokens[i].front());
   }
-  check_decode(sequences, first, config());
-  check_logits(logits, static_cast<int64_t>(sequences.size()), config());
+  check_decode(*this, sequences, first);
+  check_logits(*this, logits, static_cast<int64_t>(sequences.size()));
   const int64_t v = config().vocab_size;
   impl_->enter([&] {
     impl_->read(sequences, tokens, logits.empty() ? Impl::Want::kNothing : Impl::Want::kLast,
@@ -100,8 +98,7 @@ void CudaEngine::prefill_batch(std::span<const SequenceId> sequences,
 
 void CudaEngine::prefill_all(SequenceId sequence, std::span<const int32_t> tokens,
                              const TokenLogits& row) {
-  check_tokens(tokens, config());
-  check_room(sequence, length(sequence), static_cast<int64_t>(tokens.size()), context_length());
+  check_request(*this, sequence, tokens, tokens.size());
   const auto v = static_cast<size_t>(config().vocab_size);
   int64_t done = 0;
   impl_->enter([&] {
@@ -120,9 +117,8 @@ void CudaEngine::prefill_all(SequenceId sequence, std::span<const int32_t> token
 }
 
 void CudaEngine::score(SequenceId sequence, std::span<const int32_t> tokens, TokenScores scores) {
-  check_tokens(tokens, config());
   check_scores(tokens, scores);
-  check_room(sequence, length(sequence), static_cast<int64_t>(tokens.size()) - 1, context_length());
+  check_request(*this, sequence, tokens, tokens.size() - 1);
   const std::span<const int32_t> read = tokens.first(tokens.size() - 1);
   impl_->enter([&] {
     const at::Tensor targets =
@@ -154,10 +150,9 @@ void CudaEngine::score(SequenceId sequence, std::span<const int32_t> tokens, Tok
 
 void CudaEngine::decode(std::span<const SequenceId> sequences, std::span<const int32_t> tokens,
                         std::span<float> logits) {
-  check_decode(sequences, tokens, config());
+  check_decode(*this, sequences, tokens);
   QUEST_CHECK(!logits.empty(), ErrorKind::kUsage, "decode got no room for logits");
-  check_logits(logits, static_cast<int64_t>(tokens.size()), config());
-  for (const SequenceId s : sequences) check_room(s, length(s), 1, context_length());
+  check_logits(*this, logits, static_cast<int64_t>(tokens.size()));
   impl_->enter([&] {
     for (size_t first = 0; first < sequences.size(); first += kFewRows) {
       const size_t count = std::min(sequences.size() - first, static_cast<size_t>(kFewRows));
@@ -179,14 +174,11 @@ void check_repeats(int64_t repeats) {
 
 void check_steps(const CudaEngine& engine, std::span<const SequenceId> sequences,
                  std::span<const int32_t> tokens, int64_t steps, std::span<const int32_t> out) {
-  check_decode(sequences, tokens, engine.config());
+  check_decode(engine, sequences, tokens, steps);
   const auto n = static_cast<int64_t>(sequences.size());
   QUEST_CHECK(steps >= 1 && static_cast<int64_t>(out.size()) == steps * n, ErrorKind::kUsage,
               "{} steps of {} sequences give {} tokens, room for {} was given", steps, n, steps * n,
               out.size());
-  for (const SequenceId s : sequences) {
-    check_room(s, engine.length(s), steps, engine.context_length());
-  }
 }
 
 void check_settings(const SamplerSettings& settings, int64_t vocabulary) {
@@ -245,10 +237,9 @@ void CudaEngine::decode_sampled(std::span<const SequenceId> sequences,
 CudaEngine::StepSeconds CudaEngine::time_decode(std::span<const SequenceId> sequences,
                                                 int64_t repeats) {
   const std::vector<int32_t> tokens(sequences.size(), 0);
-  check_decode(sequences, tokens, config());
+  check_decode(*this, sequences, tokens);
   QUEST_CHECK(sequences.size() <= static_cast<size_t>(kFewRows), ErrorKind::kUsage,
               "{} sequences are timed in one step, at most {} can be", sequences.size(), kFewRows);
-  for (const SequenceId s : sequences) check_room(s, length(s), 1, context_length());
   check_repeats(repeats);
   return impl_->enter([&] {
     const int64_t pieces = impl_->fill_step(sequences, tokens, 1);
