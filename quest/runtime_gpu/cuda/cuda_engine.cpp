@@ -26,11 +26,9 @@ std::string CudaEngine::Impl::plans() const {
   }
   text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", "lm_head", "", head_->view().rows,
                       head_->view().columns, gpu::table_gemm_plan(head_->view()));
-  const bool split = splits_attention();
-  text += fmt::format(
-      "attention      tokens: {}; prompts: {}\n", split ? "split sums" : "the CPU engine's order",
-      reads_as_few(options_.chunk) ? (split ? "split sums" : "the CPU engine's order")
-                                   : "LibTorch's, BF16");
+  const char* const few = splits_attention() ? "split sums" : "the CPU engine's order";
+  text += fmt::format("attention      tokens: {}; prompts: {}\n", few,
+                      reads_as_few(options_.chunk) ? few : "LibTorch's, BF16");
   const char* const kv = options_.kv == CudaKvFormat::kBf16   ? "bf16"
                          : options_.kv == CudaKvFormat::kFp16 ? "fp16"
                                                               : "int8, rotated";

@@ -8,6 +8,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/integer_math.h"
+#include "quest/runtime_gpu/cuda/tensors.h"
 
 namespace quest::runtime_gpu {
 
@@ -112,8 +113,8 @@ kernels::cuda::deploy::KvCacheView DeviceCache::view() const {
 }
 
 int64_t DeviceCache::bytes() const {
-  int64_t sum = tables_.defined() ? static_cast<int64_t>(tables_.nbytes()) : 0;
-  for (const at::Tensor& slab : memory_) sum += static_cast<int64_t>(slab.nbytes());
+  int64_t sum = bytes_of({tables_});
+  for (const at::Tensor& slab : memory_) sum += bytes_of({slab});
   return sum;
 }
 

@@ -42,21 +42,6 @@ bool tensor_cores_multiply(const QuantSpec& weight, const QuantSpec& activation,
          k * a.max_number * w.max_number < int64_t{1} << 31;
 }
 
-int64_t bytes_of(std::initializer_list<at::Tensor> tensors) {
-  int64_t sum = 0;
-  for (const at::Tensor& t : tensors) sum += t.defined() ? static_cast<int64_t>(t.nbytes()) : 0;
-  return sum;
-}
-
-// A view of enough of `buffer`, which grows.
-at::Tensor grown(at::Tensor& buffer, int64_t bytes) {
-  if (!buffer.defined() || static_cast<int64_t>(buffer.nbytes()) < bytes) {
-    buffer = at::Tensor();
-    buffer = at::empty({bytes}, on_gpu(at::kByte));
-  }
-  return buffer.narrow(0, 0, bytes);
-}
-
 }  // namespace
 
 at::Tensor to_device(const void* bytes, int64_t count, at::ScalarType type) {
@@ -117,11 +102,11 @@ void DeviceLinear::choose(const LinearSettings& settings, bool has_codes) {
   }
   if (many_.kind == Kind::kNumbers && many_.resident) {
     numbers_ = at::empty({n(), k()}, on_gpu(at::kChar));
-    gpu::unpack_numbers(weight_, pointer<int8_t>(numbers_), stream);
+    unpack(numbers_);
   }
   if (many_.kind == Kind::kValues && many_.resident) {
-    ProductBuffers none;
-    values_ = values(none, exact_ ? at::kFloat : at::kBFloat16);
+    values_ = at::empty({n(), k()}, on_gpu(value_type()));
+    unpack(values_);
   }
   if (!packed) {  // nothing reads the packed form again
     lanes_ = pairs_ = at::Tensor();
@@ -133,28 +118,28 @@ const DeviceLinear::Product& DeviceLinear::product(int64_t rows) const {
   return rows <= gpu::kMaxPackedRows ? few_ : many_;
 }
 
-at::Tensor DeviceLinear::numbers(ProductBuffers& buffers) const {
-  if (numbers_.defined()) return numbers_;
-  const at::Tensor numbers = grown(buffers.unpacked, n() * k());
-  gpu::unpack_numbers(weight_, reinterpret_cast<int8_t*>(pointer<uint8_t>(numbers)),
-                      ops::current_stream());
-  return numbers;
+void DeviceLinear::unpack(const at::Tensor& out) const {
+  const gpu::Stream stream = ops::current_stream();
+  if (out.scalar_type() == at::kChar) {
+    gpu::unpack_numbers(weight_, pointer<int8_t>(out), stream);
+  } else if (out.scalar_type() == at::kFloat) {
+    gpu::unpack_values<float>(weight_, pointer<float>(out), stream);
+  } else {
+    gpu::unpack_values<bfloat16>(weight_, pointer<bfloat16>(out), stream);
+  }
 }
 
-at::Tensor DeviceLinear::values(ProductBuffers& buffers, at::ScalarType type) const {
-  if (values_.defined()) return values_;
-  const auto size = static_cast<int64_t>(c10::elementSize(type));
-  const at::Tensor out = grown(buffers.unpacked, n() * k() * size).view(type).view({n(), k()});
-  if (type == at::kFloat) {
-    gpu::unpack_values<float>(weight_, pointer<float>(out), ops::current_stream());
-  } else {
-    gpu::unpack_values<bfloat16>(weight_, pointer<bfloat16>(out), ops::current_stream());
-  }
+at::Tensor DeviceLinear::unpacked(const at::Tensor& resident, const ProductBuffers& buffers,
+                                  at::ScalarType type) const {
+  if (resident.defined()) return resident;
+  const auto bytes = n() * k() * static_cast<int64_t>(c10::elementSize(type));
+  const at::Tensor out = buffers.unpacked.narrow(0, 0, bytes).view(type).view({n(), k()});
+  unpack(out);
   return out;
 }
 
 template <class T>
-gpu::QuantizedRows DeviceLinear::input(ProductBuffers& buffers, int64_t rows) const {
+gpu::QuantizedRows DeviceLinear::input(const ProductBuffers& buffers, int64_t rows) const {
   gpu::QuantizedRows out;
   out.values_are_bfloat16 = std::is_same_v<T, bfloat16>;
   if (takes_values(rows)) {
@@ -167,7 +152,7 @@ gpu::QuantizedRows DeviceLinear::input(ProductBuffers& buffers, int64_t rows) co
 }
 
 template <class T>
-void DeviceLinear::multiply(ProductBuffers& buffers, int64_t rows, T* out) const {
+void DeviceLinear::multiply(const ProductBuffers& buffers, int64_t rows, T* out) const {
   const gpu::Stream stream = ops::current_stream();
   const auto* codes = pointer<int8_t>(buffers.codes);
   const auto* units = pointer<float>(buffers.units);
@@ -179,24 +164,22 @@ void DeviceLinear::multiply(ProductBuffers& buffers, int64_t rows, T* out) const
       }
       return;
     case Kind::kNumbers: {
-      const at::Tensor w = numbers(buffers);
-      gpu::gemm_lowbit<T>(codes, units, static_cast<const int8_t*>(w.data_ptr()), weight_.units,
-                          rows, n(), k(), out, stream);
+      const at::Tensor w = unpacked(numbers_, buffers, at::kChar);
+      gpu::gemm_lowbit<T>(codes, units, pointer<int8_t>(w), weight_.units, rows, n(), k(), out,
+                          stream);
       return;
     }
     case Kind::kValues: {
-      const at::Tensor result = at::from_blob(out, {rows, n()}, on_gpu(kTypeOf<T>));
-      at::Tensor x = buffers.values.view(at::kByte)
-                         .narrow(0, 0, rows * k() * static_cast<int64_t>(sizeof(T)))
-                         .view(kTypeOf<T>)
-                         .view({rows, k()});
-      const at::ScalarType type = exact_ ? at::kFloat : at::kBFloat16;
-      const at::Tensor w = values(buffers, type);
-      if (type == kTypeOf<T>) {
-        at::Tensor target = result;
-        at::mm_out(target, x, w.t());
+      at::Tensor result = at::from_blob(out, {rows, n()}, on_gpu(kTypeOf<T>));
+      const at::Tensor x = buffers.values.view(at::kByte)
+                               .narrow(0, 0, rows * k() * static_cast<int64_t>(sizeof(T)))
+                               .view(kTypeOf<T>)
+                               .view({rows, k()});
+      const at::Tensor w = unpacked(values_, buffers, value_type());
+      if (value_type() == kTypeOf<T>) {
+        at::mm_out(result, x, w.t());
       } else {
-        result.copy_(at::mm(x.to(type), w.t()));
+        result.copy_(at::mm(x.to(value_type()), w.t()));
       }
       return;
     }
@@ -226,13 +209,14 @@ int64_t DeviceLinear::bytes() const {
 
 int64_t DeviceLinear::unpacked_bytes() const {
   if (many_.resident || many_.kind == Kind::kPacked) return 0;
-  return n() * k() * (many_.kind == Kind::kNumbers ? 1 : exact_ ? 4 : 2);
+  const at::ScalarType type = many_.kind == Kind::kNumbers ? at::kChar : value_type();
+  return n() * k() * static_cast<int64_t>(c10::elementSize(type));
 }
 
-template gpu::QuantizedRows DeviceLinear::input<float>(ProductBuffers&, int64_t) const;
-template gpu::QuantizedRows DeviceLinear::input<bfloat16>(ProductBuffers&, int64_t) const;
-template void DeviceLinear::multiply<float>(ProductBuffers&, int64_t, float*) const;
-template void DeviceLinear::multiply<bfloat16>(ProductBuffers&, int64_t, bfloat16*) const;
+template gpu::QuantizedRows DeviceLinear::input<float>(const ProductBuffers&, int64_t) const;
+template gpu::QuantizedRows DeviceLinear::input<bfloat16>(const ProductBuffers&, int64_t) const;
+template void DeviceLinear::multiply<float>(const ProductBuffers&, int64_t, float*) const;
+template void DeviceLinear::multiply<bfloat16>(const ProductBuffers&, int64_t, bfloat16*) const;
 
 DeviceTableMemory::DeviceTableMemory(const PackedTable& table) {
   view_.form = table_view(table).form;

@@ -27,7 +27,7 @@ struct ProductBuffers {
   at::Tensor codes;     // (rows, max K) int8
   at::Tensor units;     // (rows) f32
   at::Tensor values;    // (rows, max K) of the type of the call
-  at::Tensor unpacked;  // of one weight, int8 or values; shared by calls of any rows
+  at::Tensor unpacked;  // bytes of one weight, as many as the largest unpacked_bytes()
 };
 
 struct LinearSettings {
@@ -44,10 +44,10 @@ class DeviceLinear {
   const QuantSpec& input_spec() const { return input_; }
   // Where that quantizer is to write, rows of element type T (of values).
   template <class T>
-  kernels::cuda::QuantizedRows input(ProductBuffers& buffers, int64_t rows) const;
+  kernels::cuda::QuantizedRows input(const ProductBuffers& buffers, int64_t rows) const;
   // out (rows, N) of what input() was filled with.
   template <class T>
-  void multiply(ProductBuffers& buffers, int64_t rows, T* out) const;
+  void multiply(const ProductBuffers& buffers, int64_t rows, T* out) const;
 
   const std::string& name() const { return name_; }
   int64_t n() const { return weight_.n; }
@@ -68,8 +68,13 @@ class DeviceLinear {
   void upload(const PackedTensor& tensor);
   void choose(const LinearSettings& settings, bool has_codes);
   const Product& product(int64_t rows) const;
-  at::Tensor numbers(ProductBuffers& buffers) const;
-  at::Tensor values(ProductBuffers& buffers, at::ScalarType type) const;
+  // Of weights as values.
+  at::ScalarType value_type() const { return exact_ ? at::kFloat : at::kBFloat16; }
+  // out (N,K): numbers if it is int8, else values.
+  void unpack(const at::Tensor& out) const;
+  // What is resident, or else unpacked for this call.
+  at::Tensor unpacked(const at::Tensor& resident, const ProductBuffers& buffers,
+                      at::ScalarType type) const;
 
   std::string name_;
   QuantSpec activation_, input_;

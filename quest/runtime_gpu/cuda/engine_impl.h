@@ -141,14 +141,8 @@ class CudaEngine::Impl {
 
   // The next step of sequences that got their tokens by fill_step(): logits_ (n, V).
   void step(int64_t n, int64_t pieces) {
-    if (!options_.graphs) {
-      step_blocks(n, pieces);
-      step_head(n);
-      return;
-    }
-    Recorded& graphs = recorded(n, pieces);
-    graphs.blocks.replay();
-    graphs.head.replay();
+    run_blocks(n, pieces);
+    run_head(n, pieces);
   }
 
   // Tokens, slots and positions of one token for each sequence; the pieces that attention needs
@@ -224,10 +218,8 @@ class CudaEngine::Impl {
       return static_cast<double>(begin.elapsed_time(end)) * 1e-3 / static_cast<double>(repeats);
     };
     StepSeconds result;
-    result.blocks = seconds(
-        [&] { options_.graphs ? recorded(n, pieces).blocks.replay() : step_blocks(n, pieces); });
-    result.head =
-        seconds([&] { options_.graphs ? recorded(n, pieces).head.replay() : step_head(n); });
+    result.blocks = seconds([&] { run_blocks(n, pieces); });
+    result.head = seconds([&] { run_head(n, pieces); });
     return result;
   }
 
@@ -235,23 +227,17 @@ class CudaEngine::Impl {
   std::string plans() const;
 
   int64_t weight_bytes() const {
-    int64_t sum = embedding_->bytes() + (head_ == embedding_ ? 0 : head_->bytes());
-    for (const at::Tensor* t : {&final_norm_, &cos_, &sin_}) {
-      sum += static_cast<int64_t>(t->nbytes());
-    }
+    int64_t sum = embedding_->bytes() + (head_ == embedding_ ? 0 : head_->bytes()) +
+                  bytes_of({final_norm_, cos_, sin_});
     for (const DeviceBlock& b : blocks_) {
       for (const DeviceLinear* layer : b.linears()) sum += layer->bytes();
-      sum += static_cast<int64_t>(b.input_norm.nbytes() + b.post_attention_norm.nbytes());
+      sum += bytes_of({b.input_norm, b.post_attention_norm});
     }
     return sum;
   }
   int64_t scratch_bytes() const {
-    int64_t sum = decode_.bytes() + prompt_.bytes();
-    for (const at::Tensor* t :
-         {&normed_, &logits_, &head_workspace_, &split_workspace_, &products_unpacked_}) {
-      if (t->defined()) sum += static_cast<int64_t>(t->nbytes());
-    }
-    return sum;
+    return decode_.bytes() + prompt_.bytes() +
+           bytes_of({normed_, logits_, head_workspace_, split_workspace_, products_unpacked_});
   }
 
  private:
@@ -291,7 +277,6 @@ class CudaEngine::Impl {
     sin_ = floats(rope.sin);
     const QuantSpec& activation = model_.recipe().activation;
     const runtime_gpu::LinearSettings settings{exact(), options_.unpacked_weights};
-    int64_t unpacked = 0;
     for (int64_t i = 0; i < model_.blocks(); ++i) {
       const PackedBlock& b = model_.block(i);
       const std::string prefix = fmt::format("model.layers.{}.", i);
@@ -301,10 +286,9 @@ class CudaEngine::Impl {
                          DeviceLinear(prefix + "mlp.gate_up_proj", b.gate_up, activation, settings),
                          DeviceLinear(prefix + "mlp.down_proj", b.down, activation, settings)});
       for (const DeviceLinear* layer : blocks_.back().linears()) {
-        unpacked = std::max(unpacked, layer->unpacked_bytes());
+        unpacked_bytes_ = std::max(unpacked_bytes_, layer->unpacked_bytes());
       }
     }
-    unpacked_bytes_ = unpacked;
     allocate(decode_, kFewRows, at::kFloat);
     logits_ = at::empty({kFewRows, c.vocab_size}, on_gpu(at::kFloat));
     normed_ = at::empty({kFewRows, c.hidden_size}, on_gpu(at::kFloat));
@@ -377,7 +361,7 @@ class CudaEngine::Impl {
     if (pieces <= split_pieces_) return pieces;
     const LlamaConfig& c = config();
     const int64_t bytes = deploy::attend_split_workspace(kFewRows, c.num_heads, c.head_dim, pieces);
-    forget_graphs();  // they use the old one
+    graphs_.clear();  // they use the old one
     split_workspace_ = at::Tensor();
     split_pieces_ = 1;
     if (bytes > 0) split_workspace_ = at::zeros({bytes}, on_gpu(at::kByte));
@@ -547,8 +531,8 @@ class CudaEngine::Impl {
     }
     call.kept = kept_rows(segments, want);
     if (graph != nullptr && ++graph->uses > 2) {
-      records_prompts_ =
-          false;  // until it has worked: it takes memory beside what a plain run takes
+      // Until it has worked: it takes memory beside what a plain run takes.
+      records_prompts_ = false;
       graph->kept = call.kept;
       record(graph->graph, [&] { graph->last = blocks<bfloat16>(b, call); });
       graph->recorded = records_prompts_ = true;
@@ -614,8 +598,13 @@ class CudaEngine::Impl {
   void step_head(int64_t n) {
     head(pointer<float>(decode_.hidden), pointer<float>(decode_.delta), n);
   }
-
-  void forget_graphs() { graphs_.clear(); }
+  // The same, by the recorded graphs if there are any.
+  void run_blocks(int64_t n, int64_t pieces) {
+    options_.graphs ? recorded(n, pieces).blocks.replay() : step_blocks(n, pieces);
+  }
+  void run_head(int64_t n, int64_t pieces) {
+    options_.graphs ? recorded(n, pieces).head.replay() : step_head(n);
+  }
 
   // Calls of CUDA in other threads do not end a recording of this one.
   template <class F>
@@ -625,7 +614,7 @@ class CudaEngine::Impl {
 
   // Libraries make their handles and choose their algorithms in a first, plain run.
   Recorded& recorded(int64_t n, int64_t pieces) {
-    if (graphs_version_ != cache_.version()) forget_graphs();
+    if (graphs_version_ != cache_.version()) graphs_.clear();
     graphs_version_ = cache_.version();
     auto& graphs = graphs_[{n, pieces}];
     if (graphs) return *graphs;

@@ -114,12 +114,8 @@ struct Buffers {
   ProductBuffers products;
 
   int64_t bytes() const {
-    int64_t sum = 0;
-    for (const at::Tensor* t : {&hidden, &delta, &wide, &attended, &rows_of, &products.codes,
-                                &products.units, &products.values}) {
-      if (t->defined()) sum += static_cast<int64_t>(t->nbytes());
-    }
-    return sum;
+    return bytes_of(
+        {hidden, delta, wide, attended, rows_of, products.codes, products.units, products.values});
   }
 };
 

@@ -1,6 +1,8 @@
 // Tensors as the GPU's kernels see them. Internal to this room.
 #pragma once
 
+#include <cstdint>
+#include <initializer_list>
 #include <type_traits>
 
 #include <ATen/core/Tensor.h>
@@ -19,6 +21,13 @@ inline constexpr at::ScalarType kTypeOf = std::is_same_v<T, float> ? at::kFloat 
 template <class T>
 T* pointer(const at::Tensor& t) {
   return t.defined() ? static_cast<T*>(t.data_ptr()) : nullptr;
+}
+
+// Of all of them that are there.
+inline int64_t bytes_of(std::initializer_list<at::Tensor> tensors) {
+  int64_t sum = 0;
+  for (const at::Tensor& t : tensors) sum += t.defined() ? static_cast<int64_t>(t.nbytes()) : 0;
+  return sum;
 }
 
 }  // namespace quest::runtime_gpu
