@@ -215,9 +215,10 @@ class StrictlySameBits {
   bool warn_only_;
 };
 
-// cuDNN takes no single key, and key-value heads of their own only.
+// cuDNN takes no single key, key-value heads of their own only, and heads of up to 128.
 bool gpu_uses_cudnn(const AttentionShape& shape, int64_t tokens) {
-  return !gpu_wants_same_bits() && shape.heads == shape.kv_heads && tokens > 1;
+  return !gpu_wants_same_bits() && shape.heads == shape.kv_heads && tokens > 1 &&
+         shape.head_dim <= 128;
 }
 
 // bfloat16 on a GPU, on views of the fused matrix: cuDNN's attention, or where the same bits are
@@ -361,6 +362,28 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
       at::scaled_dot_product_attention(q, k_cache.narrow(2, 0, end), v_cache.narrow(2, 0, end),
                                        visible, 0.0, false, std::nullopt, /*enable_gqa=*/h != g);
   return out.transpose(1, 2).reshape({rows.size(0), t, h * d});
+}
+
+at::Tensor rotated_self_attention(const at::Tensor& qkv, const AttentionShape& shape) {
+  const int64_t h = shape.heads, g = shape.kv_heads, d = shape.head_dim, t = qkv.size(1);
+  const at::NoGradGuard no_grad;
+  if (gpu_uses_cudnn(shape, t)) {
+    const at::Tensor out = std::get<0>(at::_scaled_dot_product_cudnn_attention(
+        heads_view(qkv, 0, h, d), heads_view(qkv, h, g, d), heads_view(qkv, h + g, g, d), {},
+        /*compute_log_sumexp=*/false, /*dropout_p=*/0.0, /*is_causal=*/true));
+    return out.transpose(1, 2).reshape({qkv.size(0), t, h * d});
+  }
+  return rotated_attention_to(rows_view(qkv, 0, h, d), rows_view(qkv, h, g, d),
+                              rows_view(qkv, h + g, g, d));
+}
+
+at::Tensor rotated_attention_to(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const at::NoGradGuard no_grad;
+  const int64_t t = q.size(1);
+  return std::get<0>(at::_flash_attention_forward(q, k, v, {}, {}, t, k.size(1),
+                                                  /*dropout_p=*/0.0, /*is_causal=*/true,
+                                                  /*return_debug_mask=*/false))
+      .reshape({q.size(0), t, q.size(2) * q.size(3)});
 }
 
 std::string attention_plan(at::ScalarType type, const AttentionShape& shape,

@@ -30,6 +30,12 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
                                  const at::Tensor& sin, const AttentionShape& shape,
                                  at::Tensor& k_cache, at::Tensor& v_cache, int64_t start);
 
+// On a GPU, bfloat16, without gradients: attention of qkv (B, T, (H + 2G) D) whose q and k are
+// rotated already. (B, T, H D). D a multiple of 8, up to 256.
+at::Tensor rotated_self_attention(const at::Tensor& qkv, const AttentionShape& shape);
+// The same of q (B, T, H, D), the last of the positions of k and v (B, S, G, D), S >= T.
+at::Tensor rotated_attention_to(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
 // "AMX tiles", "LibTorch's flash attention" or (double) "the definition": what
 // causal_self_attention runs on.
 std::string attention_plan(at::ScalarType type, const AttentionShape& shape,

@@ -15,8 +15,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
-#include <ATen/ops/_flash_attention_forward.h>
-#include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
@@ -27,6 +25,7 @@
 #include <fmt/format.h>
 
 #include "quest/model/rope_table.h"
+#include "quest/ops/attention.h"
 #include "quest/ops/cuda_graph.h"
 #include "quest/ops/gpu_errors.h"
 #include "quest/runtime_gpu/cuda/draws.h"
@@ -413,32 +412,17 @@ class CudaEngine::Impl {
     return b.attended;
   }
 
-  // (B, T, heads, D) views of q, k and v.
-  at::Tensor heads_of(const Buffers& b, int64_t row, int64_t batch, int64_t tokens, int64_t first,
-                      int64_t heads) const {
-    const int64_t d = config().head_dim;
-    return at::from_blob(pointer<bfloat16>(b.wide) + row * qkv_size(),
-                         {batch, tokens, qkv_size() / d, d}, on_gpu(at::kBFloat16))
-        .narrow(2, first, heads);
+  // (B, T, (H + 2G) D) of rows from `row` on.
+  at::Tensor qkv_of(const Buffers& b, int64_t row, int64_t batch, int64_t tokens) const {
+    return at::from_blob(pointer<bfloat16>(b.wide) + row * qkv_size(), {batch, tokens, qkv_size()},
+                         on_gpu(at::kBFloat16));
   }
   // (rows, H D) of prompts that begin at position 0.
   at::Tensor attend_fresh(const Buffers& b, int64_t row, int64_t batch, int64_t tokens) const {
     const LlamaConfig& c = config();
-    const at::Tensor q = heads_of(b, row, batch, tokens, 0, c.num_heads);
-    const at::Tensor k = heads_of(b, row, batch, tokens, c.num_heads, c.num_kv_heads);
-    const at::Tensor v =
-        heads_of(b, row, batch, tokens, c.num_heads + c.num_kv_heads, c.num_kv_heads);
-    // cuDNN takes no single key, and key-value heads of their own only.
-    if (c.num_heads == c.num_kv_heads && tokens > 1 && c.head_dim <= 128) {
-      const at::Tensor out = std::get<0>(at::_scaled_dot_product_cudnn_attention(
-          q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), {},
-          /*compute_log_sumexp=*/false, /*dropout_p=*/0.0, /*is_causal=*/true));
-      return out.transpose(1, 2).reshape({batch * tokens, c.q_size()});
-    }
-    return std::get<0>(at::_flash_attention_forward(q, k, v, {}, {}, tokens, tokens,
-                                                    /*dropout_p=*/0.0, /*is_causal=*/true,
-                                                    /*return_debug_mask=*/false))
-        .reshape({batch * tokens, c.q_size()});
+    return ops::rotated_self_attention(qkv_of(b, row, batch, tokens),
+                                       {c.num_heads, c.num_kv_heads, c.head_dim})
+        .view({batch * tokens, c.q_size()});
   }
 
   // The same of a piece behind others, which are read back from the cache.
@@ -449,11 +433,10 @@ class CudaEngine::Impl {
     const at::Tensor v = at::empty_like(k);
     deploy::gather_kv<bfloat16>(cache_.view(), layer, s.sequence->slot, keys, pointer<bfloat16>(k),
                                 pointer<bfloat16>(v), ops::current_stream());
-    return std::get<0>(at::_flash_attention_forward(
-                           heads_of(b, s.first_row, 1, s.count(), 0, c.num_heads), k, v, {}, {},
-                           s.count(), keys, /*dropout_p=*/0.0, /*is_causal=*/true,
-                           /*return_debug_mask=*/false))
-        .reshape({s.count(), c.q_size()});
+    const at::Tensor q = qkv_of(b, s.first_row, 1, s.count())
+                             .view({1, s.count(), qkv_size() / c.head_dim, c.head_dim})
+                             .narrow(2, 0, c.num_heads);
+    return ops::rotated_attention_to(q, k, v).view({s.count(), c.q_size()});
   }
 
   // How a call's rows attend, and which of them go on after the last block's attention.
