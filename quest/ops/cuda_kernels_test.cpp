@@ -43,6 +43,7 @@ namespace {
 
 using testing::expect_same_bits;
 using testing::expect_within;
+using testing::fits;
 using testing::normal;
 using testing::unwritten;
 namespace gpu = kernels::cuda;
@@ -72,15 +73,6 @@ std::vector<QuantSpec> all_specs() {
     out.push_back(spec_from_string(name));
   }
   return out;
-}
-
-bool fits(const QuantSpec& spec, int64_t k) {
-  try {
-    check_row_size(spec, k);
-    return true;
-  } catch (const Error&) {
-    return false;
-  }
 }
 
 const std::vector<int64_t> kRowSizes = {1,   8,   16,  31,   33,   48,   64,   96,    255,  256,

@@ -10,7 +10,9 @@
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
+#include "quest/base/error.h"
 #include "quest/ops/gpu.h"
+#include "quest/quant/quantizer.h"
 
 namespace quest::testing {
 
@@ -45,6 +47,16 @@ inline void expect_same_bits(const at::Tensor& actual, const at::Tensor& expecte
     }
   }
   EXPECT_EQ(different, 0) << what << ": of " << a.numel() << " values, first " << first;
+}
+
+// Whether a spec takes rows of k values.
+inline bool fits(const QuantSpec& spec, int64_t k) {
+  try {
+    check_row_size(spec, k);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 }  // namespace quest::testing

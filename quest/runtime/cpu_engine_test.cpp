@@ -9,11 +9,16 @@
 
 #include "quest/base/philox.h"
 #include "quest/packed/testing_packed.h"
+#include "quest/runtime/engine_testing.h"
 #include "quest/runtime/reference_model_testing.h"
 
 namespace quest {
 namespace {
 
+using testing::all_logits;
+using testing::decoded_logits;
+using testing::same_bits;
+using testing::some_tokens;
 using testing::TemporaryFolder;
 
 // Of the largest logit.
@@ -22,41 +27,6 @@ constexpr double kBound = 1e-4;
 const char* const kRecipes[] = {"w1a1", "w2a2",  "w3a3",      "w4a4",           "w8a8",  "w4a8",
                                 "w2a4", "fp4",   "int4_4of8", "w4a16",          "w1a16", "gauss2",
                                 "bf16", "w16a4", "ternary",   "w4a4_nohadamard"};
-
-std::vector<int32_t> some_tokens(int64_t count, uint64_t seed = 1) {
-  const Philox random(seed);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(random.below(i, 261));
-  return tokens;
-}
-
-// Logits of every token, one after the other.
-std::vector<float> all_logits(Engine& engine, std::span<const int32_t> tokens) {
-  const SequenceId s = engine.add_sequence();
-  std::vector<float> all;
-  engine.prefill_all(s, tokens, [&](int64_t i, std::span<const float> row) {
-    EXPECT_EQ(static_cast<int64_t>(all.size()), i * engine.config().vocab_size);
-    all.insert(all.end(), row.begin(), row.end());
-  });
-  engine.remove_sequence(s);
-  return all;
-}
-
-// The same, token by token.
-std::vector<float> decoded_logits(Engine& engine, std::span<const int32_t> tokens) {
-  const SequenceId s = engine.add_sequence();
-  std::vector<float> all, row(static_cast<size_t>(engine.config().vocab_size));
-  for (const int32_t token : tokens) {
-    engine.decode({&s, 1}, {&token, 1}, row);
-    all.insert(all.end(), row.begin(), row.end());
-  }
-  engine.remove_sequence(s);
-  return all;
-}
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
 
 double largest_of(const testing::Matrix& m) {
   double largest = 0;

@@ -12,25 +12,21 @@
 #include "quest/ops/testing_gpu.h"
 #include "quest/packed/testing_packed.h"
 #include "quest/runtime/cpu_engine.h"
+#include "quest/runtime/engine_testing.h"
 #include "quest/runtime_gpu/cuda_engine.h"
 
 namespace quest {
 namespace {
 
+using testing::all_logits;
+using testing::decoded_logits;
+using testing::same_bits;
+using testing::some_tokens;
 using testing::TemporaryFolder;
 
 class CudaEngineTest : public testing::GpuTest {};
 
-constexpr int64_t kVocabulary = 261;
-
-std::vector<int32_t> some_tokens(int64_t count, uint64_t seed = 1) {
-  const Philox random(seed);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    tokens[i] = static_cast<int32_t>(random.below(i, kVocabulary));
-  }
-  return tokens;
-}
+constexpr int64_t kVocabulary = testing::kSmallVocabulary;
 
 // A model whose context holds more than a page and a piece of attention, with key-value heads of
 // their own or shared.
@@ -44,37 +40,10 @@ PackedModel longer_model(const std::filesystem::path& folder, std::string_view r
   return PackedModel(folder);
 }
 
-std::vector<float> all_logits(Engine& engine, std::span<const int32_t> tokens) {
-  const SequenceId s = engine.add_sequence();
-  std::vector<float> all;
-  engine.prefill_all(s, tokens, [&](int64_t i, std::span<const float> row) {
-    EXPECT_EQ(static_cast<int64_t>(all.size()), i * engine.config().vocab_size);
-    all.insert(all.end(), row.begin(), row.end());
-  });
-  EXPECT_EQ(engine.length(s), static_cast<int64_t>(tokens.size()));
-  engine.remove_sequence(s);
-  return all;
-}
-
-std::vector<float> decoded_logits(Engine& engine, std::span<const int32_t> tokens) {
-  const SequenceId s = engine.add_sequence();
-  std::vector<float> all, row(static_cast<size_t>(engine.config().vocab_size));
-  for (const int32_t token : tokens) {
-    engine.decode({&s, 1}, {&token, 1}, row);
-    all.insert(all.end(), row.begin(), row.end());
-  }
-  engine.remove_sequence(s);
-  return all;
-}
-
 std::vector<float> last_logits(Engine& engine, SequenceId s, std::span<const int32_t> tokens) {
   std::vector<float> row(static_cast<size_t>(engine.config().vocab_size));
   engine.prefill(s, tokens, row);
   return row;
-}
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 // The largest difference over the largest value.

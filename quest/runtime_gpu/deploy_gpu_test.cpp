@@ -23,6 +23,7 @@ using kernels::cuda::QuantizedRows;
 using ops::current_stream;
 using ops::data;
 using testing::expect_same_bits;
+using testing::fits;
 using testing::normal;
 using testing::unwritten;
 
@@ -42,15 +43,6 @@ std::vector<QuantSpec> specs() {
     out.push_back(spec_from_string(name));
   }
   return out;
-}
-
-bool fits(const QuantSpec& spec, int64_t k) {
-  try {
-    check_row_size(spec, k);
-    return true;
-  } catch (const Error&) {
-    return false;
-  }
 }
 
 // What the engine on a CPU makes of rows (packed_linear.cpp), beside what a call on the GPU wrote.
@@ -144,6 +136,16 @@ TEST_F(DeployGpu, SumNormAndQuantizerHaveTheBitsOfTheCpu) {
   }
 }
 
+// SwiGLU (M,F) itself.
+at::Tensor plain_swiglu(const at::Tensor& gate_up, int64_t m, int64_t f) {
+  const at::Tensor y = unwritten({m, f}, at::kFloat);
+  QuantizedRows out;
+  out.values = data<float>(y);
+  out.values_are_bfloat16 = false;
+  gpu::swiglu_quantize(QuantSpec{}, data<float>(gate_up), m, f, out, current_stream());
+  return y;
+}
+
 // Few rows, which long ones spread over several blocks, and many.
 TEST_F(DeployGpu, SwigluAndQuantizerHaveTheBitsOfTheCpu) {
   for (const int64_t f : kSizes) {
@@ -164,8 +166,7 @@ TEST_F(DeployGpu, SwigluAndQuantizerHaveTheBitsOfTheCpu) {
         given.expect(y, fmt::format("quantize {} {}", to_string(spec), shape));
         if (HasFailure()) return;
       }
-      const at::Tensor got = unwritten({m, f}, at::kFloat);
-      gpu::swiglu(data<float>(device), m, f, data<float>(got), current_stream());
+      const at::Tensor got = plain_swiglu(device, m, f);
       expect_same_bits(got, y, "swiglu " + shape);
     }
   }
@@ -187,8 +188,7 @@ TEST_F(DeployGpu, SwigluHasTheBitsOfTheCpuOverTheWholeRangeOfExp) {
   const at::Tensor gate_up = at::cat({gate, up}, 1).contiguous(), y = at::empty_like(gate);
   cpu::swiglu(data<float>(gate_up), kRows, kF, data<float>(y));
   y[0][3] = 0;  // -inf * 0 is NaN, whose bits are not promised
-  const at::Tensor device = gate_up.cuda(), got = unwritten({kRows, kF}, at::kFloat);
-  gpu::swiglu(data<float>(device), kRows, kF, data<float>(got), current_stream());
+  const at::Tensor got = plain_swiglu(gate_up.cuda(), kRows, kF);
   EXPECT_TRUE(std::isnan(got[0][3].item<float>()));
   got[0][3] = 0;
   expect_same_bits(got, y, "swiglu");
@@ -208,16 +208,6 @@ TEST_F(DeployGpu, RowsThatAreNotFiniteGetTheUnitNaN) {
   EXPECT_TRUE(std::isfinite(units[0].item<float>()));
   EXPECT_TRUE(std::isnan(units[1].item<float>()));
   EXPECT_TRUE(std::isfinite(units[2].item<float>()));
-}
-
-TEST_F(DeployGpu, AddHasTheBitsOfTheCpu) {
-  for (const int64_t n : {1, 3, 4, 1023, 1024, 1029, 40000}) {
-    const at::Tensor x = normal({n}, 7, at::kFloat), y = normal({n}, 8, at::kFloat);
-    const at::Tensor device_x = x.cuda(), device_y = y.cuda();
-    cpu::add(data<float>(x), n, data<float>(y));
-    gpu::add(data<float>(device_x), n, data<float>(device_y), current_stream());
-    expect_same_bits(device_y, y, fmt::format("n={}", n));
-  }
 }
 
 TEST_F(DeployGpu, WrongRowsAreRefused) {

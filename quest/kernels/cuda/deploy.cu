@@ -8,7 +8,6 @@
 namespace quest::kernels::cuda::deploy {
 namespace {
 
-constexpr int kThreads = 256;
 struct SwigluRows32 {
   static constexpr int kRounds = 2;
   const float* gate_up;
@@ -55,20 +54,6 @@ struct GivenRows : PlainRows<float> {
   }
 };
 
-__global__ void add_values(const float* x, int64_t n, float* y) {
-  let_next_start();
-  wait_for_previous();
-  const int64_t at = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) * 4;
-  if (at + 4 <= n) {
-    const float4 a = *reinterpret_cast<const float4*>(x + at);
-    float4 b = *reinterpret_cast<const float4*>(y + at);
-    b.x += a.x, b.y += a.y, b.z += a.z, b.w += a.w;
-    *reinterpret_cast<float4*>(y + at) = b;
-    return;
-  }
-  for (int64_t i = at; i < n; ++i) y[i] += x[i];
-}
-
 RowsOut rows_out(const QuantizedRows& out) {
   return {out.codes, out.units, out.mask, out.values, out.values_are_bfloat16};
 }
@@ -112,17 +97,6 @@ void quantize(const QuantSpec& spec, const float* x, int64_t m, int64_t k, const
 void add_norm(const float* x, const float* delta, const float* weight, float eps, int64_t m,
               int64_t c, float* h, float* y, Stream stream) {
   norm("add_norm", QuantSpec{}, NormRows{x, delta, weight, eps, h}, m, c, plain(y), stream);
-}
-
-void swiglu(const float* gate_up, int64_t m, int64_t f, float* y, Stream stream) {
-  launch("swiglu", QuantSpec{}, SwigluRows32{gate_up}, m, f, plain(y), stream);
-}
-
-void add(const float* x, int64_t n, float* y, Stream stream) {
-  if (n == 0) return;
-  constexpr int64_t kPerBlock = 4 * kThreads;
-  launch_dependent("add", &add_values, dim3(static_cast<unsigned>((n + kPerBlock - 1) / kPerBlock)),
-                   dim3(kThreads), 0, stream, x, n, y);
 }
 
 }  // namespace quest::kernels::cuda::deploy

@@ -42,9 +42,5 @@ void quantize(const QuantSpec& spec, const float* x, int64_t m, int64_t k, const
 // y (M,C) = rms_norm(x + delta); delta and h as above. y may be x or h.
 void add_norm(const float* x, const float* delta, const float* weight, float eps, int64_t m,
               int64_t c, float* h, float* y, Stream stream);
-// gate_up (M,2F) -> y (M,F).
-void swiglu(const float* gate_up, int64_t m, int64_t f, float* y, Stream stream);
-// y += x, n values.
-void add(const float* x, int64_t n, float* y, Stream stream);
 
 }  // namespace quest::kernels::cuda::deploy

@@ -204,8 +204,6 @@ void add_norm(const float*, const float*, const float*, float, int64_t, int64_t,
               Stream) {
   missing("add_norm");
 }
-void swiglu(const float*, int64_t, int64_t, float*, Stream) { missing("swiglu"); }
-void add(const float*, int64_t, float*, Stream) { missing("add"); }
 void score_rows(const float*, const int32_t*, int64_t, int64_t, float*, uint8_t*, Stream) {
   missing("score_rows");
 }
