@@ -6,6 +6,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/portable_exp.h"
+#include "quest/base/portable_log.h"
 
 namespace quest::portable {
 namespace {
@@ -88,20 +89,11 @@ Double2 log_of_double(double x) {
 
 double exp(double x) { return exp_body(x); }
 
-// x = 2^e m, m in [1/sqrt 2, sqrt 2); ln m = 2 artanh((m - 1) / (m + 1)) as a series whose rest is
-// below 1e-17.
 double log(double x) {
   QUEST_ASSERT(x > 0 && std::isfinite(x), "log({})", x);
   int exponent = 0;
-  double m = std::frexp(x, &exponent);  // exact
-  if (m < 0.70710678118654752) {
-    m *= 2;
-    --exponent;
-  }
-  const double f = (m - 1) / (m + 1), square = f * f;
-  double series = 0;
-  for (int n = 21; n >= 1; n -= 2) series = series * square + 1.0 / n;
-  return exponent * 0.69314718055994531 + 2 * f * series;
+  const double m = std::frexp(x, &exponent);  // exact
+  return log_body(m, exponent);
 }
 
 double pow(double x, double y) {

@@ -2,6 +2,7 @@
 // swiglu_body.h, quest/base/portable_math.cpp): the same operations in the same order.
 #pragma once
 
+#include "quest/base/portable_log.h"
 #include "quest/kernels/cuda/device.cuh"
 
 namespace quest::kernels::cuda {
@@ -35,15 +36,8 @@ __device__ inline float sigmoid_as_cpu(float x) { return __frcp_rn(1.0f + exp_as
 // ln of finite x >= 1.
 __device__ inline double log_as_cpu(double x) {
   int exponent = 0;
-  double m = frexp(x, &exponent);
-  if (m < 0.70710678118654752) {
-    m *= 2;
-    --exponent;
-  }
-  const double f = (m - 1) / (m + 1), square = f * f;
-  double series = 0;
-  for (int n = 21; n >= 1; n -= 2) series = series * square + 1.0 / n;
-  return exponent * 0.69314718055994531 + 2 * f * series;
+  const double m = frexp(x, &exponent);
+  return portable::log_body(m, exponent);
 }
 
 }  // namespace quest::kernels::cuda
