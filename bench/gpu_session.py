@@ -18,6 +18,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}\n")
 
+    def split_flags(self, arguments, *names):
+        """Flags whose text is a program's own flags: into words."""
+        for name in names:
+            try:
+                setattr(arguments, name, shlex.split(getattr(arguments, name)))
+            except ValueError as error:
+                self.error(f"--{name.replace('_', '-')}: {error}")
+
 
 def fail(message):
     sys.stderr.write(f"run.py: {message}\n")

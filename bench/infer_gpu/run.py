@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import pathlib
-import shlex
 import statistics
 import sys
 import tempfile
@@ -65,11 +64,7 @@ def parse_arguments():
         p.error("--rounds and --tokens must be 1 or more, --timeout above 0, --minutes 0 or more")
     if a.quest and not a.table_only and not a.quest.is_file():
         p.error(f"--quest: {a.quest} does not exist; `make build PRESET=cuda` makes build-cuda/bin/quest")
-    for flag in ("peer_options", "quest_options"):
-        try:
-            setattr(a, flag, shlex.split(getattr(a, flag)))
-        except ValueError as error:
-            p.error(f"--{flag.replace('_', '-')}: {error}")
+    p.split_flags(a, "peer_options", "quest_options")
     return a
 
 

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import shlex
 import statistics
 import sys
 
@@ -96,11 +95,7 @@ def parse_arguments():
         p.error(f"--warmup is {a.warmup}, must be 3 or more")
     if a.train_gpu and not a.table_only and not a.train_gpu.is_file():
         p.error(f"--train-gpu: {a.train_gpu} does not exist; `make build PRESET=cuda` makes build-cuda/bin/train_gpu")
-    for flag in ("peer_options", "train_options"):
-        try:
-            setattr(a, flag, shlex.split(getattr(a, flag)))
-        except ValueError as error:
-            p.error(f"--{flag.replace('_', '-')}: {error}")
+    p.split_flags(a, "peer_options", "train_options")
     return a
 
 
