@@ -1,12 +1,13 @@
 # `make` lists what there is. Variables: PRESET=cpu|cuda (default cpu), JOBS=n, PREFIX=/usr/local,
 # QUEST_TORCH_DIR=/path/to/libtorch (a torch of your own instead of .venv's), TARGETS="quest ..." (build
-# only these).
+# only these), ARCHITECTURES="80;90a" (PRESET=cuda: compute capabilities to compile for; default 90a).
 PRESET ?= cpu
 PREFIX ?= /usr/local
 JOBS ?= $(shell scripts/jobs.sh)
 BUILD := $(if $(filter cuda,$(PRESET)),build-cuda,build)
 CCACHE := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 TORCH := $(if $(QUEST_TORCH_DIR),-DQUEST_TORCH_DIR="$(QUEST_TORCH_DIR)")
+GPUS := $(if $(ARCHITECTURES),-DCMAKE_CUDA_ARCHITECTURES="$(ARCHITECTURES)")
 export QUEST_TORCH_DIR
 
 .DEFAULT_GOAL := help
@@ -21,7 +22,7 @@ setup:  ## install what is missing (apt packages, torch into .venv); says what
 
 build:  ## setup, configure, compile; programs are then in build/bin/ (PRESET=cuda: build-cuda/bin/)
 	@scripts/setup.sh $(PRESET) --quiet
-	cmake --preset $(PRESET) $(CCACHE) $(TORCH)
+	cmake --preset $(PRESET) $(CCACHE) $(TORCH) $(GPUS)
 	cmake --build $(BUILD) --parallel $(JOBS) $(if $(TARGETS),--target $(TARGETS))
 
 test: build  ## all checks from a clean clone: build, tests, format, sanitizers, a short fuzzing

@@ -188,7 +188,7 @@ void run(const Options& o) {
     ms.push_back(1e3 * std::chrono::duration<double>(now - last).count());
     last = now;
   }
-  const int64_t peak = train::gpu_peak_bytes();
+  const int64_t peak = train::gpu_peak_bytes(), reserved = train::gpu_peak_reserved_bytes();
   if (!o.profile.empty()) {
     profile_steps(o.profile, [&] {
       enqueue();
@@ -219,6 +219,7 @@ void run(const Options& o) {
       {"tokens_per_second", tokens},
       {"tflops", tokens * shape.training_flops_per_token(o.sequence) * 1e-12},
       {"peak_memory_bytes", peak},
+      {"peak_reserved_bytes", reserved},
       {"loss_first", losses.front()},
       {"loss_last", losses.back()},
       {"gpu", ops::gpu_description()},

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <csignal>
 #include <cstring>
+#include <fcntl.h>
 #include <fstream>
 #include <limits>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <thread>
@@ -143,6 +145,41 @@ TEST(FileBytes, MapsMovesAndRefuses) {
     ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
     EXPECT_QUEST_ERROR(FileBytes(folder / "pipe", access), ErrorKind::kIo, "pipe");
   }
+}
+
+// Resident pages of a mapping, of those that begin in [begin, end).
+int64_t pages_in_memory(const FileBytes& file, size_t begin, size_t end) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> resident((file.bytes().size() + page - 1) / page);
+  EXPECT_EQ(
+      mincore(const_cast<std::byte*>(file.bytes().data()), file.bytes().size(), resident.data()),
+      0);
+  int64_t count = 0;
+  for (size_t at = begin; at < end; at += page) count += resident[at / page] & 1;
+  return count;
+}
+
+TEST(FileBytes, WhatWillBeReadIsFetched) {
+  const testing::TemporaryFolder folder;
+  constexpr size_t kSize = size_t{32} << 20, kBegin = size_t{20} << 20, kCount = size_t{64} << 10;
+  const std::filesystem::path path = folder.write("large", std::string(kSize, 'x'));
+  const int fd = open(path.c_str(), O_RDONLY);
+  fsync(fd);
+  posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);  // where the file system can drop pages
+  close(fd);
+  const FileBytes file(path);
+  const int64_t pages = static_cast<int64_t>(kCount) / sysconf(_SC_PAGESIZE);
+  file.will_read(kBegin, kCount);
+  for (int i = 0; i < 500 && pages_in_memory(file, kBegin, kBegin + kCount) < pages; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(pages_in_memory(file, kBegin, kBegin + kCount), pages);
+  // Beyond the file, or nothing: no harm.
+  file.will_read(kSize - 1, kSize);
+  file.will_read(kSize, 1);
+  file.will_read(0, 0);
+  FileBytes(folder.write("empty", "")).will_read(0, 10);
+  FileBytes(path, FileAccess::kRead).will_read(0, kSize);
 }
 
 TEST(FileBytes, FilesThatDoNotFitIntoMemoryAreMapped) {

@@ -91,6 +91,16 @@ FileBytes::FileBytes(const std::filesystem::path& path, FileAccess access) : pat
     mprotect(mapping_, mapping_size_, PROT_READ);
   }
   data_ = data;
+  is_mapped_ = !read;
+}
+
+void FileBytes::will_read(size_t begin, size_t count) const {
+  if (!is_mapped_ || begin >= size_ || count == 0) return;
+  const size_t end = begin + std::min(count, size_ - begin);
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t first = begin / page * page;  // the mapping begins at a page
+  // A hint that the system does not take changes nothing.
+  madvise(static_cast<std::byte*>(mapping_) + first, end - first, MADV_WILLNEED);
 }
 
 FileBytes::~FileBytes() {
@@ -102,7 +112,8 @@ FileBytes::FileBytes(FileBytes&& other) noexcept
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
       mapping_(std::exchange(other.mapping_, nullptr)),
-      mapping_size_(std::exchange(other.mapping_size_, 0)) {}
+      mapping_size_(std::exchange(other.mapping_size_, 0)),
+      is_mapped_(std::exchange(other.is_mapped_, false)) {}
 
 FileBytes& FileBytes::operator=(FileBytes&& other) noexcept {
   std::swap(path_, other.path_);
@@ -110,6 +121,7 @@ FileBytes& FileBytes::operator=(FileBytes&& other) noexcept {
   std::swap(size_, other.size_);
   std::swap(mapping_, other.mapping_);
   std::swap(mapping_size_, other.mapping_size_);
+  std::swap(is_mapped_, other.is_mapped_);
   return *this;
 }
 

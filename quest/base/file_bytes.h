@@ -31,12 +31,17 @@ class FileBytes {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
 
+  // A hint that bytes [begin, begin + count) are read soon: the system begins to fetch what of a
+  // mapped file is not in memory, and nobody waits for it. What lies beyond the file is left out.
+  void will_read(size_t begin, size_t count) const;
+
  private:
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
   void* mapping_ = nullptr;  // what is unmapped at the end
   size_t mapping_size_ = 0;
+  bool is_mapped_ = false;
 };
 
 }  // namespace quest

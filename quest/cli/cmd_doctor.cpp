@@ -23,6 +23,7 @@
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/ops/attention.h"
 #include "quest/ops/gpu.h"
+#include "quest/ops/gpu_path.h"
 #include "quest/ops/quant_linear.h"
 #include "quest/plot/gnuplot.h"
 
@@ -103,6 +104,7 @@ ReportSection gpu_section(const MachineFacts& facts) {
     return section;
   }
   section.facts.emplace_back("GPU", ops::gpu_description());
+  section.facts.emplace_back("path", ops::gpu_path_text(kernels::cuda::device_facts()));
   for (const char* name : {"w4a4", "bf16"}) {
     const QuantRecipe recipe = recipe_from_name(name);
     section.facts.emplace_back(

@@ -101,6 +101,10 @@ void print_outcome(const train::TrainOutcome& outcome) {
                format_quantity(number("tokens_per_second"), "tokens/s"),
                format_duration(number("wall_seconds")), bytes("peak_memory_bytes"),
                bytes("peak_resident_bytes"));
+    if (s.contains("peak_gpu_memory_bytes")) {
+      fmt::print("peak GPU memory {} in tensors, {} reserved\n", bytes("peak_gpu_memory_bytes"),
+                 bytes("peak_gpu_reserved_bytes"));
+    }
   }
 }
 

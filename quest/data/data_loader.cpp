@@ -78,13 +78,17 @@ DataLoader::Window DataLoader::window(int64_t sequence) const {
   return {&file, start};
 }
 
+DataLoader::Window DataLoader::window_of_batch(int64_t i) const {
+  return window(position_ + i * options_.world + options_.rank);
+}
+
 Batch DataLoader::next() {
   const int64_t length = options_.sequence_length;
   Batch batch{.batch = options_.batch, .sequence_length = length, .inputs = {}, .targets = {}};
   batch.inputs.reserve(static_cast<size_t>(options_.batch * length));
   batch.targets.reserve(static_cast<size_t>(options_.batch * length));
   for (int64_t i = 0; i < options_.batch; ++i) {
-    const Window at = window(position_ + i * options_.world + options_.rank);
+    const Window at = window_of_batch(i);
     at.file->read(at.start, buffer_);
     batch.inputs.insert(batch.inputs.end(), buffer_.begin(), buffer_.end() - 1);
     batch.targets.insert(batch.targets.end(), buffer_.begin() + 1, buffer_.end());
@@ -101,6 +105,10 @@ Batch DataLoader::next() {
     }
   }
   position_ += options_.batch * options_.world;
+  for (int64_t i = 0; i < options_.batch; ++i) {
+    const Window at = window_of_batch(i);
+    at.file->will_read(at.start, length + 1);
+  }
   return batch;
 }
 

@@ -65,6 +65,8 @@ class DataLoader {
   DataLoader(std::vector<TokenFile> files, const DataLoaderOptions& options);
   DataLoader(TokenFile file, const DataLoaderOptions& options);
 
+  // Also has the system fetch the next batch's tokens from the disk, while this one is computed
+  // with.
   Batch next();
 
   DataLoaderState state() const { return {options_.seed, position_}; }
@@ -86,6 +88,7 @@ class DataLoader {
     int64_t start;
   };
   Window window(int64_t sequence) const;
+  Window window_of_batch(int64_t i) const;  // sequence i of the batch that comes next
 
   std::vector<TokenFile> files_;
   DataLoaderOptions options_;

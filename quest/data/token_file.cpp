@@ -168,6 +168,12 @@ void TokenFile::read(int64_t start, std::span<int32_t> out) const {
               info_.vocab_size);
 }
 
+void TokenFile::will_read(int64_t start, int64_t count) const {
+  const auto token_bytes = static_cast<size_t>(info_.bits_per_token / 8);
+  file_.will_read(sizeof(Header) + static_cast<size_t>(start) * token_bytes,
+                  static_cast<size_t>(count) * token_bytes);
+}
+
 int64_t TokenFile::document_of(int64_t token_index) const {
   QUEST_ASSERT(token_index >= 0 && token_index < token_count(), "token {} of {}", token_index,
                token_count());

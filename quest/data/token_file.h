@@ -70,6 +70,8 @@ class TokenFile {
   // Tokens [start, start + out.size()). A range outside the file is a bug of the caller (asserted);
   // a token outside the vocabulary throws kData with file and position.
   void read(int64_t start, std::span<int32_t> out) const;
+  // A hint that these tokens are read soon (FileBytes::will_read).
+  void will_read(int64_t start, int64_t count) const;
   // Index of each document's first token.
   std::span<const uint64_t> document_starts() const { return document_starts_; }
   // The document that holds this token.

@@ -259,9 +259,11 @@ void LlamaModel::check_targets(const at::Tensor& targets) const {
 at::Tensor LlamaModel::on_device(const at::Tensor& tensor) const { return tensor.to(device_); }
 
 void LlamaModel::use_fp8_backward(bool e5m2, bool by_chance) {
-  QUEST_CHECK(device_.is_cuda() && ops::gpu_is_hopper(), ErrorKind::kUsage,
-              "FP8 backward products need a Hopper GPU (H100, H200); this model is on {}",
-              device_.is_cuda() ? ops::gpu_description() : "the CPU");
+  QUEST_CHECK(
+      device_.is_cuda() && ops::gpu_has_fast_products(), ErrorKind::kUsage,
+      "FP8 backward products need a Hopper GPU (H100, H200) and its code in this build; this "
+      "model is on {}, see `quest doctor`",
+      device_.is_cuda() ? ops::gpu_description() : "the CPU");
   ops::QuantLinearState::Fp8Backward how;
   how.e5m2 = e5m2;
   if (by_chance) {

@@ -185,7 +185,7 @@ void rotate_on_gpu(const at::Tensor& qkv, const at::Tensor& cos, const at::Tenso
     using T = decltype(element);
     kernels::cuda::rope<T>(data<T>(qkv), qkv.size(0) * tokens, qkv.size(2),
                            shape.heads + shape.kv_heads, shape.head_dim, tokens, start,
-                           data<float>(cos), data<float>(sin), +1, current_stream());
+                           data<float>(cos), data<float>(sin), current_stream());
   });
 }
 

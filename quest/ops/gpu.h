@@ -6,6 +6,7 @@
 #include <string>
 
 #include "quest/base/gpu_ceilings.h"
+#include "quest/kernels/cuda/device_facts.h"
 #include "quest/kernels/cuda/stream.h"
 
 namespace quest::ops {
@@ -27,8 +28,9 @@ GpuFacts gpu_facts();
 // keeps unused.
 int64_t gpu_free_bytes();
 
-// True where the fast products of this GPU are compiled in (compute capability 9.0); others take
-// LibTorch's products of dequantized values, with the same quantizer kernels.
-bool gpu_is_hopper();
+// True where this GPU has the fast products and this build its code for them (compute capability
+// 9.0, compiled for 90a); others take LibTorch's products of dequantized values, with the same
+// quantizer kernels.
+inline bool gpu_has_fast_products() { return kernels::cuda::device_facts().is_hopper_code; }
 
 }  // namespace quest::ops

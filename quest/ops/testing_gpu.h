@@ -24,6 +24,9 @@ class GpuTest : public ::testing::Test {
   }
 };
 
+// The tests of quest/kernels/cuda, in several files.
+class CudaKernels : public GpuTest {};
+
 // Memory that a kernel must write: every byte is 0xff before, which is NaN in floats.
 inline at::Tensor unwritten(const std::vector<int64_t>& shape, at::ScalarType type) {
   at::Tensor t = at::empty(shape, at::TensorOptions(type).device(at::kCUDA));

@@ -35,7 +35,7 @@ TEST_F(GpuLayerBench, TimesEveryWayOfALayer) {
       EXPECT_FALSE(t.plan.empty());
     }
     EXPECT_LT(few[1].weight_bytes, few[0].weight_bytes / 4 + 5000) << recipe;
-    if (!ops::gpu_is_hopper()) continue;
+    if (!ops::gpu_has_fast_products()) continue;
     const std::vector<LayerTime> many = bench.time(kernels::cuda::kMaxPackedRows + 1);
     ASSERT_EQ(many.size(), 7u) << recipe;
     EXPECT_EQ(many[3].weights, Weights::kPacked);

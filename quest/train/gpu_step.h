@@ -54,6 +54,9 @@ void prepare_gpu(bool deterministic);
 // The most memory that tensors ever held at once, in bytes. What replayed graphs use was counted
 // when they were recorded.
 int64_t gpu_peak_bytes();
+// The most memory of the device that LibTorch's allocator ever held, in bytes: also what graphs
+// keep between their replays, beside which a validation takes its own, and gaps.
+int64_t gpu_peak_reserved_bytes();
 
 // BF16 or FP32 FLOP/s of a large matrix product, measured (20 ms).
 double measure_gpu_flops(bool bf16);

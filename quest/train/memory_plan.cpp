@@ -8,7 +8,9 @@
 
 #include "quest/nn/compute_type.h"
 #include "quest/nn/quant_linear.h"
+#include "quest/ops/fused_linear.h"
 #include "quest/ops/linear_cross_entropy.h"
+#include "quest/train/optimizer.h"
 
 namespace quest::train {
 namespace {
@@ -135,10 +137,44 @@ double gpu_working_memory(const Sizes& s, const LlamaConfig& m, bool accumulates
   return out + s.tokens * std::max(mlp, attention);
 }
 
+// Bytes that a layer makes of one value of its input without a gradient to come: what the quantizer
+// gives, values of it where the product takes no codes, and what passes of their own write before.
+double input_bytes(const Sizes& s, const QuantRecipe& recipe, double outputs, double inputs) {
+  const QuantSpec& spec = recipe.activation;
+  double out = kept_bytes(spec, s.compute) - mask_bytes(spec);
+  const bool multiplies_codes =
+      ops::choose_product_plan(recipe, static_cast<int64_t>(outputs), static_cast<int64_t>(inputs),
+                               s.type, at::kCUDA) == ops::ProductPlan::kIntegerCodes;
+  if (ops::has_code_grid(spec) && !multiplies_codes) out += s.compute;
+  if (!ops::fuses_input(recipe)) out += s.compute;
+  return out;
+}
+
+// A forward pass on a GPU that keeps nothing: at its fullest place in a block (before the end of
+// o_proj or of down_proj, beside the residual stream that came in), or at a chunk of logits; with
+// the tokens, and the weights put aside where an average's take their place.
+double gpu_validation_memory(const Sizes& s, const LlamaConfig& m, const TrainConfig& config) {
+  const QuantRecipe& recipe = config.quant;
+  const double attention =
+      (4 * s.width + 2 * s.q + 2 * s.kv) * s.compute + s.q * input_bytes(s, recipe, s.width, s.q);
+  const double mlp =
+      (6 * s.width + 2 * s.mlp) * s.compute + s.mlp * input_bytes(s, recipe, s.width, s.mlp);
+  const double rows = std::min(s.tokens, static_cast<double>(ops::logits_chunk_rows(
+                                             m.vocab_size, int64_t(s.compute), at::kCUDA)));
+  const double head = s.tokens * (s.width * s.compute + 4) + rows * s.vocabulary * s.compute;
+  const bool averages = config.averaging.ema_decay > 0 || config.averaging.horizon > 0;
+  return std::max(s.tokens * std::max(attention, mlp), head) + s.tokens * 2 * sizeof(int64_t) +
+         (averages ? static_cast<double>(m.parameters()) * s.master : 0);
+}
+
+bool steps_are_graphs(const TrainConfig& config) {
+  return config.train.cuda_graphs && make_optimizer(config.optimizer, {})->can_enqueue();
+}
+
 }  // namespace
 
 MemoryPlan make_memory_plan(const TrainConfig& config, const LlamaConfig& model, int64_t rows,
-                            int64_t program_bytes) {
+                            int64_t program_bytes, int64_t validation_rows) {
   const Sizes s(model, config, rows);
   const int64_t masters = model.parameters() * static_cast<int64_t>(s.master);
   MemoryPlan plan;
@@ -151,6 +187,12 @@ MemoryPlan make_memory_plan(const TrainConfig& config, const LlamaConfig& model,
   const bool accumulates = rows < config.train.batch_size;
   plan.working_bytes = static_cast<int64_t>(s.on_gpu ? gpu_working_memory(s, model, accumulates)
                                                      : working_memory(s, model, accumulates));
+  if (s.on_gpu && validation_rows > 0) {
+    const Sizes validated(model, config, validation_rows);
+    const auto needed = static_cast<int64_t>(gpu_validation_memory(validated, model, config));
+    const int64_t freed = steps_are_graphs(config) ? 0 : plan.saved_bytes + plan.working_bytes;
+    plan.validation_bytes = std::max<int64_t>(0, needed - freed);
+  }
   return plan;
 }
 

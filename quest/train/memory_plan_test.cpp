@@ -184,6 +184,43 @@ TEST(MemoryPlan, OfAGpuGrowsWithEverySize) {
   EXPECT_GT(make_memory_plan(gpu_config_of("w4a4", "fp32"), m, 4, 0).total_bytes(), base);
 }
 
+TEST(MemoryPlan, AValidationIsBesideTheGraphsOfAGpu) {
+  const LlamaConfig m = small_model();
+  TrainConfig c = gpu_config_of("bf16", "bf16");
+  const auto validation = [&](int64_t rows) {
+    return make_memory_plan(c, m, 4, 0, rows).validation_bytes;
+  };
+  EXPECT_EQ(validation(0), 0);
+  EXPECT_EQ(make_memory_plan(config_of("bf16", "bf16"), m, 4, 0, 4).validation_bytes, 0) << "CPU";
+  // 512 tokens; MLP: twice two residual tensors of 128, the sum, the output; gate and up, and their
+  // product, of 512 each. Logits of 1024 take less than that.
+  EXPECT_EQ(validation(4), 512 * (2 * (6 * 128 + 3 * 512) + 16));
+  EXPECT_EQ(validation(8), 2 * validation(4));
+  const MemoryPlan without = make_memory_plan(c, m, 4, 0), with = make_memory_plan(c, m, 4, 0, 4);
+  EXPECT_EQ(with.total_bytes(), without.total_bytes() + with.validation_bytes);
+  // An average is evaluated in the place of the weights.
+  const int64_t plain = validation(4);
+  c.averaging.ema_decay = 0.99;
+  EXPECT_EQ(validation(4), plain + 4 * m.parameters());
+  c.averaging.ema_decay = 0;
+  // Without graphs a step's memory is free for it.
+  c.train.cuda_graphs = false;
+  EXPECT_EQ(validation(4), 0);
+  const int64_t freed = without.saved_bytes + without.working_bytes;
+  EXPECT_EQ(validation(400), 100 * plain - freed);
+  c.train.cuda_graphs = true;
+  c.optimizer.name = "sgd";  // has no update in a graph
+  EXPECT_EQ(validation(4), 0);
+}
+
+TEST(MemoryPlan, AValidationIsOfItsLogitsWhereTheVocabularyIsLarge) {
+  LlamaConfig m = small_model();
+  m.vocab_size = 32000;
+  const TrainConfig c = gpu_config_of("w4a4", "bf16");
+  const int64_t logits = 512 * 32000 * 2;
+  EXPECT_EQ(make_memory_plan(c, m, 4, 0, 4).validation_bytes, logits + 512 * (2 * 128 + 4 + 16));
+}
+
 // The parts against what the GPU's allocator was asked for. Looser than on a CPU: it rounds sizes
 // up, and attention's workspaces are its library's.
 TEST(MemoryPlan, CountsTheTensorsOfAStepOnAGpu) {
@@ -217,6 +254,28 @@ TEST(MemoryPlan, CountsTheTensorsOfAStepOnAGpu) {
         static_cast<double>(plan.saved_bytes + plan.gradient_bytes + plan.working_bytes);
     EXPECT_LE(static_cast<double>(live->peak - before), 1.1 * step);
     EXPECT_GE(static_cast<double>(live->peak - before), 0.5 * step);
+  }
+}
+
+TEST(MemoryPlan, CountsTheTensorsOfAValidationOnAGpu) {
+  if (const std::string reason = ops::gpu_unusable_reason(); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  const LlamaConfig m = small_model();
+  for (const char* recipe : {"w4a4", "bf16"}) {
+    SCOPED_TRACE(recipe);
+    const TrainConfig c = gpu_config_of(recipe, "bf16");
+    const auto live = std::make_shared<LiveBytes>();
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, live);
+    nn::LlamaModel model(m, c.quant, nn::ComputeType::kBFloat16, at::kCUDA);
+    model.init_weights(1);
+    const at::Tensor tokens = at::randint(m.vocab_size, {16, 128}, at::kLong);
+    model.token_losses(tokens, tokens);  // makes the copies; libraries take their workspaces
+    const int64_t before = live->peak = live->bytes;
+    model.token_losses(tokens, tokens);
+    const auto planned = static_cast<double>(make_memory_plan(c, m, 4, 0, 16).validation_bytes);
+    EXPECT_LE(static_cast<double>(live->peak - before), 1.1 * planned);
+    EXPECT_GE(static_cast<double>(live->peak - before), 0.7 * planned);
   }
 }
 

@@ -136,13 +136,16 @@ std::string RunPlan::text() const {
   const auto bytes = [&](int64_t value) { return quantity(value, "B"); };
   line("memory",
        fmt::format("about {}{}weights {}, their copies {}, gradients {}, optimizer {}, saved for "
-                   "backward {}, working {}",
+                   "backward {}, working {}{}",
                    bytes(memory.total_bytes()),
                    device == "cuda" ? std::string(" on the GPU: ")
                                     : fmt::format(": program {}, ", bytes(memory.program_bytes)),
                    bytes(memory.weight_bytes), bytes(memory.copy_bytes),
                    bytes(memory.gradient_bytes), bytes(memory.optimizer_bytes),
-                   bytes(memory.saved_bytes), bytes(memory.working_bytes)));
+                   bytes(memory.saved_bytes), bytes(memory.working_bytes),
+                   memory.validation_bytes > 0
+                       ? fmt::format(", validation {}", bytes(memory.validation_bytes))
+                       : ""));
   line("compute", fmt::format("{} per token, {} in all", quantity(flops_per_token, "FLOP"),
                               quantity(flops_per_token * static_cast<double>(steps) *
                                            static_cast<double>(tokens_per_step),

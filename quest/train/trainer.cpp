@@ -331,12 +331,16 @@ std::string Trainer::status(const StepResult& result) const {
                      peak_flops_ > 0 ? 100 * tokens_per_second_ * flops / peak_flops_ : 0.0);
 }
 
+int64_t Trainer::validation_rows() const {
+  return config_.eval.batch_size > 0 ? config_.eval.batch_size : loader_->options().batch;
+}
+
 void Trainer::evaluate_now(bool whole_file) {
   if (!validation_) return;
   EvaluationOptions options;
   options.tokens = whole_file ? 0 : config_.eval.tokens;
   options.sequence_length = config_.train.sequence_length;
-  options.batch = config_.eval.batch_size > 0 ? config_.eval.batch_size : loader_->options().batch;
+  options.batch = validation_rows();
   optimizer_->to_evaluation_point();
   Evaluation own;
   try {
@@ -459,7 +463,10 @@ nlohmann::ordered_json Trainer::make_summary(const fs::path& run) {
   // Own memory; and with the pages of mapped files (token files), which the system can take back.
   peak_bytes_ = std::max(peak_bytes_, anonymous_bytes());
   if (peak_bytes_ > 0) out["peak_memory_bytes"] = peak_bytes_;
-  if (gpu_step_) out["peak_gpu_memory_bytes"] = gpu_peak_bytes();
+  if (gpu_step_) {
+    out["peak_gpu_memory_bytes"] = gpu_peak_bytes();
+    out["peak_gpu_reserved_bytes"] = gpu_peak_reserved_bytes();
+  }
   out["peak_resident_bytes"] = peak_resident_bytes();
   out["weights_xxh3_128"] = weights_checksum(model);
   return out;

@@ -102,6 +102,7 @@ class Trainer {
   // Between steps.
   void write_training_line(const StepResult& result);
   void evaluate_now(bool whole_file);
+  int64_t validation_rows() const;  // sequences of a validation's forward pass
   void diagnose_now();
   void save(const std::filesystem::path& run);
   bool checkpoint_due() const;

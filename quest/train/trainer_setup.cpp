@@ -131,8 +131,8 @@ void Trainer::make_model() {
 RunPlan Trainer::plan() const {
   int64_t tokens = 0;
   for (const TokenFile& file : loader_->files()) tokens += file.token_count();
-  const MemoryPlan memory =
-      make_memory_plan(config_, model_->config(), loader_->options().batch, program_bytes_);
+  const MemoryPlan memory = make_memory_plan(config_, model_->config(), loader_->options().batch,
+                                             program_bytes_, validation_ ? validation_rows() : 0);
   return make_plan(config_, model_->config(), memory, schedule_->total_steps(), tokens,
                    peak_flops_of(config_));
 }

@@ -7,7 +7,7 @@
 namespace quest::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kFlatThreads;
 
 // Sum over a block of kThreads in a fixed tree; in thread 0.
 __device__ double block_total(double value) {
@@ -122,8 +122,7 @@ void adamw(float* w, const float* g, float* m, float* v, int64_t n, const AdamWS
       static_cast<float>(settings.eps),       static_cast<float>(settings.weight_decay),
       static_cast<float>(1 - settings.beta1), static_cast<float>(1 - settings.beta2)};
   const int64_t threads = (n + 3) / 4;
-  adamw_values<<<static_cast<unsigned>((threads + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
-      w, g, m, v, n, c, control);
+  adamw_values<<<blocks_for(threads), kThreads, 0, stream>>>(w, g, m, v, n, c, control);
   check_launch("adamw");
 }
 

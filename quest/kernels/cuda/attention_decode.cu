@@ -120,7 +120,7 @@ int heads_of_block(int group, int dim) { return group == 1 ? 1 : group <= 4 || d
 // Clusters pay where blocks are few.
 bool takes_clusters(int64_t pieces, int64_t blocks) {
   if (pieces != 2 && pieces != 4 && pieces != kFewPieces) return false;
-  if (!launches_clusters()) return false;
+  if (!launches_clusters(device_facts())) return false;
   return blocks <= 1024;
 }
 

@@ -1,5 +1,5 @@
 // Launches that overlap with the kernel before them in the stream (programmatic dependent launch,
-// compute capability 9.0 and up; elsewhere plain launches).
+// where overlaps_launches() of device_facts.h; elsewhere plain launches).
 //
 // Such a kernel may begin while the one before it still runs. It says let_next_start() first, then
 // does what depends on nothing (fetches weights), then wait_for_previous(): from there on
@@ -12,6 +12,7 @@
 
 #include <cuda_runtime.h>
 
+#include "quest/kernels/cuda/device_facts.h"
 #include "quest/kernels/cuda/launch.h"
 
 namespace quest::kernels::cuda {
@@ -28,28 +29,6 @@ __device__ inline void wait_for_previous() {
 #endif
 }
 
-inline bool overlaps_launches() {
-  static const bool overlaps = [] {
-    int device = 0, major = 0;
-    if (cudaGetDevice(&device) != cudaSuccess) return false;
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    return major >= 9;
-  }();
-  return overlaps;
-}
-
-// Whether blocks may be launched in clusters, which 9.0 and 10.x have.
-inline bool launches_clusters() {
-  static const bool launches = [] {
-    int device = 0, major = 0, clusters = 0;
-    if (cudaGetDevice(&device) != cudaSuccess) return false;
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
-    return clusters != 0 && (major == 9 || major == 10);
-  }();
-  return launches;
-}
-
 // In clusters of `cluster` blocks along x, where that is more than 1.
 template <class... Parameters, class... Arguments>
 void launch_dependent_clusters(const char* operation, void (*kernel)(Parameters...), dim3 grid,
@@ -57,7 +36,7 @@ void launch_dependent_clusters(const char* operation, void (*kernel)(Parameters.
                                cudaStream_t stream, Arguments... arguments) {
   cudaLaunchAttribute attributes[2] = {};
   unsigned count = 0;
-  if (overlaps_launches()) {
+  if (overlaps_launches(device_facts())) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }

@@ -54,19 +54,15 @@ struct GivenRows : PlainRows<float> {
   }
 };
 
-RowsOut rows_out(const QuantizedRows& out) {
-  return {out.codes, out.units, out.mask, out.values, out.values_are_bfloat16};
-}
-
 void norm(const char* operation, const QuantSpec& spec, const NormRows& source, int64_t m,
           int64_t c, const QuantizedRows& out, Stream stream) {
-  launch_norm(operation, source, make_row_rule(spec, c), m, c, rows_out(out), stream);
+  launch_norm(operation, source, make_row_rule(spec, c), m, c, out, stream);
 }
 
 template <class Source>
 void launch(const char* operation, const QuantSpec& spec, const Source& source, int64_t m,
             int64_t k, const QuantizedRows& out, Stream stream) {
-  launch_few_rows(operation, source, make_row_rule(spec, k), m, k, rows_out(out), stream);
+  launch_few_rows(operation, source, make_row_rule(spec, k), m, k, out, stream);
 }
 
 QuantizedRows plain(float* y) {

@@ -185,6 +185,15 @@ __device__ inline float block_sum(float value, float* shared) {
   return value;
 }
 
+// Blocks for `count` pieces of work, `each` of them in a block.
+inline unsigned blocks_for(int64_t count, int64_t each) {
+  return static_cast<unsigned>((count + each - 1) / each);
+}
+
+// Kernels that deal their work out to threads, piece after piece, wherever rows begin.
+inline constexpr int kFlatThreads = 256;
+inline unsigned blocks_for(int64_t threads) { return blocks_for(threads, kFlatThreads); }
+
 // A block holds one row of k values, `rounds` times 8 of them in each thread: as few rounds as
 // kRowThreads threads allow, but at_least so many in rows of 1024 values and more.
 inline constexpr int kRowThreads = 512;

@@ -11,6 +11,7 @@
 #include <cutlass/util/packed_stride.hpp>
 
 #include "quest/kernels/cuda/device.cuh"
+#include "quest/kernels/cuda/device_facts.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
 
 namespace quest::kernels::cuda {
@@ -68,33 +69,12 @@ struct Product {
   using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 };
 
-int multiprocessors() {
-  static const int count = [] {
-    int device = 0, value = 0;
-    check("gemm_lowbit", cudaGetDevice(&device));
-    check("gemm_lowbit", cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
-    return value;
-  }();
-  return count;
-}
-
-bool is_hopper() {
-  static const bool hopper = [] {
-    int device = 0, major = 0, minor = 0;
-    if (cudaGetDevice(&device) != cudaSuccess) return false;
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    return major == 9 && minor == 0;
-  }();
-  return hopper;
-}
-
 // Whether small tiles, of a quarter of the outputs, are done sooner, by how many rounds of tiles
 // the multiprocessors need. Measured on an H100: 512 rows of 11264 x 2048 take 22.5 us in 6 rounds
 // of small tiles, 27.0 us in 2 of large ones; where there are many rounds, a large one takes as
 // long as 2.2 small ones.
 bool takes_small_tiles(int64_t m, int64_t n) {
-  const int64_t processors = multiprocessors();
+  const int64_t processors = device_facts().processors;
   const auto rounds = [&](int64_t tile_m, int64_t tile_n) {
     const int64_t tiles = ((m + tile_m - 1) / tile_m) * ((n + tile_n - 1) / tile_n);
     return (tiles + processors - 1) / processors;
@@ -128,7 +108,7 @@ void multiply(const int8_t* a, const float* a_units, const int8_t* w, const floa
        cutlass::make_cute_packed_stride(typename P::Kernel::StrideD{},
                                         cute::make_shape(rows, columns, 1))}};
   arguments.epilogue.thread = {{}, {{a_units}, {w_units}, {}}, {}};
-  arguments.hw_info.sm_count = multiprocessors();
+  arguments.hw_info.sm_count = device_facts().processors;
   typename P::Gemm gemm;
   cutlass::Status status = gemm.can_implement(arguments);
   if (status == cutlass::Status::kSuccess) status = gemm.initialize(arguments, nullptr, stream);
@@ -140,7 +120,9 @@ void multiply(const int8_t* a, const float* a_units, const int8_t* w, const floa
 
 }  // namespace
 
-bool gemm_lowbit_supports(int64_t n, int64_t k) { return is_hopper() && k % 16 == 0 && n % 8 == 0; }
+bool gemm_lowbit_supports(int64_t n, int64_t k) {
+  return device_facts().is_hopper_code && k % 16 == 0 && n % 8 == 0;
+}
 
 template <class T>
 void gemm_lowbit(const int8_t* a, const float* a_units, const int8_t* w, const float* w_units,

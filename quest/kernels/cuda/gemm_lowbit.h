@@ -15,8 +15,8 @@
 
 namespace quest::kernels::cuda {
 
-// Whether the shapes fit the tensor cores' loads: K a multiple of 16, N of 8; and a GPU
-// of compute capability 9.0.
+// Whether the shapes fit the tensor cores' loads: K a multiple of 16, N of 8; and the GPU has
+// compute capability 9.0 and runs this build's code for it (90a).
 bool gemm_lowbit_supports(int64_t n, int64_t k);
 
 // a (M,K), w (N,K) int8; a_units (M), w_units (N) f32; out (M,N). Device memory, 16-byte aligned.

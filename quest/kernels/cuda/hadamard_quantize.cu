@@ -7,22 +7,12 @@
 namespace quest::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
-unsigned blocks_for(int64_t threads) {
-  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
-}
-
-RowsOut rows_out(const QuantizedRows& out) {
-  return {out.codes, out.units, out.mask, out.values, out.values_are_bfloat16};
-}
-
 // Rows of a length that is a multiple of 8 (every row with a transform): 8 values are one byte of
 // the mask, rows need no telling apart.
 template <class D, class Out>
 __global__ void mask_hadamard8(const D* values, const uint8_t* mask, int64_t groups, int block,
                                float norm, Out* out) {
-  const int64_t group = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const int64_t group = blockIdx.x * static_cast<int64_t>(kFlatThreads) + threadIdx.x;
   float v[kLane] = {};
   if (group < groups) {
     load8(values + group * kLane, v);
@@ -37,7 +27,7 @@ __global__ void mask_hadamard8(const D* values, const uint8_t* mask, int64_t gro
 // Any row length, no transform.
 template <class D, class Out>
 __global__ void mask_values(const D* values, const uint8_t* mask, int64_t m, int64_t k, Out* out) {
-  const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const int64_t at = blockIdx.x * static_cast<int64_t>(kFlatThreads) + threadIdx.x;
   if (at >= m * k) return;
   const int64_t row = at / k, column = at % k;
   const bool passes =
@@ -53,7 +43,7 @@ __global__ void dequantize8(const int8_t* codes, const float* units, RowRule rul
   if (threadIdx.x < 16) numbers[threadIdx.x] = rule.numbers[threadIdx.x];
   __syncthreads();
   const uint32_t per_row = static_cast<uint32_t>((k + kLane - 1) / kLane);
-  const uint32_t group = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
+  const uint32_t group = blockIdx.x * static_cast<uint32_t>(kFlatThreads) + threadIdx.x;
   if (group >= m * per_row) return;
   const int64_t row = group / per_row, column = group % per_row * kLane;
   const int count = static_cast<int>(min(static_cast<int64_t>(kLane), k - column));
@@ -83,7 +73,7 @@ template <class T>
 void hadamard_quantize(const QuantSpec& spec, const T* x, int64_t m, int64_t k,
                        const QuantizedRows& out, Stream stream) {
   launch_quantize_rows("hadamard_quantize", PlainRows<device_t<T>>{dev(x)}, make_row_rule(spec, k),
-                       m, k, rows_out(out), stream);
+                       m, k, out, stream);
 }
 
 template <class T>
@@ -92,15 +82,15 @@ void add_rms_norm_hadamard_quantize(const QuantSpec& spec, const T* x, const T* 
                                     float* inverse_rms, const QuantizedRows& out, Stream stream) {
   const NormalizedRows<device_t<T>> source{dev(x), dev(delta), weight,     eps,
                                            dev(h), nullptr,    inverse_rms};
-  launch_quantize_rows("add_rms_norm_hadamard_quantize", source, make_row_rule(spec, k), m, k,
-                       rows_out(out), stream);
+  launch_quantize_rows("add_rms_norm_hadamard_quantize", source, make_row_rule(spec, k), m, k, out,
+                       stream);
 }
 
 template <class T>
 void swiglu_hadamard_quantize(const QuantSpec& spec, const T* gate_up, int64_t m, int64_t f,
                               const QuantizedRows& out, Stream stream) {
   launch_quantize_rows("swiglu_hadamard_quantize", SwigluRows<device_t<T>>{dev(gate_up)},
-                       make_row_rule(spec, f), m, f, rows_out(out), stream);
+                       make_row_rule(spec, f), m, f, out, stream);
 }
 
 template <class T, class Out>
@@ -110,11 +100,11 @@ void mask_hadamard(const QuantSpec& spec, const T* grad_values, const uint8_t* m
   if (m == 0) return;
   if (k % kLane == 0) {
     const int64_t groups = m * k / kLane;
-    mask_hadamard8<<<blocks_for(groups), kThreads, 0, stream>>>(dev(grad_values), mask, groups,
-                                                                rule.block, rule.norm, dev(grad_x));
+    mask_hadamard8<<<blocks_for(groups), kFlatThreads, 0, stream>>>(
+        dev(grad_values), mask, groups, rule.block, rule.norm, dev(grad_x));
   } else {
-    mask_values<<<blocks_for(m * k), kThreads, 0, stream>>>(dev(grad_values), mask, m, k,
-                                                            dev(grad_x));
+    mask_values<<<blocks_for(m * k), kFlatThreads, 0, stream>>>(dev(grad_values), mask, m, k,
+                                                                dev(grad_x));
   }
   check_launch("mask_hadamard");
 }
@@ -124,7 +114,7 @@ void dequantize_rows(const QuantSpec& spec, const int8_t* codes, const float* un
                      int64_t k, T* values, Stream stream) {
   const RowRule rule = make_row_rule(spec, k);
   if (m == 0) return;
-  dequantize8<<<blocks_for(m * ((k + kLane - 1) / kLane)), kThreads, 0, stream>>>(
+  dequantize8<<<blocks_for(m * ((k + kLane - 1) / kLane)), kFlatThreads, 0, stream>>>(
       codes, units, rule, m, k, dev(values));
   check_launch("dequantize_rows");
 }

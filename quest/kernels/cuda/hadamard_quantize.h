@@ -22,7 +22,7 @@ namespace quest::kernels::cuda {
 // What is wanted of quantized rows; null is not written.
 struct QuantizedRows {
   int8_t* codes = nullptr;  // (M,K), for grids with codes
-  float* units = nullptr;   // (M); 1 for grids without codes
+  float* units = nullptr;   // (M); 1 for grids without codes; NaN where the rms is not finite
   uint8_t* mask = nullptr;  // (M, ceil(K/8)) bits
   void* values = nullptr;   // (M,K) in the rotated basis, unit * number
   bool values_are_bfloat16 = true;

@@ -6,13 +6,8 @@
 namespace quest::kernels::cuda::deploy {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kHeadThreads = 128;  // of the blocks that transform heads
 constexpr int kHeadsAtOnce = 8;    // query heads in their shared memory
-
-unsigned blocks_for(int64_t threads) {
-  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
-}
 
 template <int kWide, class D>
 __device__ void load_n(const D* p, float (&v)[kWide]) {
@@ -61,7 +56,7 @@ __global__ void append_rows(DeviceCache cache, D* qkv, int heads, const float* c
   wait_for_previous();
   const int half = cache.dim / 2, all = heads + 2 * cache.kv_heads;
   const uint32_t per_head = static_cast<uint32_t>(half / kWide);
-  uint32_t index = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
+  uint32_t index = blockIdx.x * static_cast<uint32_t>(kFlatThreads) + threadIdx.x;
   if (index >= rows.rows * all * per_head) return;
   const int i = static_cast<int>(index % per_head) * kWide;
   index /= per_head;
@@ -174,7 +169,7 @@ __global__ void gather(DeviceCache cache, int slot, int64_t n, D* k, D* v) {
   let_next_start();
   wait_for_previous();
   const uint32_t per_head = static_cast<uint32_t>(cache.dim / kWide);
-  const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const int64_t at = blockIdx.x * static_cast<int64_t>(kFlatThreads) + threadIdx.x;
   const bool exists = at < n * cache.kv_heads * per_head;
   float values[2][kWide] = {};
   if (exists) {
@@ -227,8 +222,8 @@ void rope_append(const KvCacheView& cache, int64_t layer, T* qkv, int64_t heads,
   const auto run = [&](auto format, auto wide) {
     launch_dependent("rope_append",
                      &append_rows<decltype(format)::value, decltype(wide)::value, device_t<T>>,
-                     dim3(blocks_for(pairs / wide)), dim3(kThreads), 0, stream, d, dev(qkv), count,
-                     cos, sin, rows);
+                     dim3(blocks_for(pairs / wide)), dim3(kFlatThreads), 0, stream, d, dev(qkv),
+                     count, cos, sin, rows);
   };
   const auto with_width = [&](auto format) {
     if (d.dim % 16 == 0) {
@@ -253,7 +248,7 @@ void gather_kv(const KvCacheView& cache, int64_t layer, int64_t slot, int64_t n,
   const auto run = [&](auto format, auto wide) {
     launch_dependent("gather_kv",
                      &gather<decltype(format)::value, decltype(wide)::value, device_t<T>>,
-                     dim3(blocks_for(values / wide)), dim3(kThreads), 0, stream, d,
+                     dim3(blocks_for(values / wide)), dim3(kFlatThreads), 0, stream, d,
                      static_cast<int>(slot), n, dev(k), dev(v));
   };
   with_format(cache.layout.format, [&](auto format) {

@@ -146,7 +146,7 @@ __device__ inline void meet_at(int barrier, int threads) {
 
 template <CodeKind kCode, int kRounds>  // segments of a loader
 __global__ void __launch_bounds__(kMostLoaders* kSegmentThreads + kRowThreads / 2)
-    norm_row_parts(NormRows source, RowRule rule, int k, int width, int groups, RowsOut out) {
+    norm_row_parts(NormRows source, RowRule rule, int k, int width, int groups, QuantizedRows out) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ float row_values[];
   __shared__ PartsShared shared;
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kMostLoaders* kSegmentThreads + kRowThreads / 
 }
 
 inline void launch_norm(const char* operation, const NormRows& source, const RowRule& rule,
-                        int64_t m, int64_t k, const RowsOut& out, cudaStream_t stream) {
+                        int64_t m, int64_t k, const QuantizedRows& out, cudaStream_t stream) {
   const int parts = parts_of_row(m, kMostNormsInParts, k);
   if (m == 0 || parts == 1 || k > kMostNormInParts) {
     launch_quantize_rows(operation, source, rule, m, k, out, stream, /*overlaps=*/true);

@@ -33,37 +33,21 @@ void deal_tiles(ProductCut& cut, int blocks) {
 
 }  // namespace
 
-DeviceLimits device_limits() {
-  static const DeviceLimits limits = [] {
-    DeviceLimits out;
-    int device = 0;
-    const auto get = [&](int& value, cudaDeviceAttr attribute) {
-      check("packed_gemm", cudaDeviceGetAttribute(&value, attribute, device));
-    };
-    check("packed_gemm", cudaGetDevice(&device));
-    get(out.multiprocessors, cudaDevAttrMultiProcessorCount);
-    get(out.block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    get(out.shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-    return out;
-  }();
-  return limits;
-}
-
 ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
-  const DeviceLimits limits = device_limits();
+  const DeviceFacts& device = device_facts();
   const SharedNeed need{static_cast<int>(m), one_bit};
   ProductCut cut;
   cut.tiles = divide_up(n, 16);
   cut.spans = cut.slab_spans = divide_up(k, kSpanColumns);
   // Two blocks on each multiprocessor; one of twice the warps if only that has room for all
   // activations; slabs of them if there is none.
-  const int half = std::min(limits.block_shared, limits.shared / 2 - kReservedShared);
-  deal_tiles(cut, 2 * limits.multiprocessors);
+  const int half = std::min(device.block_shared, device.processor_shared / 2 - kReservedShared);
+  deal_tiles(cut, 2 * device.processors);
   bool one_block = false;
   if (need.total(cut.block_tiles, cut.spans) > half) {
     ProductCut alone = cut;
-    deal_tiles(alone, limits.multiprocessors);
-    one_block = need.total(alone.block_tiles, alone.spans) <= limits.block_shared;
+    deal_tiles(alone, device.processors);
+    one_block = need.total(alone.block_tiles, alone.spans) <= device.block_shared;
     if (one_block) cut = alone;
     while (!one_block && cut.block_tiles > 1 && need.total(cut.block_tiles, 1) > half) {
       cut.blocks = std::min(cut.tiles, 2 * cut.blocks);
@@ -75,7 +59,7 @@ ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
       cut.slab_spans = divide_up(cut.spans, slabs);
     }
   }
-  const bool few = cut.blocks <= limits.multiprocessors && cut.block_tiles * cut.spans >= 16;
+  const bool few = cut.blocks <= device.processors && cut.block_tiles * cut.spans >= 16;
   cut.longer = cut.tiles - cut.blocks * (cut.block_tiles - 1);
   cut.threads = one_block || few ? 512 : 256;
   cut.row_bytes = need.row_bytes(cut.slab_spans);

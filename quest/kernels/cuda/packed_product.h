@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "quest/kernels/cuda/device_facts.h"
 #include "quest/kernels/cuda/launch.h"
 #include "quest/kernels/cuda/packed_rule.h"
 #include "quest/kernels/cuda/stream.h"
@@ -31,16 +32,11 @@ struct ProductTask {
 // kind: 1 to 8 bits, kPackedFp4 or kPackedOneBit.
 void launch_packed_product(const char* operation, int kind, const ProductTask& task, Stream stream);
 
-struct DeviceLimits {
-  int multiprocessors = 0, block_shared = 0, shared = 0;  // bytes of one block, of all of one
-};
-DeviceLimits device_limits();
-
 // Makes all of the shared memory of a multiprocessor a kernel's for the asking.
 template <class Kernel>
 void allow_shared(const char* operation, Kernel* kernel) {
   check(operation, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        device_limits().block_shared));
+                                        device_facts().block_shared));
 }
 
 }  // namespace quest::kernels::cuda

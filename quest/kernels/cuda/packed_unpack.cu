@@ -252,10 +252,6 @@ void with_bits(int bits, F&& run) {
   }
 }
 
-dim3 blocks_for(int64_t count, int64_t each) {
-  return dim3(static_cast<unsigned>((count + each - 1) / each));
-}
-
 template <class D>
 void unpack(const char* operation, const DeviceWeight& weight, D* out, Stream stream) {
   if (weight.n == 0 || weight.k == 0) return;

@@ -4,6 +4,7 @@
 
 #include "quest/kernels/cuda/dependent_launch.cuh"
 #include "quest/kernels/cuda/device.cuh"
+#include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/cuda/row_rule.h"
 
 namespace quest::kernels::cuda {
@@ -105,19 +106,10 @@ __device__ inline unsigned kept_pairs(const float (&v)[kLane]) {
   return kept;
 }
 
-// Where quantized rows go: device memory, null where not wanted.
-struct RowsOut {
-  int8_t* codes = nullptr;  // (M,K)
-  float* units = nullptr;   // (M); NaN in a row whose rms is not finite
-  uint8_t* mask = nullptr;  // (M, ceil(K/8))
-  void* values = nullptr;   // (M,K)
-  bool values_are_bfloat16 = false;
-};
-
 // Decides 8 values and writes what is wanted of them.
 template <CodeKind kCode>
 __device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLane], int64_t row,
-                        int column, int k, bool vector, const RowsOut& out) {
+                        int column, int k, bool vector, const QuantizedRows& out) {
   int codes[kLane];
   float values[kLane];
   unsigned bits = 0;
@@ -174,7 +166,7 @@ __device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLan
 // the row's values as floats; its threads beyond the row hold zeros.
 template <class Source, CodeKind kCode, int kRounds>
 __global__ void __launch_bounds__(kRowThreads)
-    quantize_rows(Source source, RowRule rule, int k, RowsOut out) {
+    quantize_rows(Source source, RowRule rule, int k, QuantizedRows out) {
   __shared__ float chunks[kMaxChunks];
   __shared__ float scratch[32];
   __shared__ RowScale shared_scale;
@@ -225,7 +217,7 @@ void with_code(CodeKind code, F&& run) {
 // m rows of k values. overlaps: may begin before the previous kernel ends (dependent_launch.cuh).
 template <class Source>
 void launch_quantize_rows(const char* operation, const Source& source, const RowRule& rule,
-                          int64_t m, int64_t k, const RowsOut& out, cudaStream_t stream,
+                          int64_t m, int64_t k, const QuantizedRows& out, cudaStream_t stream,
                           bool overlaps = false) {
   if (m == 0) return;
   const int rounds = row_rounds(k, Source::kRounds), threads = row_threads(k, rounds);

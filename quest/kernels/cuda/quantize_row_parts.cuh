@@ -14,7 +14,8 @@ inline constexpr int64_t kLeastRowInParts = 2048;
 // How many blocks a row is spread over; 1 for none.
 inline constexpr int kRowParts = 8;
 inline int parts_of_row(int64_t m, int64_t most_rows, int64_t k) {
-  return m > most_rows || k < kLeastRowInParts || !launches_clusters() ? 1 : kRowParts;
+  return m > most_rows || k < kLeastRowInParts || !launches_clusters(device_facts()) ? 1
+                                                                                     : kRowParts;
 }
 inline int part_width(int64_t k, int parts) {
   const int64_t chunks = (k + 127) / 128;
@@ -48,7 +49,8 @@ struct RowPart {
 // cluster whose values matter have got their v.
 template <CodeKind kCode, class F>
 __device__ void quantize_part(const RowPart& part, const RowRule& rule, int k, float (&v)[kLane],
-                              PartsShared& shared, const RowsOut& out, const F& before_writes) {
+                              PartsShared& shared, const QuantizedRows& out,
+                              const F& before_writes) {
   const int thread = threadIdx.x, column = part.column(thread), count = part.count(thread, k);
   if (thread == 0) expect(shared.box, (k + 127) / 128 * static_cast<int>(sizeof(float)));
   if (rule.block > 1) butterfly(v, rule.block, rule.norm);
@@ -70,7 +72,7 @@ __device__ void quantize_part(const RowPart& part, const RowRule& rule, int k, f
 // Source::load8_of fills 8 values and waits for the previous kernel.
 template <class Source, CodeKind kCode>
 __global__ void __launch_bounds__(kRowThreads)
-    quantize_row_parts(Source source, RowRule rule, int k, int width, RowsOut out) {
+    quantize_row_parts(Source source, RowRule rule, int k, int width, QuantizedRows out) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   __shared__ PartsShared shared;
   const RowPart part(shared, width);
@@ -85,7 +87,7 @@ __global__ void __launch_bounds__(kRowThreads)
 // As launch_quantize_rows, and that where rows are many or short.
 template <class Source>
 void launch_few_rows(const char* operation, const Source& source, const RowRule& rule, int64_t m,
-                     int64_t k, const RowsOut& out, cudaStream_t stream) {
+                     int64_t k, const QuantizedRows& out, cudaStream_t stream) {
   const int parts = parts_of_row(m, kMostRowsInParts, k);
   if (m == 0 || parts == 1) {
     launch_quantize_rows(operation, source, rule, m, k, out, stream, /*overlaps=*/true);

@@ -5,12 +5,6 @@
 namespace quest::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
-unsigned blocks_for(int64_t threads) {
-  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
-}
-
 // (first, second) -> (first c - second s, second c + first s); the inverse has -s.
 template <int kWide, class D>
 __device__ void load_n(const D* p, float (&v)[kLane]) {
@@ -49,10 +43,9 @@ __device__ void rotate(const D* from, D* to, const float* cos, const float* sin,
 
 template <int kWide, class D>
 __global__ void rotate_rows(D* x, int64_t rows, int64_t row_stride, int64_t heads, int64_t half,
-                            int64_t tokens, int64_t start, const float* cos, const float* sin,
-                            float sign) {
+                            int64_t tokens, int64_t start, const float* cos, const float* sin) {
   const uint32_t per_head = static_cast<uint32_t>(half / kWide);
-  uint32_t index = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
+  uint32_t index = blockIdx.x * static_cast<uint32_t>(kFlatThreads) + threadIdx.x;
   if (index >= rows * heads * per_head) return;
   const int64_t i = index % per_head * kWide;
   index /= per_head;
@@ -60,7 +53,7 @@ __global__ void rotate_rows(D* x, int64_t rows, int64_t row_stride, int64_t head
   const int64_t row = index / static_cast<uint32_t>(heads);
   const int64_t position = start + static_cast<uint32_t>(row) % static_cast<uint32_t>(tokens);
   D* p = x + row * row_stride + head * 2 * half + i;
-  rotate<kWide>(p, p, cos + position * half + i, sin + position * half + i, half, sign);
+  rotate<kWide>(p, p, cos + position * half + i, sin + position * half + i, half, 1.0f);
 }
 
 template <int kWide, class D>
@@ -69,7 +62,7 @@ __global__ void gather_rotated_back(const D* grad_q, const D* grad_k, const D* g
                                     const float* cos, const float* sin, D* grad_qkv) {
   const uint32_t per_head = static_cast<uint32_t>(half / kWide);
   const uint32_t all = static_cast<uint32_t>(heads + 2 * kv_heads);
-  uint32_t index = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
+  uint32_t index = blockIdx.x * static_cast<uint32_t>(kFlatThreads) + threadIdx.x;
   if (index >= rows * all * per_head) return;
   const int64_t i = index % per_head * kWide;
   index /= per_head;
@@ -99,16 +92,15 @@ __global__ void gather_rotated_back(const D* grad_q, const D* grad_k, const D* g
 
 template <class T>
 void rope(T* x, int64_t rows, int64_t row_stride, int64_t heads, int64_t head_dim, int64_t tokens,
-          int64_t start, const float* cos, const float* sin, int direction, Stream stream) {
+          int64_t start, const float* cos, const float* sin, Stream stream) {
   if (rows * heads == 0) return;
   const int64_t half = head_dim / 2;
-  const float sign = direction > 0 ? 1.0f : -1.0f;
   if (half % kLane == 0 && row_stride % kLane == 0) {
-    rotate_rows<kLane><<<blocks_for(rows * heads * half / kLane), kThreads, 0, stream>>>(
-        dev(x), rows, row_stride, heads, half, tokens, start, cos, sin, sign);
+    rotate_rows<kLane><<<blocks_for(rows * heads * half / kLane), kFlatThreads, 0, stream>>>(
+        dev(x), rows, row_stride, heads, half, tokens, start, cos, sin);
   } else {
-    rotate_rows<1><<<blocks_for(rows * heads * half), kThreads, 0, stream>>>(
-        dev(x), rows, row_stride, heads, half, tokens, start, cos, sin, sign);
+    rotate_rows<1><<<blocks_for(rows * heads * half), kFlatThreads, 0, stream>>>(
+        dev(x), rows, row_stride, heads, half, tokens, start, cos, sin);
   }
   check_launch("rope");
 }
@@ -120,11 +112,11 @@ void rope_backward_qkv(const T* grad_q, const T* grad_k, const T* grad_v, int64_
   if (rows == 0) return;
   const int64_t half = head_dim / 2, all = heads + 2 * kv_heads;
   if (half % kLane == 0) {
-    gather_rotated_back<kLane><<<blocks_for(rows * all * half / kLane), kThreads, 0, stream>>>(
+    gather_rotated_back<kLane><<<blocks_for(rows * all * half / kLane), kFlatThreads, 0, stream>>>(
         dev(grad_q), dev(grad_k), dev(grad_v), rows, heads, kv_heads, half, tokens, cos, sin,
         dev(grad_qkv));
   } else {
-    gather_rotated_back<1><<<blocks_for(rows * all * half), kThreads, 0, stream>>>(
+    gather_rotated_back<1><<<blocks_for(rows * all * half), kFlatThreads, 0, stream>>>(
         dev(grad_q), dev(grad_k), dev(grad_v), rows, heads, kv_heads, half, tokens, cos, sin,
         dev(grad_qkv));
   }
@@ -133,7 +125,7 @@ void rope_backward_qkv(const T* grad_q, const T* grad_k, const T* grad_v, int64_
 
 #define QUEST_INSTANTIATE(T)                                                                    \
   template void rope<T>(T*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const float*, \
-                        const float*, int, Stream);                                             \
+                        const float*, Stream);                                                  \
   template void rope_backward_qkv<T>(const T*, const T*, const T*, int64_t, int64_t, int64_t,   \
                                      int64_t, int64_t, const float*, const float*, T*, Stream);
 QUEST_INSTANTIATE(float)

@@ -10,10 +10,10 @@
 namespace quest::kernels::cuda {
 
 // In place on the first `heads` heads of x (rows, row_stride); row r has position
-// start + r % tokens. direction +1 forward, -1 inverse.
+// start + r % tokens.
 template <class T>
 void rope(T* x, int64_t rows, int64_t row_stride, int64_t heads, int64_t head_dim, int64_t tokens,
-          int64_t start, const float* cos, const float* sin, int direction, Stream stream);
+          int64_t start, const float* cos, const float* sin, Stream stream);
 
 // The gradient of a fused qkv matrix from those of rotated q (rows, H, D), k and v (rows, G, D),
 // all dense: grad_qkv (rows, (H + 2G) D), q and k rotated back.

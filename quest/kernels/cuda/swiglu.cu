@@ -6,8 +6,6 @@
 namespace quest::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 // Thread -> 8 columns of a row; rows of threads are padded to whole groups of 8 columns.
 struct Place {
   int64_t row;
@@ -16,15 +14,12 @@ struct Place {
 };
 __device__ Place place(int64_t m, int64_t f) {
   const uint32_t per_row = static_cast<uint32_t>((f + kLane - 1) / kLane);
-  const uint32_t group = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
+  const uint32_t group = blockIdx.x * static_cast<uint32_t>(kFlatThreads) + threadIdx.x;
   const int64_t row = group / per_row, column = group % per_row * kLane;
   const int64_t left = row < m ? f - column : 0;
   return {row, column, static_cast<int>(left < kLane ? left : kLane)};
 }
-unsigned blocks_for(int64_t m, int64_t f) {
-  const int64_t threads = m * ((f + kLane - 1) / kLane);
-  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
-}
+unsigned blocks_of(int64_t m, int64_t f) { return blocks_for(m * ((f + kLane - 1) / kLane)); }
 
 template <class D>
 __global__ void forward(const D* gate_up, int64_t m, int64_t f, D* y) {
@@ -77,7 +72,7 @@ __global__ void backward(const uint8_t* mask, int block, float norm, const D* gr
 template <class T>
 void swiglu(const T* gate_up, int64_t m, int64_t f, T* y, Stream stream) {
   if (m == 0) return;
-  forward<<<blocks_for(m, f), kThreads, 0, stream>>>(dev(gate_up), m, f, dev(y));
+  forward<<<blocks_of(m, f), kFlatThreads, 0, stream>>>(dev(gate_up), m, f, dev(y));
   check_launch("swiglu");
 }
 
@@ -86,8 +81,8 @@ void swiglu_backward(const QuantSpec* spec, const uint8_t* mask, const T* grad_y
                      int64_t m, int64_t f, T* grad_gate_up, Stream stream) {
   if (m == 0) return;
   const RowRule rule = make_row_rule(spec == nullptr ? QuantSpec{} : *spec, f);
-  backward<<<blocks_for(m, f), kThreads, 0, stream>>>(mask, rule.block, rule.norm, dev(grad_y),
-                                                      dev(gate_up), m, f, dev(grad_gate_up));
+  backward<<<blocks_of(m, f), kFlatThreads, 0, stream>>>(mask, rule.block, rule.norm, dev(grad_y),
+                                                         dev(gate_up), m, f, dev(grad_gate_up));
   check_launch("swiglu_backward");
 }
 

@@ -4,6 +4,7 @@
 #include "quest/kernels/cuda/attention_decode.h"
 #include "quest/kernels/cuda/cross_entropy.h"
 #include "quest/kernels/cuda/deploy.h"
+#include "quest/kernels/cuda/device_facts.h"
 #include "quest/kernels/cuda/fp8_gradient.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
@@ -32,6 +33,10 @@ namespace {
 bool compiled_with_cuda() { return false; }
 const char* compiled_architectures() { return ""; }
 bool kernels_run_here() { return false; }
+const DeviceFacts& device_facts() {
+  static const DeviceFacts none;
+  return none;
+}
 
 bool gemm_lowbit_supports(int64_t, int64_t) { return false; }
 const char* gemm_lowbit_plan() { return "none"; }
@@ -129,7 +134,7 @@ void swiglu_backward(const QuantSpec*, const uint8_t*, const T*, const T*, int64
   missing("swiglu_backward");
 }
 template <class T>
-void rope(T*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const float*, const float*, int,
+void rope(T*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const float*, const float*,
           Stream) {
   missing("rope");
 }
@@ -169,7 +174,7 @@ void gemm_lowbit(const int8_t*, const float*, const int8_t*, const float*, int64
   template void swiglu_backward<T>(const QuantSpec*, const uint8_t*, const T*, const T*, int64_t,  \
                                    int64_t, T*, Stream);                                           \
   template void rope<T>(T*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,    \
-                        const float*, int, Stream);                                                \
+                        const float*, Stream);                                                     \
   template void rope_backward_qkv<T>(const T*, const T*, const T*, int64_t, int64_t, int64_t,      \
                                      int64_t, int64_t, const float*, const float*, T*, Stream);    \
   template void cross_entropy<T>(T*, const int64_t*, int64_t, int64_t, const float*, float*,       \

@@ -32,9 +32,10 @@ std::string gpu_unusable_reason() {
   if (!kernels::cuda::kernels_run_here()) {
     const cudaDeviceProp p = properties();
     return fmt::format(
-        "the GPU kernels of this build are for {}, {} has compute capability {}.{}: configure with "
-        "-DCMAKE_CUDA_ARCHITECTURES={}{}",
-        kernels::cuda::compiled_architectures(), p.name, p.major, p.minor, p.major, p.minor);
+        "the GPU kernels of this build are for {}, {} has compute capability {}.{}: build them for "
+        "it, make build PRESET=cuda ARCHITECTURES={}{}{}",
+        kernels::cuda::compiled_architectures(), p.name, p.major, p.minor, p.major, p.minor,
+        p.major == 9 && p.minor == 0 ? "a" : "");
   }
   return {};
 }
@@ -65,11 +66,6 @@ int64_t gpu_free_bytes() {
   size_t free = 0, total = 0;
   C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   return static_cast<int64_t>(free);
-}
-
-bool gpu_is_hopper() {
-  const cudaDeviceProp p = properties();
-  return p.major == 9 && p.minor == 0;
 }
 
 }  // namespace quest::ops

@@ -13,6 +13,5 @@ kernels::cuda::Stream current_stream() {
 std::string gpu_description() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
 GpuFacts gpu_facts() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
 int64_t gpu_free_bytes() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
-bool gpu_is_hopper() { return false; }
 
 }  // namespace quest::ops

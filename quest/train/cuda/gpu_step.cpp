@@ -296,6 +296,11 @@ int64_t gpu_peak_bytes() {
   return stats.allocated_bytes[0].peak;
 }
 
+int64_t gpu_peak_reserved_bytes() {
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(c10::cuda::current_device());
+  return stats.reserved_bytes[0].peak;
+}
+
 double measure_gpu_flops(bool bf16) {
   constexpr int64_t kSize = 8192, kTimes = 5;
   const int64_t size = bf16 ? kSize : kSize / 2;

@@ -22,6 +22,7 @@ GpuStep::Result GpuStep::take() { missing(); }
 int64_t GpuStep::untaken() const { missing(); }
 void prepare_gpu(bool) { missing(); }
 int64_t gpu_peak_bytes() { missing(); }
+int64_t gpu_peak_reserved_bytes() { missing(); }
 double measure_gpu_flops(bool) { missing(); }
 
 }  // namespace quest::train
