@@ -53,6 +53,15 @@ TEST(GpuPath, ClustersNeedTheDeviceAndTheCode) {
   EXPECT_FALSE(launches_clusters(without));
 }
 
+TEST(GpuPath, TwoBlocksShareAMultiprocessorsMemory) {
+  DeviceFacts hopper = device(9, 0, 90, true);
+  hopper.block_shared = 227 << 10;
+  hopper.processor_shared = 228 << 10;
+  EXPECT_EQ(shared_of_two_blocks(hopper), 113 << 10);
+  hopper.block_shared = 99 << 10;  // what one block may have at most
+  EXPECT_EQ(shared_of_two_blocks(hopper), 99 << 10);
+}
+
 TEST(GpuPath, FactsOfAGpuAreWhole) {
   const DeviceFacts& facts = kernels::cuda::device_facts();
   if (const std::string reason = gpu_unusable_reason(); !reason.empty()) {
@@ -70,7 +79,9 @@ TEST(GpuPath, FactsOfAGpuAreWhole) {
     EXPECT_TRUE(facts.is_hopper_code);
     EXPECT_TRUE(launches_clusters(facts) && overlaps_launches(facts));
   }
-  if (architectures.find("90a") == std::string::npos) EXPECT_FALSE(facts.is_hopper_code);
+  if (architectures.find("90a") == std::string::npos) {
+    EXPECT_FALSE(facts.is_hopper_code);
+  }
 }
 
 }  // namespace

@@ -19,6 +19,13 @@ struct DeviceFacts {
 
 const DeviceFacts& device_facts();
 
+// Bytes of shared memory of a block of which two run on a multiprocessor at a time; the system
+// takes 1024 of each block for itself.
+constexpr int shared_of_two_blocks(const DeviceFacts& device) {
+  const int half = device.processor_shared / 2 - 1024;
+  return half < device.block_shared ? half : device.block_shared;
+}
+
 // Whether kernels may be launched before the one ahead of them ends: code for less than 9.0 has no
 // instruction that waits for it (dependent_launch.cuh), whatever the device could do.
 constexpr bool overlaps_launches(const DeviceFacts& device) { return device.code >= 90; }

@@ -5,8 +5,6 @@
 namespace quest::kernels::cuda {
 namespace {
 
-constexpr int kReservedShared = 1024;  // of each block, by the system
-
 int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 struct SharedNeed {
@@ -41,7 +39,7 @@ ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
   cut.spans = cut.slab_spans = divide_up(k, kSpanColumns);
   // Two blocks on each multiprocessor; one of twice the warps if only that has room for all
   // activations; slabs of them if there is none.
-  const int half = std::min(device.block_shared, device.processor_shared / 2 - kReservedShared);
+  const int half = shared_of_two_blocks(device);
   deal_tiles(cut, 2 * device.processors);
   bool one_block = false;
   if (need.total(cut.block_tiles, cut.spans) > half) {

@@ -243,8 +243,7 @@ void group_products(const DeviceTable& table, const SplitRows& x, int m, float* 
   task.rows = static_cast<int>(table.rows);
   task.spans = divide_up(table.columns, kSpanColumns);
   int shared_bytes = 0;
-  const int limit =
-      std::min(device_facts().block_shared, device_facts().processor_shared / 2 - 1024);
+  const int limit = shared_of_two_blocks(device_facts());
   for (int slabs = 1;; ++slabs) {
     task.slab_spans = divide_up(task.spans, slabs);
     task.row_bytes = task.slab_spans * kSpanColumns + 32;  // rows meet different banks
