@@ -5,6 +5,8 @@
 //   kernels_gpu                        # 800M, 32 x 512 tokens
 //   kernels_gpu --model 30M --batch 64
 //   kernels_gpu --decode               # instead: what lies between the products of a decode step
+//   kernels_gpu --inputs               # instead: the inputs of linear layers, 4096 rows
+#include "bench/gpu_graph_time.h"
 #include "bench/kernels_gpu/decode_kernels.h"
 #include <algorithm>
 #include <functional>
@@ -20,6 +22,7 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <CLI/CLI.hpp>
+#include <c10/cuda/CUDAGuard.h>
 
 #include "quest/base/error.h"
 #include "quest/kernels/cuda/adamw.h"
@@ -42,7 +45,6 @@ namespace gpu = kernels::cuda;
 using ops::current_stream;
 using ops::data;
 
-at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(type).device(at::kCUDA); }
 at::Tensor normal(std::vector<int64_t> shape) {
   return at::randn(shape, on_gpu(at::kFloat)).to(at::kBFloat16);
 }
@@ -229,6 +231,54 @@ void run(const std::string& preset, int64_t batch, int64_t sequence) {
   }
 }
 
+// What a linear layer of an 800M or 7B model does before its product, one of many launches of a
+// graph. Rows come from memory: copies of them in turn, more than the L2 cache holds.
+void run_inputs(int64_t m) {
+  const double copy_rate = Table().copy_rate();
+  fmt::print("\n| inputs of linear layers | us | rate | of the copy rate |\n|---|---|---|---|\n");
+  constexpr int64_t kBytes = int64_t{400} << 20;
+  for (const int64_t k : {2048, 4096, 5632, 11008}) {
+    const int64_t copies = kBytes / (5 * m * k) + 2;
+    const at::Tensor x = normal({copies, m, 2 * k}), w = at::randn({k}, on_gpu(at::kFloat));
+    const at::Tensor h = at::empty({m, k}, x.options());
+    const at::Tensor codes = at::empty({copies, m, k}, on_gpu(at::kChar));
+    const at::Tensor units = at::empty({m}, w.options()), inverse = at::empty({m}, w.options());
+    const at::Tensor mask = at::empty({m, k / 8}, on_gpu(at::kByte));
+    const auto values = static_cast<double>(m * k);
+    for (const char* name : {"int4.trust", "int4.hadamard.trust"}) {
+      const QuantSpec spec = spec_from_string(name);
+      for (const bool masked : {false, true}) {
+        const auto print = [&](const char* what, double bytes_in, const auto& f) {
+          const double bytes = values * (bytes_in + (masked ? 1.125 : 1.0));
+          c10::cuda::device_synchronize();  // the arguments were made in another stream
+          const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
+          const double us = microseconds(4 * copies, [&](int64_t i) {
+            const int64_t copy = i % copies;
+            f(data<bfloat16>(x) + copy * m * 2 * k,
+              gpu::QuantizedRows{data<int8_t>(codes) + copy * m * k, data<float>(units),
+                                 masked ? data<uint8_t>(mask) : nullptr});
+          });
+          const double rate = bytes / us * 1e-6;
+          fmt::print("| {}, {} x {}, {}{} | {:.2f} | {:.2f} TB/s | {:.0f} % |\n", what, m, k, name,
+                     masked ? ", mask" : "", us, rate, 100 * rate / copy_rate);
+        };
+        print("quantize", 2, [&](const bfloat16* rows, const gpu::QuantizedRows& to) {
+          gpu::hadamard_quantize<bfloat16>(spec, rows, m, k, to, current_stream());
+        });
+        print("SwiGLU + quantize", 4, [&](const bfloat16* rows, const gpu::QuantizedRows& to) {
+          gpu::swiglu_hadamard_quantize<bfloat16>(spec, rows, m, k, to, current_stream());
+        });
+        print("add + RMSNorm + quantize", 6,
+              [&](const bfloat16* rows, const gpu::QuantizedRows& to) {
+                gpu::add_rms_norm_hadamard_quantize<bfloat16>(
+                    spec, rows, rows + m * k, data<float>(w), 1e-5f, m, k, data<bfloat16>(h),
+                    data<float>(inverse), to, current_stream());
+              });
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quest::bench
 
@@ -241,10 +291,16 @@ int main(int argc, char** argv) {
   app.add_option("--seq", sequence, "tokens of a sequence")->check(CLI::PositiveNumber);
   bool decode = false;
   app.add_flag("--decode", decode, "the kernels between the products of a decode step instead");
+  bool inputs = false;
+  int64_t rows = 4096;
+  app.add_flag("--inputs", inputs, "the inputs of linear layers instead");
+  app.add_option("--rows", rows, "of --inputs")->check(CLI::PositiveNumber);
   CLI11_PARSE(app, argc, argv);
   try {
     quest::train::prepare_gpu(false);
-    if (decode) {
+    if (inputs) {
+      quest::bench::run_inputs(rows);
+    } else if (decode) {
       quest::bench::run_decode_kernels(quest::bench::Table().copy_rate());
     } else {
       quest::bench::run(model, batch, sequence);
