@@ -37,8 +37,8 @@ struct CudaEngineOptions {
   int64_t chunk = 0;    // most rows computed at once; 0: 8192 (kExact: 512)
   CudaNumerics numerics = CudaNumerics::kFast;
   CudaKvFormat kv = CudaKvFormat::kFp16;  // kExact: kFp16 or kInt8, as the CPU's
-  // Also keep the weights as int8, four times the memory of 2 bits, so that prompts need not unpack
-  // them.
+  // Also keep the weights as int8, four times the memory of 2 bits, so that prompts and steps of
+  // more than 16 sequences need not unpack them.
   bool unpacked_weights = false;
   // Record steps of decode, and prompts of a shape that comes again, as CUDA graphs.
   bool graphs = true;

@@ -223,22 +223,28 @@ TEST_F(CudaEngineTest, SequencesTogetherAreAsAlone) {
   }
 }
 
+// With int8 weights at hand many sequences are multiplied by them, one by the packed ones.
 TEST_F(CudaEngineTest, MoreSequencesThanAStepTakes) {
   const TemporaryFolder folder;
-  testing::write_small_packed_model(folder / "m", "w4a4");
-  CudaEngine engine(PackedModel(folder / "m"), {});
-  constexpr size_t kCount = 70;
-  std::vector<SequenceId> ids;
-  const auto tokens = some_tokens(kCount);
-  for (size_t i = 0; i < kCount; ++i) ids.push_back(engine.add_sequence());
-  std::vector<float> all(kCount * kVocabulary), one(kVocabulary);
-  engine.decode(ids, tokens, all);
-  const SequenceId alone = engine.add_sequence();
-  for (const size_t i : {size_t{0}, size_t{63}, size_t{64}, size_t{69}}) {
-    engine.truncate(alone, 0);
-    engine.decode({&alone, 1}, {&tokens[i], 1}, one);
-    EXPECT_EQ(std::memcmp(one.data(), all.data() + i * kVocabulary, sizeof(float) * kVocabulary), 0)
-        << i;
+  for (const char* recipe : {"w4a4", "w1a1"}) {
+    testing::write_small_packed_model(folder / recipe, recipe);
+    for (const bool unpacked : {false, true}) {
+      CudaEngine engine(PackedModel(folder / recipe), {.unpacked_weights = unpacked});
+      constexpr size_t kCount = 70;
+      std::vector<SequenceId> ids;
+      const auto tokens = some_tokens(kCount);
+      for (size_t i = 0; i < kCount; ++i) ids.push_back(engine.add_sequence());
+      std::vector<float> all(kCount * kVocabulary), one(kVocabulary);
+      engine.decode(ids, tokens, all);
+      const SequenceId alone = engine.add_sequence();
+      for (const size_t i : {size_t{0}, size_t{63}, size_t{64}, size_t{69}}) {
+        engine.truncate(alone, 0);
+        engine.decode({&alone, 1}, {&tokens[i], 1}, one);
+        EXPECT_EQ(
+            std::memcmp(one.data(), all.data() + i * kVocabulary, sizeof(float) * kVocabulary), 0)
+            << recipe << ' ' << i;
+      }
+    }
   }
 }
 
@@ -382,6 +388,11 @@ TEST_F(CudaEngineTest, PlansAreThereBeforeTheFirstSequence) {
       EXPECT_NE(plans.find(part), std::string::npos) << part << " in " << plans;
     }
   }
+  if (!ops::gpu_is_hopper()) return;
+  const CudaEngine packed(PackedModel(folder / "m"), {}),
+      int8(PackedModel(folder / "m"), {.unpacked_weights = true});
+  EXPECT_NE(packed.plans().find("from 65 rows: int8"), std::string::npos) << packed.plans();
+  EXPECT_NE(int8.plans().find("from 17 rows: int8"), std::string::npos) << int8.plans();
 }
 
 TEST_F(CudaEngineTest, SaysWhatIsWrong) {

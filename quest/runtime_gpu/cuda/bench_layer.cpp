@@ -24,6 +24,7 @@
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
 #include "quest/ops/gpu_errors.h"
+#include "quest/runtime_gpu/cuda/device_model.h"
 #include "quest/runtime_gpu/cuda/tensors.h"
 
 namespace quest {
@@ -122,7 +123,7 @@ class LayerBench::Impl {
       };
       if (m > gpu::kMaxPackedRows) check_many_rows(m);
       append(packed(rows));
-      if (m > gpu::kMaxPackedRows) append(int8(rows));
+      if (m > runtime_gpu::kMostRowsBesideInt8 && multiplies_int8()) append(int8(rows));
       return times;
     });
   }
@@ -155,14 +156,16 @@ class LayerBench::Impl {
     return {Weights::kBf16, Work::kProduct, seconds, bytes, "cuBLAS"};
   }
 
+  bool multiplies_int8() const {
+    const CodeFormat a = code_format(recipe_.activation);
+    return a.multiplier == 1 && a.offset == 0 && gpu::unpack_numbers_supports(recipe_.weight) &&
+           gpu::gemm_lowbit_supports(n_, k_);
+  }
+
   // Rows above kMaxPackedRows are multiplied on the int8 tensor cores, with weights as numbers.
   void check_many_rows(int64_t m) const {
-    const CodeFormat a = code_format(recipe_.activation);
-    const bool is_number = a.multiplier == 1 && a.offset == 0;
     QUEST_CHECK(
-        is_number && gpu::unpack_numbers_supports(recipe_.weight) &&
-            gpu::gemm_lowbit_supports(n_, k_),
-        ErrorKind::kUsage,
+        multiplies_int8(), ErrorKind::kUsage,
         "{} rows, {}, {} outputs, {} inputs: more than {} rows need grids whose numbers fit "
         "int8 (below 8 bits), outputs in multiples of 8, inputs of 16, and a GPU of compute "
         "capability 9.0; give smaller --rows",

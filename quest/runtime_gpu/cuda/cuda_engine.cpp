@@ -10,6 +10,22 @@
 
 namespace quest {
 
+namespace {
+
+// A layer's products by how many rows there are, at most `chunk`.
+std::string products_text(const DeviceLinear& layer, int64_t chunk) {
+  std::string text, last;
+  for (const int64_t rows : {int64_t{1}, runtime_gpu::kMostRowsBesideInt8 + 1, kFewRows + 1}) {
+    const std::string plan = layer.plan_text(rows);
+    if (rows > chunk || plan == last) continue;
+    text += last.empty() ? plan : fmt::format("; from {} rows: {}", rows, plan);
+    last = plan;
+  }
+  return text;
+}
+
+}  // namespace
+
 std::string CudaEngine::Impl::plans() const {
   const QuantRecipe& recipe = model_.recipe();
   std::string text =
@@ -18,11 +34,9 @@ std::string CudaEngine::Impl::plans() const {
                   "K", "product");
   for (const DeviceLinear* layer : blocks_.front().linears()) {
     const std::string& name = layer->name();
-    const std::string few = layer->plan_text(1), many = layer->plan_text(options_.chunk);
-    text += fmt::format(
-        "{:<14} {:<8} {:>6} {:>6}  {}\n", name.substr(name.rfind('.') + 1), model_.blocks(),
-        layer->n(), layer->k(),
-        few == many ? few : fmt::format("1 row: {}; {} rows: {}", few, options_.chunk, many));
+    text +=
+        fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", name.substr(name.rfind('.') + 1),
+                    model_.blocks(), layer->n(), layer->k(), products_text(*layer, options_.chunk));
   }
   text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", "lm_head", "", head_->view().rows,
                       head_->view().columns, gpu::table_gemm_plan(head_->view()));

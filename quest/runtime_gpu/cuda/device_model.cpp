@@ -115,7 +115,8 @@ void DeviceLinear::choose(const LinearSettings& settings, bool has_codes) {
 }
 
 const DeviceLinear::Product& DeviceLinear::product(int64_t rows) const {
-  return rows <= gpu::kMaxPackedRows ? few_ : many_;
+  const bool int8 = many_.kind == Kind::kNumbers && many_.resident;
+  return rows <= (int8 ? kMostRowsBesideInt8 : gpu::kMaxPackedRows) ? few_ : many_;
 }
 
 void DeviceLinear::unpack(const at::Tensor& out) const {

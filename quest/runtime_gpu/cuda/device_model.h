@@ -5,7 +5,8 @@
 //   layer.multiply<float>(buffers, rows, out);                // out (rows, N)
 //
 // How a product runs is decided when the model is loaded, once for few rows (at most
-// kMaxPackedRows) and once for many; plan_text() says it.
+// kMaxPackedRows, or kMostRowsBesideInt8 where the weight is kept as int8 too) and once for many;
+// plan_text() says it. Both have the same bits where both are of codes.
 //
 // Thread rules: one thread. Errors: kEnvironment of CUDA's.
 #pragma once
@@ -29,6 +30,10 @@ struct ProductBuffers {
   at::Tensor values;    // (rows, max K) of the type of the call
   at::Tensor unpacked;  // bytes of one weight, as many as the largest unpacked_bytes()
 };
+
+// From so many rows on, int8 tensor cores are faster than the product of packed weights, which has
+// to unpack them (packed_gemm.h), if int8 weights are at hand.
+inline constexpr int64_t kMostRowsBesideInt8 = 16;
 
 struct LinearSettings {
   bool exact = false;     // values of weights in FP32 instead of BF16
