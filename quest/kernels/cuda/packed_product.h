@@ -36,11 +36,12 @@ struct DeviceLimits {
 };
 DeviceLimits device_limits();
 
-// Makes all of the shared memory of a multiprocessor a kernel's for the asking.
+// Makes all of the shared memory of a multiprocessor a kernel's for the asking, but for the bytes
+// that it has of a size known when it is compiled.
 template <class Kernel>
-void allow_shared(const char* operation, Kernel* kernel) {
+void allow_shared(const char* operation, Kernel* kernel, int fixed = 0) {
   check(operation, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        device_limits().block_shared));
+                                        device_limits().block_shared - fixed));
 }
 
 }  // namespace quest::kernels::cuda

@@ -254,13 +254,18 @@ __device__ inline uint32_t turn_mask(uint32_t bytes) {
   return __byte_perm(bytes, other, (lane & 2) == 0 ? 0x5410 : 0x3276);
 }
 
+// Beside what launches ask for.
+struct alignas(16) SpanShared {
+  float chunks[kMaxChunks];
+  float scratch[4 * kMostSpans];
+  RowScale scale;
+};
+
 template <class Source, bool kHadamard, bool kMask>
 __global__ void __launch_bounds__(kMostSpans * 32)
     quantize_spans(Source source, RowRule rule, int64_t m, int k, RowsOut out) {
   extern __shared__ uint4 span_units[];
-  __shared__ float chunks[kMaxChunks];
-  __shared__ float scratch[4 * kMostSpans];
-  __shared__ RowScale shared_scale;
+  __shared__ SpanShared shared;
   constexpr int kUnits = Source::kInputs * kChunkUnits + (kHadamard ? kFloatUnits : 0);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = lane / 4, part = lane % 4;
   uint4* units = span_units + warp * kUnits;
@@ -285,7 +290,8 @@ __global__ void __launch_bounds__(kMostSpans * 32)
   fetch(blockIdx.x);
   for (int64_t row = blockIdx.x; row < m; row += gridDim.x) {
     await_copies();
-    if constexpr (Source::kNormalizes) source.normalize(row, k, round_column, in_rounds, scratch);
+    if constexpr (Source::kNormalizes)
+      source.normalize(row, k, round_column, in_rounds, shared.scratch);
     __syncwarp();
     float v[4 * kLane];
     const uint4* mine = units + (kHadamard ? chunk_by_quarters(lane) : chunk_by_strides(lane));
@@ -300,18 +306,18 @@ __global__ void __launch_bounds__(kMostSpans * 32)
     if (row + gridDim.x < m) fetch(row + gridDim.x);
     if constexpr (kHadamard) transform_span(v, rule.norm, units + Source::kInputs * kChunkUnits);
     const float squares = squares_of_block(v);
-    if (exists && part == 0) chunks[column / kSpanBlock] = squares;
+    if (exists && part == 0) shared.chunks[column / kSpanBlock] = squares;
     __syncthreads();
     // As in quantize_rows: one warp divides.
     if (warp == 0) {
-      const RowScale scale = scale_of_row<CodeKind::kLinear>(rule, chunks, k);
+      const RowScale scale = scale_of_row<CodeKind::kLinear>(rule, shared.chunks, k);
       if (lane == 0) {
-        shared_scale = scale;
+        shared.scale = scale;
         if (out.units != nullptr) out.units[row] = scale.unit;
       }
     }
     __syncthreads();
-    const RowScale c = shared_scale;
+    const RowScale c = shared.scale;
     int8_t* codes = out.codes + row * k + column;
     uint32_t failed = 0;
 #pragma unroll
@@ -339,10 +345,9 @@ size_t span_bytes(int64_t k, bool hadamard) {
 // Whether launch_quantize_spans does what is asked for.
 template <class Source>
 bool takes_spans(const RowRule& rule, int64_t m, int64_t k, const RowsOut& out) {
-  constexpr size_t kOtherShared = 4096;  // more than the kernel's other arrays take
   return m >= kLeastManyRows && k % kSpanBlock == 0 && k <= Source::kMostColumns &&
          rule.code == CodeKind::kLinear && out.codes != nullptr && out.values == nullptr &&
-         span_bytes<Source>(k, rule.block > 1) + kOtherShared <=
+         span_bytes<Source>(k, rule.block > 1) + sizeof(SpanShared) <=
              static_cast<size_t>(device_limits().block_shared);
 }
 
@@ -356,7 +361,7 @@ void run_quantize_spans(const char* operation, const Source& source, const RowRu
   static std::array<std::atomic<int>, kMostSpans + 1> known{};  // blocks of a multiprocessor
   int blocks = known[warps];
   if (blocks == 0) {
-    allow_shared(operation, kernel);
+    allow_shared(operation, kernel, sizeof(SpanShared));
     check(operation,
           cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, bytes));
     known[warps] = blocks;
