@@ -38,7 +38,7 @@ struct CudaEngineOptions {
   CudaNumerics numerics = CudaNumerics::kFast;
   CudaKvFormat kv = CudaKvFormat::kFp16;  // kExact: kFp16 or kInt8, as the CPU's
   // Also keep the weights as int8, four times the memory of 2 bits, so that prompts and steps of
-  // more than 16 sequences need not unpack them.
+  // many sequences need not unpack them (plans() says from how many on).
   bool unpacked_weights = false;
   // Record steps of decode, and prompts of a shape that comes again, as CUDA graphs.
   bool graphs = true;

@@ -24,7 +24,6 @@
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
 #include "quest/ops/gpu_errors.h"
-#include "quest/runtime_gpu/cuda/device_model.h"
 #include "quest/runtime_gpu/cuda/tensors.h"
 
 namespace quest {
@@ -44,6 +43,8 @@ constexpr int64_t kMostCopies = 512;
 // Of a graph: long enough that the host, which starts the next one meanwhile, is never waited for.
 constexpr double kGraphSeconds = 2e-3;
 constexpr int64_t kMostCalls = 1000;
+// Fewer are for packed weights wherever they are.
+constexpr int64_t kLeastInt8Rows = 17;
 
 int64_t copies_of(int64_t bytes) {
   return std::clamp<int64_t>((kRotatedBytes + bytes - 1) / bytes, 2, kMostCopies);
@@ -123,7 +124,7 @@ class LayerBench::Impl {
       };
       if (m > gpu::kMaxPackedRows) check_many_rows(m);
       append(packed(rows));
-      if (m > runtime_gpu::kMostRowsBesideInt8 && multiplies_int8()) append(int8(rows));
+      if (m >= kLeastInt8Rows && multiplies_int8()) append(int8(rows));
       return times;
     });
   }

@@ -15,7 +15,7 @@ namespace {
 // A layer's products by how many rows there are, at most `chunk`.
 std::string products_text(const DeviceLinear& layer, int64_t chunk) {
   std::string text, last;
-  for (const int64_t rows : {int64_t{1}, runtime_gpu::kMostRowsBesideInt8 + 1, kFewRows + 1}) {
+  for (const int64_t rows : {int64_t{1}, layer.few_rows() + 1, kFewRows + 1}) {
     const std::string plan = layer.plan_text(rows);
     if (rows > chunk || plan == last) continue;
     text += last.empty() ? plan : fmt::format("; from {} rows: {}", rows, plan);
