@@ -4,8 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "quest/base/philox.h"
 #include "quest/kernels/cuda/score_rows.h"
+#include "quest/runtime/random_prompts.h"
 #include "quest/runtime_gpu/cuda/engine_impl.h"
 
 namespace quest {
@@ -264,18 +264,10 @@ double CudaEngine::time_prefill(int64_t sequences, int64_t tokens, int64_t repea
               "{} prompts of {} tokens cannot be timed: one or more, of 1 to {} tokens", sequences,
               tokens, context_length());
   check_repeats(repeats);
-  const Philox random(1);
-  std::vector<std::vector<int32_t>> prompts;
+  const auto prompts = random_prompts(sequences, tokens, config().vocab_size);
+  const auto spans = views_of(prompts);
   std::vector<SequenceId> ids;
-  for (int64_t s = 0; s < sequences; ++s) {
-    std::vector<int32_t>& prompt = prompts.emplace_back();
-    for (int64_t t = 0; t < tokens; ++t) {
-      prompt.push_back(static_cast<int32_t>(random.below(
-          static_cast<uint64_t>(s * tokens + t), static_cast<uint64_t>(config().vocab_size))));
-    }
-    ids.push_back(add_sequence());
-  }
-  const std::vector<std::span<const int32_t>> spans(prompts.begin(), prompts.end());
+  for (int64_t s = 0; s < sequences; ++s) ids.push_back(add_sequence());
   const auto remove_all = [&] {
     for (const SequenceId s : ids) remove_sequence(s);
   };
