@@ -4,7 +4,9 @@
 //   kernels_gpu                        # 800M, 32 x 512 tokens
 //   kernels_gpu --model 30M --batch 64
 //   kernels_gpu --decode               # instead: what lies between the products of a decode step
+//   kernels_gpu --inputs               # instead: the inputs of linear layers, 4096 rows
 #include "bench/kernels_gpu/decode_kernels.h"
+#include "bench/kernels_gpu/input_kernels.h"
 #include "bench/kernels_gpu/table.h"
 #include "bench/kernels_gpu/train_kernels.h"
 
@@ -22,11 +24,17 @@ int main(int argc, char** argv) {
   app.add_option("--seq", sequence, "tokens of a sequence")->check(CLI::PositiveNumber);
   bool decode = false;
   app.add_flag("--decode", decode, "the kernels between the products of a decode step instead");
+  bool inputs = false;
+  int64_t rows = 4096;
+  app.add_flag("--inputs", inputs, "the inputs of linear layers instead");
+  app.add_option("--rows", rows, "of --inputs")->check(CLI::PositiveNumber);
   CLI11_PARSE(app, argc, argv);
   try {
     quest::train::prepare_gpu(false);
     const quest::bench::Table table;
-    if (decode) {
+    if (inputs) {
+      quest::bench::run_input_kernels(table.copy_rate(), rows);
+    } else if (decode) {
       quest::bench::run_decode_kernels(table.copy_rate());
     } else {
       quest::bench::run_train_kernels(table, model, batch, sequence);

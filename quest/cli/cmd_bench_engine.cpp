@@ -13,7 +13,6 @@
 
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
-#include "quest/base/philox.h"
 #include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
 #include "quest/cli/bench_gpu.h"
@@ -24,6 +23,7 @@
 #include "quest/cli_run/whole_numbers.h"
 #include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/ops/gpu.h"
+#include "quest/runtime/random_prompts.h"
 #include "quest/runtime_gpu/cuda_engine.h"
 
 namespace quest::cli {
@@ -164,20 +164,10 @@ Measured measure_prefill(Loaded& loaded, const Arguments& arguments, int64_t bat
 
 // Sequences of `depth` random tokens each.
 std::vector<SequenceId> fill_sequences(CudaEngine& engine, int64_t count, int64_t depth) {
-  const Philox random(1);
-  std::vector<std::vector<int32_t>> prompts(static_cast<size_t>(count));
+  const auto prompts = random_prompts(count, depth, engine.config().vocab_size);
   std::vector<SequenceId> sequences;
-  std::vector<std::span<const int32_t>> views;
-  uint64_t drawn = 0;
-  for (std::vector<int32_t>& prompt : prompts) {
-    for (int64_t i = 0; i < depth; ++i) {
-      prompt.push_back(static_cast<int32_t>(
-          random.below(drawn++, static_cast<uint64_t>(engine.config().vocab_size))));
-    }
-    sequences.push_back(engine.add_sequence());
-    views.emplace_back(prompt);
-  }
-  if (depth > 0) engine.prefill_batch(sequences, views, {});
+  for (int64_t i = 0; i < count; ++i) sequences.push_back(engine.add_sequence());
+  if (depth > 0) engine.prefill_batch(sequences, views_of(prompts), {});
   return sequences;
 }
 

@@ -14,7 +14,6 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/cpu_features.h"
 #include "quest/base/error.h"
-#include "quest/base/philox.h"
 #include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
 #include "quest/base/speed_of_light.h"
@@ -23,6 +22,7 @@
 #include "quest/cli_run/commands.h"
 #include "quest/cli_run/machine_report.h"
 #include "quest/cli_run/whole_numbers.h"
+#include "quest/runtime/random_prompts.h"
 
 namespace quest::cli {
 namespace {
@@ -72,11 +72,7 @@ void read_prompt(CpuEngine& engine, SequenceId sequence, std::span<const int32_t
 
 Speeds measure(CpuEngine& engine, const Arguments& arguments) {
   const int64_t vocabulary = engine.config().vocab_size;
-  const Philox random(1);
-  std::vector<int32_t> prompt(static_cast<size_t>(arguments.prompt));
-  for (size_t i = 0; i < prompt.size(); ++i) {
-    prompt[i] = static_cast<int32_t>(random.below(i, static_cast<uint64_t>(vocabulary)));
-  }
+  const std::vector<int32_t> prompt = random_prompts(1, arguments.prompt, vocabulary).front();
   const auto batch = static_cast<size_t>(arguments.batch);
   std::vector<SequenceId> sequences(batch);
   for (SequenceId& s : sequences) s = engine.add_sequence();

@@ -1,10 +1,13 @@
 // The GPU's quantizers, alone and fused, against the scalar definitions. Skipped where no GPU can
 // be used.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
 
 #include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/cuda/rms_norm.h"
@@ -223,6 +226,88 @@ TEST_F(CudaKernels, FusedInputsHaveTheBitsOfTheSingleOperations) {
         if (HasFailure()) return;
       }
     }
+  }
+}
+
+// Normal rows, and between them rows of other kinds.
+at::Tensor many_rows(int64_t m, int64_t k) {
+  const at::Tensor x = at::randn({m, k}, at::TensorOptions(at::kBFloat16).device(at::kCUDA));
+  const at::Tensor kinds = rows_of_kinds(k, at::kBFloat16).cuda();
+  for (int64_t row = 0; row < m; row += 37) x[row].copy_(kinds[row % kinds.size(0)]);
+  return x;
+}
+
+// Compared on the device, for they are many.
+void expect_same_bits_of_many(const at::Tensor& a, const at::Tensor& b, const std::string& what) {
+  if (!at::equal(a.view(at::kByte), b.view(at::kByte))) expect_same_bits(a, b, what);
+}
+
+// Many rows of bfloat16 are quantized by kernels of their own, by blocks that take rows in turn.
+TEST_F(CudaKernels, ManyRowsHaveTheBitsOfFewAtATime) {
+  struct Out {
+    at::Tensor codes, units, mask, h, inverse;
+  };
+  at::manual_seed(1);
+  for (const int64_t k : {128, 1024, 1152, 2048, 4096, 4224, 5632, 11008, 16384, 16512}) {
+    const int64_t m = k <= 1152 ? 4500 : 1100;  // more than all blocks of a GPU at once
+    const at::Tensor x = many_rows(m, k), delta = many_rows(m, k), gate_up = many_rows(m, 2 * k);
+    const at::Tensor w = normal({k}, 4, at::kFloat).cuda();
+    for (const char* name : {"int4.hadamard.trust", "int1.hadamard.clip1.3", "int8.hadamard.ste",
+                             "ternary.hadamard.trust", "int2.trust", "int3.hadamard.trust_s0.5"}) {
+      const QuantSpec spec = spec_from_string(name);
+      const auto run = [&](int op, int64_t rows_at_once, bool masked) {
+        const Out out{unwritten({m, k}, at::kChar), unwritten({m}, at::kFloat),
+                      unwritten({m, k / 8}, at::kByte), unwritten({m, k}, at::kBFloat16),
+                      unwritten({m}, at::kFloat)};
+        for (int64_t row = 0; row < m; row += rows_at_once) {
+          const int64_t count = std::min(rows_at_once, m - row);
+          const gpu::QuantizedRows to{
+              data<int8_t>(out.codes) + row * k, data<float>(out.units) + row,
+              masked ? data<uint8_t>(out.mask) + row * (k / 8) : nullptr, nullptr, false};
+          const auto* rows = data<bfloat16>(x) + row * k;
+          switch (op) {
+            case 0:
+              gpu::hadamard_quantize<bfloat16>(spec, rows, count, k, to, current_stream());
+              break;
+            case 1:
+              gpu::swiglu_hadamard_quantize<bfloat16>(spec, data<bfloat16>(gate_up) + 2 * row * k,
+                                                      count, k, to, current_stream());
+              break;
+            default:  // with and without an addend
+              gpu::add_rms_norm_hadamard_quantize<bfloat16>(
+                  spec, rows, op == 2 ? data<bfloat16>(delta) + row * k : nullptr, data<float>(w),
+                  1e-5f, count, k, data<bfloat16>(out.h) + row * k, data<float>(out.inverse) + row,
+                  to, current_stream());
+          }
+        }
+        return out;
+      };
+      for (int op = 0; op < 4; ++op) {
+        const Out few = run(op, 100, true);
+        for (const bool masked : {true, false}) {
+          const Out many = run(op, m, masked);
+          const std::string what = fmt::format("{} K={} operation {} ", name, k, op);
+          expect_same_bits_of_many(many.codes, few.codes, what + "codes");
+          expect_same_bits_of_many(many.units, few.units, what + "units");
+          if (masked) expect_same_bits_of_many(many.mask, few.mask, what + "mask");
+          expect_same_bits_of_many(many.h, few.h, what + "h");
+          expect_same_bits_of_many(many.inverse, few.inverse, what + "inverse");
+          if (HasFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, OfManyRowsOnlyThoseThatAreNotFiniteGetTheUnitNan) {
+  const QuantSpec spec = spec_from_string("int4.hadamard.trust");
+  const at::Tensor x = many_rows(1000, 2048);
+  x[700][3] = std::numeric_limits<float>::quiet_NaN();
+  x[701][2000] = std::numeric_limits<float>::infinity();
+  const QuantizedTensor q = quantize(spec, x, at::kBFloat16, true, "x");
+  const at::Tensor units = q.units.cpu();
+  for (int64_t row = 0; row < x.size(0); ++row) {
+    EXPECT_EQ(std::isnan(units[row].item<float>()), row == 700 || row == 701) << row;
   }
 }
 

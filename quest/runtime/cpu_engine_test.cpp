@@ -7,7 +7,6 @@
 
 #include <gtest/gtest.h>
 
-#include "quest/base/philox.h"
 #include "quest/packed/testing_packed.h"
 #include "quest/runtime/engine_testing.h"
 #include "quest/runtime/reference_model_testing.h"

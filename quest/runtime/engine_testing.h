@@ -8,19 +8,15 @@
 
 #include <gtest/gtest.h>
 
-#include "quest/base/philox.h"
 #include "quest/runtime/engine.h"
+#include "quest/runtime/random_prompts.h"
 
 namespace quest::testing {
 
 inline constexpr int64_t kSmallVocabulary = 261;  // of small_llama (testing_packed.h)
 
 inline std::vector<int32_t> some_tokens(int64_t count, uint64_t seed = 1) {
-  const Philox random(seed);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (size_t i = 0; i < tokens.size(); ++i)
-    tokens[i] = static_cast<int32_t>(random.below(i, kSmallVocabulary));
-  return tokens;
+  return random_prompts(1, count, kSmallVocabulary, seed).front();
 }
 
 // Logits of every token, one after the other.

@@ -40,9 +40,9 @@ class LayerBench {
   LayerBench(const LayerBench&) = delete;
   LayerBench& operator=(const LayerBench&) = delete;
 
-  // m rows: BF16 first, then packed weights and, above kMaxPackedRows (packed_gemm.h), where packed
-  // weights are unpacked before each product, weights kept as int8: each the product alone, with
-  // quantization, and with Hadamard transform and quantization.
+  // m rows: BF16 first, then packed weights (unpacked before each product above kMaxPackedRows,
+  // packed_gemm.h) and, where there are more than 16 rows and int8 products, weights kept as int8:
+  // each the product alone, with quantization, and with Hadamard transform and quantization.
   std::vector<LayerTime> time(int64_t m);
 
  private:

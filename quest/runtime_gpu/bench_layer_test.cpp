@@ -41,6 +41,8 @@ TEST_F(GpuLayerBench, TimesEveryWayOfALayer) {
     EXPECT_EQ(many[3].weights, Weights::kPacked);
     EXPECT_EQ(many[4].weights, Weights::kInt8);
     EXPECT_EQ(many[4].weight_bytes, 256 * 512 + 4 * 256);
+    EXPECT_EQ(bench.time(16).size(), 4u);
+    EXPECT_EQ(bench.time(17).size(), 7u);
   }
 }
 

@@ -37,10 +37,11 @@ struct CudaEngineOptions {
   int64_t chunk = 0;    // most rows computed at once; 0: 8192 (kExact: 512)
   CudaNumerics numerics = CudaNumerics::kFast;
   CudaKvFormat kv = CudaKvFormat::kFp16;  // kExact: kFp16 or kInt8, as the CPU's
-  // Also keep the weights as int8, four times the memory of 2 bits, so that prompts need not unpack
-  // them.
+  // Also keep the weights as int8, four times the memory of 2 bits, so that prompts and steps of
+  // many sequences need not unpack them (plans() says from how many on).
   bool unpacked_weights = false;
-  // Record steps of decode, and prompts of a shape that comes again, as CUDA graphs.
+  // Record steps of decode, and prompts of a shape that comes again, as CUDA graphs: those of the
+  // 64 shapes of steps and the 4 of prompts that were used last are kept.
   bool graphs = true;
 };
 
@@ -91,7 +92,7 @@ class CudaEngine final : public Engine {
   double time_prefill(int64_t sequences, int64_t tokens, int64_t repeats);
 
   const PackedModel& model() const;
-  // Device memory.
+  // Device memory. Scratch: with what recorded graphs use, without the driver's own for them.
   int64_t weight_bytes() const;
   int64_t cache_bytes() const;
   int64_t scratch_bytes() const;

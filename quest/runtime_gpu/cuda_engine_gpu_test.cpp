@@ -4,15 +4,16 @@
 #include <cstring>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "quest/base/error.h"
-#include "quest/base/philox.h"
 #include "quest/ops/gpu.h"
 #include "quest/ops/testing_gpu.h"
 #include "quest/packed/testing_packed.h"
 #include "quest/runtime/cpu_engine.h"
 #include "quest/runtime/engine_testing.h"
+#include "quest/runtime/random_prompts.h"
 #include "quest/runtime_gpu/cuda_engine.h"
 
 namespace quest {
@@ -223,23 +224,143 @@ TEST_F(CudaEngineTest, SequencesTogetherAreAsAlone) {
   }
 }
 
+// A model whose quantizers of many rows go by spans.
+PackedModel wide_model(const std::filesystem::path& folder, std::string_view recipe,
+                       int64_t kv_heads) {
+  LlamaConfig config = testing::small_llama(256);
+  config.intermediate_size = 384;
+  config.num_heads = 12;
+  config.num_kv_heads = kv_heads;
+  config.max_position_embeddings = 320;
+  write_random_packed_model(folder, config, recipe_from_name(recipe), {});
+  return PackedModel(folder);
+}
+
+// Prompts of one length are one call of LibTorch's attention, which for 100 keys has no order to
+// choose; for 300 it may. Of those that are near, those that are the same are counted.
+TEST_F(CudaEngineTest, PromptsOfOneLengthTogetherAreAsAlone) {
+  const TemporaryFolder folder;
+  int64_t same = 0, all = 0;
+  for (const char* recipe : {"w4a4", "w1a1"}) {
+    for (const int64_t kv_heads : {2, 6}) {
+      const std::filesystem::path path = folder / (recipe + std::to_string(kv_heads));
+      wide_model(path, recipe, kv_heads);
+      CudaEngine engine(PackedModel(path), {});
+      for (const int64_t length : {100, 300}) {
+        const auto prompts = random_prompts(32, length, kVocabulary);
+        const auto spans = views_of(prompts);
+        for (const size_t count : {2, 8, 32}) {
+          std::vector<SequenceId> ids;
+          for (size_t i = 0; i < count; ++i) ids.push_back(engine.add_sequence());
+          std::vector<float> together(count * kVocabulary);
+          engine.prefill_batch(ids, std::span(spans).first(count), together);
+          for (const SequenceId id : ids) engine.remove_sequence(id);
+          for (const size_t i : {size_t{0}, size_t{1}, count - 1}) {
+            const SequenceId alone = engine.add_sequence();
+            const auto one = last_logits(engine, alone, prompts[i]);
+            engine.remove_sequence(alone);
+            const auto row = std::span(together).subspan(i * kVocabulary, kVocabulary);
+            const bool equal = same_bits(one, std::vector<float>(row.begin(), row.end()));
+            const std::string what = fmt::format("{}, {} kv heads, {} prompts of {}, number {}",
+                                                 recipe, kv_heads, count, length, i);
+            if (length == 100) {
+              EXPECT_TRUE(equal) << what;
+            } else {
+              EXPECT_LT(distance(one, row), 0.4) << what;
+              ++all;
+              same += equal ? 1 : 0;
+            }
+          }
+        }
+      }
+    }
+  }
+  RecordProperty("prompts_of_300", fmt::format("{} of {} have the bits of one alone", same, all));
+}
+
+// With int8 weights at hand many sequences are multiplied by them, one by the packed ones.
 TEST_F(CudaEngineTest, MoreSequencesThanAStepTakes) {
   const TemporaryFolder folder;
-  testing::write_small_packed_model(folder / "m", "w4a4");
-  CudaEngine engine(PackedModel(folder / "m"), {});
-  constexpr size_t kCount = 70;
-  std::vector<SequenceId> ids;
-  const auto tokens = some_tokens(kCount);
-  for (size_t i = 0; i < kCount; ++i) ids.push_back(engine.add_sequence());
-  std::vector<float> all(kCount * kVocabulary), one(kVocabulary);
-  engine.decode(ids, tokens, all);
-  const SequenceId alone = engine.add_sequence();
-  for (const size_t i : {size_t{0}, size_t{63}, size_t{64}, size_t{69}}) {
-    engine.truncate(alone, 0);
-    engine.decode({&alone, 1}, {&tokens[i], 1}, one);
-    EXPECT_EQ(std::memcmp(one.data(), all.data() + i * kVocabulary, sizeof(float) * kVocabulary), 0)
-        << i;
+  for (const char* recipe : {"w4a4", "w1a1"}) {
+    testing::write_small_packed_model(folder / recipe, recipe);
+    for (const bool unpacked : {false, true}) {
+      CudaEngine engine(PackedModel(folder / recipe), {.unpacked_weights = unpacked});
+      constexpr size_t kCount = 70;
+      std::vector<SequenceId> ids;
+      const auto tokens = some_tokens(kCount);
+      for (size_t i = 0; i < kCount; ++i) ids.push_back(engine.add_sequence());
+      std::vector<float> all(kCount * kVocabulary), one(kVocabulary);
+      engine.decode(ids, tokens, all);
+      const SequenceId alone = engine.add_sequence();
+      for (const size_t i : {size_t{0}, size_t{63}, size_t{64}, size_t{69}}) {
+        engine.truncate(alone, 0);
+        engine.decode({&alone, 1}, {&tokens[i], 1}, one);
+        EXPECT_EQ(
+            std::memcmp(one.data(), all.data() + i * kVocabulary, sizeof(float) * kVocabulary), 0)
+            << recipe << ' ' << i;
+      }
+    }
   }
+}
+
+// More shapes of steps than graphs are kept, twice: what is recorded again gives the same.
+TEST_F(CudaEngineTest, GraphsThatWereDroppedAreRecordedAgain) {
+  const TemporaryFolder folder;
+  longer_model(folder / "m", "w4a4");
+  CudaEngine engine(PackedModel(folder / "m"), {});
+  CudaEngine plain(PackedModel(folder / "m"), {.graphs = false});
+  constexpr size_t kCount = 34;
+  const auto tokens = some_tokens(kCount);
+  const auto prompts = random_prompts(kCount, 300, kVocabulary);
+  const auto decoded = [&](CudaEngine& e, std::span<const SequenceId> ids) {
+    std::vector<float> all(ids.size() * kVocabulary);
+    e.decode(ids, std::span(tokens).first(ids.size()), all);
+    for (const SequenceId id : ids) e.truncate(id, e.length(id) - 1);
+    return all;
+  };
+  const auto sequences = [&](CudaEngine& e, int64_t length) {
+    std::vector<SequenceId> ids;
+    for (size_t i = 0; i < kCount; ++i) {
+      ids.push_back(e.add_sequence());
+      e.prefill(ids.back(), std::span(prompts[i]).first(static_cast<size_t>(length)), {});
+    }
+    return ids;
+  };
+  const auto many = sequences(engine, 300), few = sequences(engine, 20);
+  const auto many_plain = sequences(plain, 300), few_plain = sequences(plain, 20);
+  for (int round = 0; round < 2; ++round) {
+    for (size_t n = 1; n <= kCount; ++n) {
+      EXPECT_TRUE(same_bits(decoded(engine, std::span(many).first(n)),
+                            decoded(plain, std::span(many_plain).first(n))))
+          << n << " long, round " << round;
+      EXPECT_TRUE(same_bits(decoded(engine, std::span(few).first(n)),
+                            decoded(plain, std::span(few_plain).first(n))))
+          << n << " short, round " << round;
+    }
+  }
+}
+
+TEST_F(CudaEngineTest, PromptsOfManyShapesAreReadByGraphsWithoutMoreAndMoreMemory) {
+  const TemporaryFolder folder;
+  longer_model(folder / "m", "w4a4");
+  CudaEngine engine(PackedModel(folder / "m"), {});
+  CudaEngine plain(PackedModel(folder / "m"), {.graphs = false});
+  std::vector<int64_t> bytes;
+  for (int round = 0; round < 3; ++round) {
+    for (const int64_t length : {600, 70, 100, 130, 200, 300}) {
+      for (uint64_t seed = 0; seed < 4; ++seed) {  // the third is recorded, the fourth replayed
+        const auto prompt = some_tokens(length, seed);
+        const SequenceId a = engine.add_sequence(), b = plain.add_sequence();
+        EXPECT_TRUE(same_bits(last_logits(engine, a, prompt), last_logits(plain, b, prompt)))
+            << length << " tokens, seed " << seed << ", round " << round;
+        engine.remove_sequence(a);
+        plain.remove_sequence(b);
+      }
+    }
+    bytes.push_back(engine.scratch_bytes());
+  }
+  EXPECT_GT(bytes[0], plain.scratch_bytes()) << "memory of graphs is not counted";
+  EXPECT_LE(bytes[2], bytes[1]);
 }
 
 TEST_F(CudaEngineTest, GreedyTokensOnTheDeviceAreThoseOfTheLogits) {
@@ -382,6 +503,14 @@ TEST_F(CudaEngineTest, PlansAreThereBeforeTheFirstSequence) {
       EXPECT_NE(plans.find(part), std::string::npos) << part << " in " << plans;
     }
   }
+  if (!ops::gpu_is_hopper()) return;
+  const CudaEngine packed(PackedModel(folder / "m"), {}),
+      int8(PackedModel(folder / "m"), {.unpacked_weights = true});
+  EXPECT_NE(packed.plans().find("from 65 rows: int8"), std::string::npos) << packed.plans();
+  EXPECT_NE(int8.plans().find("from 25 rows: int8"), std::string::npos) << int8.plans();
+  longer_model(folder / "bits", "w1a1");
+  const CudaEngine bits(PackedModel(folder / "bits"), {.unpacked_weights = true});
+  EXPECT_NE(bits.plans().find("from 65 rows: int8"), std::string::npos) << bits.plans();
 }
 
 TEST_F(CudaEngineTest, SaysWhatIsWrong) {

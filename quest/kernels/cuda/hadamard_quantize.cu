@@ -1,7 +1,8 @@
-// hadamard_quantize.h: one block per row; the backward transform needs no sum over the row and
-// takes 8 values per thread wherever they lie.
+// hadamard_quantize.h: one block per row, or blocks that take many rows in turn; the backward
+// transform needs no sum over the row and takes 8 values per thread wherever they lie.
 #include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/cuda/quantize_row.cuh"
+#include "quest/kernels/cuda/quantize_spans.cuh"
 #include "quest/kernels/cuda/sources.cuh"
 
 namespace quest::kernels::cuda {
@@ -67,30 +68,60 @@ __global__ void dequantize8(const int8_t* codes, const float* units, RowRule rul
   store_part(values + at, count, vector, v);
 }
 
+// By spans where they take it, of the same values as `rows`.
+template <class Rows, class Spans>
+void quantize(const char* operation, const Rows& rows, const Spans& spans, const QuantSpec& spec,
+              int64_t m, int64_t k, const QuantizedRows& out, cudaStream_t stream) {
+  const RowRule rule = make_row_rule(spec, k);
+  const QuantizedRows to = out;
+  if (takes_spans<Spans>(rule, m, k, to)) {
+    launch_quantize_spans(operation, spans, rule, m, k, to, stream);
+  } else {
+    launch_quantize_rows(operation, rows, rule, m, k, to, stream);
+  }
+}
+template <class Rows>
+void quantize(const char* operation, const Rows& rows, const QuantSpec& spec, int64_t m, int64_t k,
+              const QuantizedRows& out, cudaStream_t stream) {
+  launch_quantize_rows(operation, rows, make_row_rule(spec, k), m, k, out, stream);
+}
+
 }  // namespace
 
 template <class T>
 void hadamard_quantize(const QuantSpec& spec, const T* x, int64_t m, int64_t k,
                        const QuantizedRows& out, Stream stream) {
-  launch_quantize_rows("hadamard_quantize", PlainRows<device_t<T>>{dev(x)}, make_row_rule(spec, k),
-                       m, k, out, stream);
+  const PlainRows<device_t<T>> rows{dev(x)};
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    quantize("hadamard_quantize", rows, PlainSpans{dev(x)}, spec, m, k, out, stream);
+  } else {
+    quantize("hadamard_quantize", rows, spec, m, k, out, stream);
+  }
 }
 
 template <class T>
 void add_rms_norm_hadamard_quantize(const QuantSpec& spec, const T* x, const T* delta,
                                     const float* weight, float eps, int64_t m, int64_t k, T* h,
                                     float* inverse_rms, const QuantizedRows& out, Stream stream) {
-  const NormalizedRows<device_t<T>> source{dev(x), dev(delta), weight,     eps,
-                                           dev(h), nullptr,    inverse_rms};
-  launch_quantize_rows("add_rms_norm_hadamard_quantize", source, make_row_rule(spec, k), m, k, out,
-                       stream);
+  const char* operation = "add_rms_norm_hadamard_quantize";
+  const NormalizedRows<device_t<T>> rows{dev(x), dev(delta), weight,     eps,
+                                         dev(h), nullptr,    inverse_rms};
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    quantize(operation, rows, NormalizedSpans{rows}, spec, m, k, out, stream);
+  } else {
+    quantize(operation, rows, spec, m, k, out, stream);
+  }
 }
 
 template <class T>
 void swiglu_hadamard_quantize(const QuantSpec& spec, const T* gate_up, int64_t m, int64_t f,
                               const QuantizedRows& out, Stream stream) {
-  launch_quantize_rows("swiglu_hadamard_quantize", SwigluRows<device_t<T>>{dev(gate_up)},
-                       make_row_rule(spec, f), m, f, out, stream);
+  const SwigluRows<device_t<T>> rows{dev(gate_up)};
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    quantize("swiglu_hadamard_quantize", rows, SwigluSpans{dev(gate_up)}, spec, m, f, out, stream);
+  } else {
+    quantize("swiglu_hadamard_quantize", rows, spec, m, f, out, stream);
+  }
 }
 
 template <class T, class Out>

@@ -32,11 +32,12 @@ struct ProductTask {
 // kind: 1 to 8 bits, kPackedFp4 or kPackedOneBit.
 void launch_packed_product(const char* operation, int kind, const ProductTask& task, Stream stream);
 
-// Makes all of the shared memory of a multiprocessor a kernel's for the asking.
+// Makes all of the shared memory of a multiprocessor a kernel's for the asking, but for the bytes
+// that it has of a size known when it is compiled.
 template <class Kernel>
-void allow_shared(const char* operation, Kernel* kernel) {
+void allow_shared(const char* operation, Kernel* kernel, int fixed = 0) {
   check(operation, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        device_facts().block_shared));
+                                        device_facts().block_shared - fixed));
 }
 
 }  // namespace quest::kernels::cuda

@@ -43,6 +43,8 @@ constexpr int64_t kMostCopies = 512;
 // Of a graph: long enough that the host, which starts the next one meanwhile, is never waited for.
 constexpr double kGraphSeconds = 2e-3;
 constexpr int64_t kMostCalls = 1000;
+// Fewer are for packed weights wherever they are.
+constexpr int64_t kLeastInt8Rows = 17;
 
 int64_t copies_of(int64_t bytes) {
   return std::clamp<int64_t>((kRotatedBytes + bytes - 1) / bytes, 2, kMostCopies);
@@ -122,7 +124,7 @@ class LayerBench::Impl {
       };
       if (m > gpu::kMaxPackedRows) check_many_rows(m);
       append(packed(rows));
-      if (m > gpu::kMaxPackedRows) append(int8(rows));
+      if (m >= kLeastInt8Rows && multiplies_int8()) append(int8(rows));
       return times;
     });
   }
@@ -155,14 +157,16 @@ class LayerBench::Impl {
     return {Weights::kBf16, Work::kProduct, seconds, bytes, "cuBLAS"};
   }
 
+  bool multiplies_int8() const {
+    const CodeFormat a = code_format(recipe_.activation);
+    return a.multiplier == 1 && a.offset == 0 && gpu::unpack_numbers_supports(recipe_.weight) &&
+           gpu::gemm_lowbit_supports(n_, k_);
+  }
+
   // Rows above kMaxPackedRows are multiplied on the int8 tensor cores, with weights as numbers.
   void check_many_rows(int64_t m) const {
-    const CodeFormat a = code_format(recipe_.activation);
-    const bool is_number = a.multiplier == 1 && a.offset == 0;
     QUEST_CHECK(
-        is_number && gpu::unpack_numbers_supports(recipe_.weight) &&
-            gpu::gemm_lowbit_supports(n_, k_),
-        ErrorKind::kUsage,
+        multiplies_int8(), ErrorKind::kUsage,
         "{} rows, {}, {} outputs, {} inputs: more than {} rows need grids whose numbers fit "
         "int8 (below 8 bits), outputs in multiples of 8, inputs of 16, and a GPU of compute "
         "capability 9.0; give smaller --rows",

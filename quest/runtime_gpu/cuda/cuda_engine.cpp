@@ -4,11 +4,27 @@
 #include <cmath>
 #include <vector>
 
-#include "quest/base/philox.h"
 #include "quest/kernels/cuda/score_rows.h"
+#include "quest/runtime/random_prompts.h"
 #include "quest/runtime_gpu/cuda/engine_impl.h"
 
 namespace quest {
+
+namespace {
+
+// A layer's products by how many rows there are, at most `chunk`.
+std::string products_text(const DeviceLinear& layer, int64_t chunk) {
+  std::string text, last;
+  for (const int64_t rows : {int64_t{1}, layer.few_rows() + 1, kFewRows + 1}) {
+    const std::string plan = layer.plan_text(rows);
+    if (rows > chunk || plan == last) continue;
+    text += last.empty() ? plan : fmt::format("; from {} rows: {}", rows, plan);
+    last = plan;
+  }
+  return text;
+}
+
+}  // namespace
 
 std::string CudaEngine::Impl::plans() const {
   const QuantRecipe& recipe = model_.recipe();
@@ -18,11 +34,9 @@ std::string CudaEngine::Impl::plans() const {
                   "K", "product");
   for (const DeviceLinear* layer : blocks_.front().linears()) {
     const std::string& name = layer->name();
-    const std::string few = layer->plan_text(1), many = layer->plan_text(options_.chunk);
-    text += fmt::format(
-        "{:<14} {:<8} {:>6} {:>6}  {}\n", name.substr(name.rfind('.') + 1), model_.blocks(),
-        layer->n(), layer->k(),
-        few == many ? few : fmt::format("1 row: {}; {} rows: {}", few, options_.chunk, many));
+    text +=
+        fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", name.substr(name.rfind('.') + 1),
+                    model_.blocks(), layer->n(), layer->k(), products_text(*layer, options_.chunk));
   }
   text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", "lm_head", "", head_->view().rows,
                       head_->view().columns, gpu::table_gemm_plan(head_->view()));
@@ -250,18 +264,10 @@ double CudaEngine::time_prefill(int64_t sequences, int64_t tokens, int64_t repea
               "{} prompts of {} tokens cannot be timed: one or more, of 1 to {} tokens", sequences,
               tokens, context_length());
   check_repeats(repeats);
-  const Philox random(1);
-  std::vector<std::vector<int32_t>> prompts;
+  const auto prompts = random_prompts(sequences, tokens, config().vocab_size);
+  const auto spans = views_of(prompts);
   std::vector<SequenceId> ids;
-  for (int64_t s = 0; s < sequences; ++s) {
-    std::vector<int32_t>& prompt = prompts.emplace_back();
-    for (int64_t t = 0; t < tokens; ++t) {
-      prompt.push_back(static_cast<int32_t>(random.below(
-          static_cast<uint64_t>(s * tokens + t), static_cast<uint64_t>(config().vocab_size))));
-    }
-    ids.push_back(add_sequence());
-  }
-  const std::vector<std::span<const int32_t>> spans(prompts.begin(), prompts.end());
+  for (int64_t s = 0; s < sequences; ++s) ids.push_back(add_sequence());
   const auto remove_all = [&] {
     for (const SequenceId s : ids) remove_sequence(s);
   };

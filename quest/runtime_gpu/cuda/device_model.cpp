@@ -12,6 +12,7 @@
 #include "quest/base/error.h"
 #include "quest/base/integer_math.h"
 #include "quest/kernels/cuda/gemm_lowbit.h"
+#include "quest/kernels/cuda/packed_rule.h"
 #include "quest/kernels/lane_order.h"
 #include "quest/ops/gpu.h"
 #include "quest/runtime/table_view.h"
@@ -40,6 +41,17 @@ bool tensor_cores_multiply(const QuantSpec& weight, const QuantSpec& activation,
   const CodeFormat a = code_format(activation), w = code_format(weight);
   return a.is_integer && a.multiplier == 1 && a.offset == 0 &&
          k * a.max_number * w.max_number < int64_t{1} << 31;
+}
+
+// The most rows that go to the product of packed weights (packed_gemm.h, which supports them) where
+// int8 weights are at hand too: kMaxPackedRows for products of bits, which have nothing to unpack,
+// else fewer. A 7B's four products with their quantizers, in us, packed weights to int8 ones:
+//   W1A1, H100  59 to 114 with 17 rows, 80 to 116 with 32, 130 to 113 with 64
+//   W4A4, H200  68 with 16 rows, 213 with 64; int8 as above, little moved by the number of rows
+int64_t most_rows_beside_int8(const QuantSpec& weight, const QuantSpec& activation, int64_t k) {
+  constexpr int64_t kMostUnpacked = 24;
+  const bool of_bits = gpu::product_rule(weight, activation, 1, k).kind == gpu::kPackedOneBit;
+  return of_bits ? gpu::kMaxPackedRows : kMostUnpacked;
 }
 
 }  // namespace
@@ -103,6 +115,7 @@ void DeviceLinear::choose(const LinearSettings& settings, bool has_codes) {
   if (many_.kind == Kind::kNumbers && many_.resident) {
     numbers_ = at::empty({n(), k()}, on_gpu(at::kChar));
     unpack(numbers_);
+    if (packed) few_rows_ = most_rows_beside_int8(weight_.spec, activation_, k());
   }
   if (many_.kind == Kind::kValues && many_.resident) {
     values_ = at::empty({n(), k()}, on_gpu(value_type()));
@@ -115,7 +128,7 @@ void DeviceLinear::choose(const LinearSettings& settings, bool has_codes) {
 }
 
 const DeviceLinear::Product& DeviceLinear::product(int64_t rows) const {
-  return rows <= gpu::kMaxPackedRows ? few_ : many_;
+  return rows <= few_rows_ ? few_ : many_;
 }
 
 void DeviceLinear::unpack(const at::Tensor& out) const {

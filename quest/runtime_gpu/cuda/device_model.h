@@ -4,8 +4,8 @@
 //   const QuantizedRows in = layer.input(buffers, rows);      // what the quantizer is to write
 //   layer.multiply<float>(buffers, rows, out);                // out (rows, N)
 //
-// How a product runs is decided when the model is loaded, once for few rows (at most
-// kMaxPackedRows) and once for many; plan_text() says it.
+// How a product runs is decided when the model is loaded, once for few rows (at most few_rows())
+// and once for many; plan_text() says it. Both have the same bits where both are of codes.
 //
 // Thread rules: one thread. Errors: kEnvironment of CUDA's.
 #pragma once
@@ -52,6 +52,8 @@ class DeviceLinear {
   const std::string& name() const { return name_; }
   int64_t n() const { return weight_.n; }
   int64_t k() const { return weight_.k; }
+  // The most rows of the product for few.
+  int64_t few_rows() const { return few_rows_; }
   // If a product of so many rows is one of values, not codes.
   bool takes_values(int64_t rows) const { return product(rows).kind == Kind::kValues; }
   std::string plan_text(int64_t rows) const;
@@ -82,6 +84,7 @@ class DeviceLinear {
   at::Tensor lanes_, pairs_, units_, sums_;  // what weight_ points to
   at::Tensor numbers_, values_;              // (N,K) int8; BF16 or FP32
   Product few_, many_;
+  int64_t few_rows_ = kernels::cuda::kMaxPackedRows;
   bool exact_ = false;
 };
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -20,10 +19,12 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <fmt/format.h>
 
+#include "quest/base/recently_used.h"
 #include "quest/model/rope_table.h"
 #include "quest/ops/attention.h"
 #include "quest/ops/cuda_graph.h"
@@ -236,7 +237,8 @@ class CudaEngine::Impl {
   }
   int64_t scratch_bytes() const {
     return decode_.bytes() + prompt_.bytes() +
-           bytes_of({normed_, logits_, head_workspace_, split_workspace_, products_unpacked_});
+           bytes_of({normed_, logits_, head_workspace_, split_workspace_, products_unpacked_}) +
+           graph_bytes();
   }
 
  private:
@@ -517,7 +519,7 @@ class CudaEngine::Impl {
       // Until it has worked: it takes memory beside what a plain run takes.
       records_prompts_ = false;
       graph->kept = call.kept;
-      record(graph->graph, [&] { graph->last = blocks<bfloat16>(b, call); });
+      record(graph->graph, graph_pool(), [&] { graph->last = blocks<bfloat16>(b, call); });
       graph->recorded = records_prompts_ = true;
       graph->graph.replay();
       return graph->last;
@@ -547,7 +549,6 @@ class CudaEngine::Impl {
   // than the GPU in starting the kernels of few rows one by one. Null where that does not apply.
   PromptGraph* prompt_graph(std::span<const Segment> segments, int64_t rows, Want want) {
     constexpr int64_t kRecordedRows = 4096;
-    constexpr size_t kShapes = 4;
     const bool whole = std::all_of(segments.begin(), segments.end(),
                                    [](const Segment& s) { return s.ends_prompt; });
     if (!options_.graphs || !records_prompts_ || rows > kRecordedRows || want == Want::kAll ||
@@ -557,10 +558,8 @@ class CudaEngine::Impl {
     if (prompt_graphs_version_ != cache_.version()) prompt_graphs_.clear();
     prompt_graphs_version_ = cache_.version();
     const auto key = std::tuple(static_cast<int64_t>(segments.size()), rows, want);
-    if (!prompt_graphs_.contains(key) && prompt_graphs_.size() == kShapes) prompt_graphs_.clear();
-    auto& graph = prompt_graphs_[key];
-    if (graph == nullptr) graph = std::make_unique<PromptGraph>();
-    return graph.get();
+    if (PromptGraph* graph = prompt_graphs_.find(key)) return graph;
+    return &prompt_graphs_.add(key, std::make_unique<PromptGraph>());
   }
 
   // Memory that weights are unpacked into, one for all calls.
@@ -591,24 +590,43 @@ class CudaEngine::Impl {
 
   // Calls of CUDA in other threads do not end a recording of this one.
   template <class F>
-  static void record(at::cuda::CUDAGraph& graph, const F& work) {
-    ops::record_graph(graph, work, {0, 0}, cudaStreamCaptureModeThreadLocal);
+  static void record(at::cuda::CUDAGraph& graph, at::cuda::MempoolId_t pool, const F& work) {
+    ops::record_graph(graph, work, pool, cudaStreamCaptureModeThreadLocal);
+  }
+
+  // Memory of LibTorch's allocator that all graphs share: they run one after the other, and what
+  // one leaves (PromptGraph::last) is used before another runs. {0, 0}, a new pool, if there are
+  // none.
+  at::cuda::MempoolId_t graph_pool() const {
+    for (const auto& [key, graph] : graphs_) return graph->blocks.pool();
+    for (const auto& [key, graph] : prompt_graphs_) {
+      if (graph->recorded) return graph->graph.pool();
+    }
+    return {0, 0};
+  }
+  int64_t graph_bytes() const {
+    const at::cuda::MempoolId_t pool = graph_pool();
+    int64_t sum = 0;
+    if (pool == at::cuda::MempoolId_t{0, 0}) return sum;
+    for (const auto& segment : c10::cuda::CUDACachingAllocator::snapshot().segments) {
+      if (segment.owner_private_pool_id == pool) sum += static_cast<int64_t>(segment.total_size);
+    }
+    return sum;
   }
 
   // Libraries make their handles and choose their algorithms in a first, plain run.
   Recorded& recorded(int64_t n, int64_t pieces) {
     if (graphs_version_ != cache_.version()) graphs_.clear();
     graphs_version_ = cache_.version();
-    auto& graphs = graphs_[{n, pieces}];
-    if (graphs) return *graphs;
+    const std::pair key(n, pieces);
+    if (Recorded* known = graphs_.find(key)) return *known;
     step_blocks(n, pieces);
     step_head(n);
     stream_.synchronize();
     auto fresh = std::make_unique<Recorded>();
-    record(fresh->blocks, [&] { step_blocks(n, pieces); });
-    record(fresh->head, [&] { step_head(n); });
-    graphs = std::move(fresh);
-    return *graphs;
+    record(fresh->blocks, graph_pool(), [&] { step_blocks(n, pieces); });
+    record(fresh->head, fresh->blocks.pool(), [&] { step_head(n); });
+    return graphs_.add(key, std::move(fresh));
   }
 
   PackedModel model_;
@@ -628,10 +646,11 @@ class CudaEngine::Impl {
   at::Tensor normed_, logits_, head_workspace_;  // kFewRows rows
   at::Tensor split_workspace_;
   int64_t split_pieces_ = 1;
-  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Recorded>> graphs_;
+  // Of steps, by sequences and pieces.
+  RecentlyUsed<std::pair<int64_t, int64_t>, Recorded> graphs_{kStepGraphs};
   int64_t graphs_version_ = -1;
   // By sequences, rows and what is wanted.
-  std::map<std::tuple<int64_t, int64_t, Want>, std::unique_ptr<PromptGraph>> prompt_graphs_;
+  RecentlyUsed<std::tuple<int64_t, int64_t, Want>, PromptGraph> prompt_graphs_{kPromptGraphs};
   int64_t prompt_graphs_version_ = -1;
   bool records_prompts_ = true;
 };

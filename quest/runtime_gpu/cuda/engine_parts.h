@@ -28,6 +28,8 @@ namespace deploy = kernels::cuda::deploy;
 // Rows that the kernels of single tokens take at once.
 inline constexpr int64_t kFewRows = gpu::kMaxPackedRows;
 inline constexpr int64_t kFastChunk = 8192, kExactChunk = 512;
+// Recorded graphs that are kept: of steps, one for each number of sequences, and of prompts.
+inline constexpr size_t kStepGraphs = kFewRows, kPromptGraphs = 4;
 inline constexpr std::string_view kAdvice =
     "a shorter context, fewer sequences or a smaller chunk need less";
 
