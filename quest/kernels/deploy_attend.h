@@ -166,7 +166,7 @@ void attend_values(const AttendState<L>& s, int row, const KvParts& block, int64
   for (; d < s.padded; d += 16) columns.template operator()<1>(d);
 }
 
-// f.template operator()<n>(row) for groups of 8, 4, 2 and 1 rows, as many at once as L can hold.
+// f.template operator()<n>(row) for groups of 8, 4, 3, 2 and 1 rows, as many at once as L can hold.
 template <class L, class Function>
 inline __attribute__((always_inline)) void over_rows(int rows, const Function& f) {
   int row = 0;
@@ -174,6 +174,7 @@ inline __attribute__((always_inline)) void over_rows(int rows, const Function& f
     for (; row + 8 <= rows; row += 8) f.template operator()<8>(row);
   }
   for (; row + 4 <= rows; row += 4) f.template operator()<4>(row);
+  for (; row + 3 <= rows; row += 3) f.template operator()<3>(row);
   for (; row + 2 <= rows; row += 2) f.template operator()<2>(row);
   for (; row < rows; ++row) f.template operator()<1>(row);
 }

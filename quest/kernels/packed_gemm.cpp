@@ -106,6 +106,15 @@ uint32_t group_of_codes(const int8_t* row, int64_t k, int64_t size) {
 // The bits of 32 columns from k on in the order of a line of 1-bit values: bit 8 i + j is column
 // 4 j + i. A code is -1 or 1.
 uint32_t bits_of_codes(const int8_t* row, int64_t k, int64_t size) {
+  if (k + 32 <= size) {
+    uint64_t pairs = 0;  // of groups, the later one in the upper half
+    for (int j = 0; j < 8; j += 2) {
+      uint64_t codes;
+      std::memcpy(&codes, row + k + 4 * j, 8);
+      pairs |= (~codes >> 7 & 0x0101010101010101u) << j;
+    }
+    return static_cast<uint32_t>(pairs) | static_cast<uint32_t>(pairs >> 32) << 1;
+  }
   uint32_t bits = 0;
   for (int j = 0; j < 8; ++j) {
     // Sign bits of 4 codes, inverted; columns past the end are 0.
@@ -158,6 +167,7 @@ WeightTiles weight_tiles(const PackedWeight& w) {
   tiles.bytes = w.bytes;
   tiles.tile_bytes = w.tiles.tile_bytes();
   tiles.blocks = divide_up(w.k, kTileBlock);
+  if (w.spec.grid == Grid::kUniform) return tiles;
   const StoredFormat format = stored_format(w.spec);
   if (is_sparse(w.spec)) {
     tiles.values = PackedValues::kSparse;
@@ -201,7 +211,10 @@ ActivationLayout activation_layout(const PackedPlan& plan, int64_t m, int64_t k)
   layout.strip_bytes = layout.strip * row_bytes;
   layout.strips_offset = round_up(4 * m, 64);
   layout.bytes = layout.strips_offset + round_up(layout.strips * layout.strip_bytes, 64);
-  if (plan.method == PackedMethod::kDefinition) return layout;
+  // The numbers of one bit have no offset.
+  if (plan.method == PackedMethod::kDefinition || plan.method == PackedMethod::kPopcount) {
+    return layout;
+  }
   if (code_format(plan.activation).offset != 0) {
     layout.ones_offset = layout.bytes;
     layout.bytes += kTileBlock * round_up(blocks, 2);
@@ -277,7 +290,8 @@ void prepare_activation_rows(const PackedPlan& plan, const int8_t* codes, int64_
                              int64_t m0, int64_t m1, uint8_t* prepared) {
   const ActivationLayout layout = detail::activation_layout(plan, m, k);
   if (plan.method == PackedMethod::kFloat) return;
-  for (int64_t row = m0; row < m1; ++row) {
+  const bool sums = plan.method != PackedMethod::kPopcount;  // which has no use for them
+  for (int64_t row = m0; sums && row < m1; ++row) {
     int32_t sum = 0;
     for (int64_t i = 0; i < k; ++i) sum += codes[row * k + i];
     std::memcpy(prepared + 4 * row, &sum, 4);
@@ -301,6 +315,11 @@ void prepare_activation_rows(const PackedPlan& plan, const int8_t* codes, int64_
         if (count > 0) std::memcpy(line, source + i, static_cast<size_t>(count));
         std::memset(line + count, 0, static_cast<size_t>(detail::kAmxDepth - count));
       }
+      continue;
+    }
+    if (layout.strip == 1 && plan.method == PackedMethod::kDot) {  // words lie in order
+      std::memcpy(strip, source, static_cast<size_t>(size));
+      std::memset(strip + size, 0, static_cast<size_t>(row_bytes - size));
       continue;
     }
     for (int64_t word = 0; word < row_bytes / 4; ++word) {
@@ -330,7 +349,6 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
     return detail::packed_gemm_scalar(plan.activation, w, codes, a.units, m0, m1, n0, n1, out, ldo,
                                       acc);
   }
-  const CodeFormat a_format = code_format(plan.activation);
   PackedTask task{range};
   task.w = detail::weight_tiles(w);
   task.w_units = w.units;
@@ -347,6 +365,7 @@ void packed_gemm(const PackedPlan& plan, const PackedWeight& w, const PreparedAc
     task.product = static_cast<uint32_t>(-2);
     std::fill(row_terms.begin(), row_terms.end(), static_cast<uint32_t>(w.k));
   } else {
+    const CodeFormat a_format = code_format(plan.activation);
     const ValueMap map = task.selects ? ValueMap{} : detail::value_map(w.spec);
     task.product = static_cast<uint32_t>(map.multiplier * a_format.multiplier);
     for (int64_t m = m0; m < m1; ++m) {

@@ -12,11 +12,12 @@
 //   column_terms[n] = a_offset sum_k number(w[n][k])      (null: all 0)
 // For popcount, S is the count of bits that differ, product -2 and row_terms[m] = K.
 //
-// Prepared activations: int32 sums of codes (M), then strips of R rows (R = 1, 2, 4 or 8 by M; rows
-// past the end are 0), then, if the activations have an offset, a strip of one row of ones. A strip
-// is word [g][r] of row r: dot: the 4 codes of columns 4 g to 4 g + 3, or 8 where codes are
-// selected (K then padded to a multiple of 64); popcount: the bits of block g in the order of the
-// weight's lines, 32 bits. For AMX tiles a strip is 32 rows, [k / 64][2][16][64] codes.
+// Prepared activations: int32 sums of codes (M; left open for popcount), then strips of R rows (R =
+// 1, 2, 4 or 8 by M; rows past the end are 0), then, if the activations have an offset, a strip of
+// one row of ones. A strip is word [g][r] of row r: dot: the 4 codes of columns 4 g to 4 g + 3, or
+// 8 where codes are selected (K then padded to a multiple of 64); popcount: the bits of block g in
+// the order of the weight's lines, 32 bits. For AMX tiles a strip is 32 rows, [k / 64][2][16][64]
+// codes.
 #pragma once
 
 #include <cstdint>

@@ -251,9 +251,9 @@ void CpuEngine::head(int64_t first, int64_t rows, float* out) {
   const kernels::TableWeight table = table_view(model_.head());
   head_input_.grow(kernels::table_activation_bytes(table, rows, options_.level));
   kernels::prepare_table_activations(table, x, width, rows, head_input_.data(), options_.level);
-  const int64_t columns = columns_per_task(c.vocab_size, width, rows, team_.size());
-  team_.for_each(divide_up(c.vocab_size, columns), [&](int64_t i, int) {
-    const int64_t n0 = i * columns, n1 = std::min(c.vocab_size, n0 + columns);
+  const ColumnTasks tasks = column_tasks(c.vocab_size, width, rows, team_.size());
+  team_.for_each(tasks.count, [&](int64_t i, int) {
+    const auto [n0, n1] = tasks.columns(i);
     kernels::table_gemm(table, head_input_.data(), rows, 0, rows, n0, n1, out, c.vocab_size,
                         options_.level);
   });

@@ -9,13 +9,18 @@
 #include "quest/runtime/table_view.h"
 
 namespace quest {
-int64_t columns_per_task(int64_t n, int64_t k, int64_t rows, int threads) {
-  // Up to eight tasks for each thread, so that one that is held up by another program costs little;
-  // but of a million multiplications, below which dealing them out costs more than that.
-  constexpr int64_t kMinMultiplications = int64_t{1} << 20;
+
+ColumnTasks column_tasks(int64_t n, int64_t k, int64_t rows, int threads) {
+  // Several tasks for each thread, so that one that is held up by another program costs little; but
+  // of a million multiplications, below which dealing them out costs more than that. Where a
+  // product waits for the memory, two: each begins its streams anew, which costs more than it
+  // gains.
+  constexpr int64_t kMinMultiplications = int64_t{1} << 20, kFewRows = 8;
   const int64_t tiles = divide_up(n, kTileRows);
-  const int64_t parts = std::clamp<int64_t>(n * k * rows / threads / kMinMultiplications, 1, 8);
-  return kTileRows * (threads == 1 ? tiles : divide_up(tiles, parts * threads));
+  if (threads == 1) return {n, 1};
+  const int64_t most = rows <= kFewRows ? 2 : 8;
+  const int64_t parts = std::clamp<int64_t>(n * k * rows / threads / kMinMultiplications, 1, most);
+  return {n, std::min(tiles, parts * threads)};
 }
 
 PackedLinear::PackedLinear(std::string name, const PackedTensor& tensor,
@@ -26,10 +31,12 @@ PackedLinear::PackedLinear(std::string name, const PackedTensor& tensor,
     way_ = Way::kBf16;
     return;
   }
-  way_ = plan(1).method == kernels::PackedMethod::kFloat ? Way::kFloats : Way::kCodes;
+  row_plan_ = kernels::choose_packed_plan(weight_.spec, activation_, 1, weight_.k, level_);
+  way_ = row_plan_.method == kernels::PackedMethod::kFloat ? Way::kFloats : Way::kCodes;
 }
 
 kernels::PackedPlan PackedLinear::plan(int64_t rows) const {
+  if (rows == 1) return row_plan_;
   return kernels::choose_packed_plan(weight_.spec, activation_, rows, weight_.k, level_);
 }
 
@@ -94,9 +101,9 @@ void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,
     });
   }
   const kernels::PreparedActivations prepared{a.prepared.data(), a.units.data(), rows};
-  const int64_t columns = columns_per_task(n(), k(), rows, team.size());
-  team.for_each(divide_up(n(), columns), [&](int64_t i, int) {
-    const int64_t n0 = i * columns, n1 = std::min(n(), n0 + columns);
+  const ColumnTasks tasks = column_tasks(n(), k(), rows, team.size());
+  team.for_each(tasks.count, [&](int64_t i, int) {
+    const auto [n0, n1] = tasks.columns(i);
     switch (way_) {
       case Way::kCodes:
         return kernels::packed_gemm(chosen, weight_, prepared, 0, rows, n0, n1, out, out_stride);

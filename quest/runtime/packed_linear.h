@@ -14,11 +14,13 @@
 //                                 table_gemm
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <string>
 
 #include "quest/base/cpu_features.h"
+#include "quest/base/integer_math.h"
 #include "quest/kernels/packed_gemm.h"
 #include "quest/kernels/table_gemm.h"
 #include "quest/packed/packed_model.h"
@@ -63,11 +65,20 @@ class PackedLinear {
   kernels::TableWeight bf16_;
   QuantSpec activation_;
   IsaLevel level_;
+  kernels::PackedPlan row_plan_;  // of one row
   Way way_;
 };
 
-// The columns that one task of a product of `rows` rows with (N,K) takes, a multiple of 16: a
-// contiguous range for each thread where there is little to do, else several.
-int64_t columns_per_task(int64_t n, int64_t k, int64_t rows, int threads);
+// How the columns of a product of `rows` rows with (N,K) are dealt out: in `count` tasks of whole
+// row tiles (16 columns), in order, so that what a thread's share of them reads is contiguous.
+struct ColumnTasks {
+  int64_t n = 0, count = 1;
+
+  Share columns(int64_t task) const {
+    const Share tiles = share_of(divide_up(n, kTileRows), task, count);
+    return {tiles.begin * kTileRows, std::min(n, tiles.end * kTileRows)};
+  }
+};
+ColumnTasks column_tasks(int64_t n, int64_t k, int64_t rows, int threads);
 
 }  // namespace quest

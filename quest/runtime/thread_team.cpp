@@ -50,6 +50,7 @@ ThreadTeam::ThreadTeam(int threads) {
               "the number of threads is {}, allowed are 0 (all cores) to {}", threads, kMaxThreads);
   if (threads == 0) threads = default_thread_count();
   spins_ = threads <= cpu_features().usable_cores;
+  claims_ = std::vector<Claims>(static_cast<size_t>(threads));
   try {
     workers_.reserve(static_cast<size_t>(threads - 1));
     for (int i = 1; i < threads; ++i) {

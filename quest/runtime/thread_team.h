@@ -7,10 +7,14 @@
 //   ThreadTeam team(2);
 //   team.for_each(tiles, [&](int64_t tile, int thread) { ... });   // each once, any order
 //
+// A thread begins with its own share of the indexes, always the same one (share_of), so that what
+// it wrote and read before is in its cache, and then helps the others.
+//
 // Results must not depend on which thread runs what. One caller at a time; not reentrant. The first
 // exception of a section is rethrown by the caller after the section.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -18,7 +22,17 @@
 #include <thread>
 #include <vector>
 
+#include "quest/base/error.h"
+
 namespace quest {
+
+// Part `part` of n things that are dealt out evenly to `parts`, in order.
+struct Share {
+  int64_t begin = 0, end = 0;
+};
+constexpr Share share_of(int64_t n, int64_t part, int64_t parts) {
+  return {n * part / parts, n * (part + 1) / parts};
+}
 
 class ThreadTeam {
  public:
@@ -29,7 +43,7 @@ class ThreadTeam {
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return static_cast<int>(claims_.size()); }
 
   // f(i, thread) once for each i in [0, n).
   template <class Function>
@@ -38,9 +52,19 @@ class ThreadTeam {
       for (int64_t i = 0; i < n; ++i) f(i, 0);
       return;
     }
-    next_.store(0, std::memory_order_relaxed);
+    QUEST_ASSERT(n / size() < kIndexes, "{} indexes for {} threads", n, size());
+    const uint64_t number = ++section_number_;
     const auto section = [&](int thread) {
-      for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n;) f(i, thread);
+      const int threads = size();
+      // The caller looks at all shares, after which none has anything left.
+      const int looks = thread == 0 ? threads : std::min(threads, kHelped);
+      for (int step = 0; step < looks; ++step) {
+        const int whose = (thread + step) % threads;
+        const Share share = share_of(n, whose, threads);
+        for (int64_t i; (i = claim(whose, number, share.end - share.begin)) >= 0;) {
+          f(share.begin + i, thread);
+        }
+      }
     };
     using Body = decltype(section);
     run_section(
@@ -50,7 +74,28 @@ class ThreadTeam {
 
  private:
   static constexpr uint32_t kOpen = uint32_t{1} << 31;
+  // A share's claims: the section's number, then how many indexes are taken. Of other sections'
+  // claims only the number is looked at, so nobody has to clear them.
+  static constexpr int kIndexBits = 24;
+  static constexpr int64_t kIndexes = int64_t{1} << kIndexBits;
+  struct alignas(64) Claims {
+    std::atomic<uint64_t> value{0};
+  };
+  static constexpr int kHelped = 8;  // shares that a worker looks at, its own the first
   using Section = void (*)(const void* context, int thread);
+
+  // The next index of the share of thread `whose`, which has `count`; -1: all are taken.
+  int64_t claim(int whose, uint64_t section_number, int64_t count) {
+    std::atomic<uint64_t>& claims = claims_[static_cast<size_t>(whose)].value;
+    uint64_t seen = claims.load(std::memory_order_relaxed);
+    for (;;) {
+      const bool is_new = seen >> kIndexBits != section_number << kIndexBits >> kIndexBits;
+      const int64_t index = is_new ? 0 : static_cast<int64_t>(seen & (kIndexes - 1));
+      if (index >= count) return -1;
+      const uint64_t taken = section_number << kIndexBits | static_cast<uint64_t>(index + 1);
+      if (claims.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) return index;
+    }
+  }
   void run_section(Section section, const void* context);
   void work(int thread);
   void execute(int thread) noexcept;
@@ -59,6 +104,8 @@ class ThreadTeam {
   std::vector<std::thread> workers_;
   Section section_ = nullptr;
   const void* context_ = nullptr;
+  uint64_t section_number_ = 0;
+  std::vector<Claims> claims_;  // of each thread's share
   std::exception_ptr exception_;
   std::atomic<bool> has_exception_{false};
   std::atomic<bool> is_stopping_{false};
@@ -66,7 +113,6 @@ class ThreadTeam {
   // Each on a cache line of its own: all threads look at them while they wait.
   alignas(64) std::atomic<uint32_t> generation_{0};
   alignas(64) std::atomic<uint32_t> state_{0};  // kOpen, and how many workers are inside
-  alignas(64) std::atomic<int64_t> next_{0};
 };
 
 }  // namespace quest

@@ -41,6 +41,37 @@ TEST(ThreadTeam, WorkersThatSleepWakeAndTakePart) {
   }
 }
 
+TEST(ThreadTeam, SharesCoverAllOnceInOrder) {
+  for (const int64_t n : {0, 1, 5, 8, 1000}) {
+    for (const int64_t parts : {1, 3, 8, 11}) {
+      int64_t next = 0;
+      for (int64_t part = 0; part < parts; ++part) {
+        const Share share = share_of(n, part, parts);
+        EXPECT_EQ(share.begin, next);
+        EXPECT_LE(share.end - share.begin, n / parts + 1);
+        next = share.end;
+      }
+      EXPECT_EQ(next, n);
+    }
+  }
+}
+
+TEST(ThreadTeam, ThreadsBeginWithTheirOwnShare) {
+  ThreadTeam team(3);
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<int> inside{0};
+    std::vector<int> first(3, -1);
+    team.for_each(9, [&](int64_t i, int thread) {
+      int& mine = first[static_cast<size_t>(thread)];
+      if (mine >= 0) return;
+      mine = static_cast<int>(i);
+      ++inside;
+      while (inside.load() < 3) std::this_thread::yield();  // so that all take part
+    });
+    EXPECT_EQ(first, (std::vector<int>{0, 3, 6}));
+  }
+}
+
 // Nothing of a section happens after it has ended, though workers may come late.
 TEST(ThreadTeam, LateWorkersTouchNothing) {
   ThreadTeam team(4);
