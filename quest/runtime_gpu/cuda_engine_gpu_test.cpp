@@ -503,7 +503,7 @@ TEST_F(CudaEngineTest, PlansAreThereBeforeTheFirstSequence) {
       EXPECT_NE(plans.find(part), std::string::npos) << part << " in " << plans;
     }
   }
-  if (!ops::gpu_is_hopper()) return;
+  if (!ops::gpu_has_fast_products()) return;
   const CudaEngine packed(PackedModel(folder / "m"), {}),
       int8(PackedModel(folder / "m"), {.unpacked_weights = true});
   EXPECT_NE(packed.plans().find("from 65 rows: int8"), std::string::npos) << packed.plans();
