@@ -19,6 +19,7 @@ struct GpuFacts {
   double clock_hertz = 0;         // the highest
   double memory_clock_hertz = 0;  // two transfers each
   int memory_bus_bits = 0;
+  int64_t memory_bytes = 0;  // of the device, in use or not
 };
 
 struct GpuCeilings {

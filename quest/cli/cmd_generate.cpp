@@ -15,6 +15,7 @@
 #include "quest/cli/device_option.h"
 #include "quest/cli/model_folder.h"
 #include "quest/cli_run/sampler_options.h"
+#include "quest/ops/gpu_errors.h"
 #include "quest/runtime/generator.h"
 #include "quest/runtime/sampler.h"
 #include "quest/runtime/stop_filter.h"
@@ -36,7 +37,8 @@ at::Tensor last_logits(nn::LlamaModel& model, const std::vector<int32_t>& ids, n
   std::vector<int64_t> wide(ids.begin(), ids.end());
   const at::Tensor tokens =
       at::from_blob(wide.data(), {1, static_cast<int64_t>(wide.size())}, at::kLong);
-  return model.decode(tokens, state).contiguous();
+  return ops::with_gpu_errors(model.device(), "a shorter prompt needs less",
+                              [&] { return model.decode(tokens, state).contiguous(); });
 }
 
 void generate(const GenerateArguments& arguments, LoadedModel& loaded) {

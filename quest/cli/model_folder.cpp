@@ -5,6 +5,7 @@
 #include "quest/base/log.h"
 #include "quest/cli/device_option.h"
 #include "quest/model/checkpoint_files.h"
+#include "quest/ops/gpu_errors.h"
 #include "quest/train/allocator.h"
 #include "quest/train/weights.h"
 
@@ -48,8 +49,10 @@ LoadedModel load_model(const std::filesystem::path& folder, const LoadOptions& o
               "{}: the tokenizer has {} tokens, the model {}: it is another model's tokenizer",
               loaded.folder.string(), loaded.tokenizer->vocab_size(), config.vocab_size);
   if (!options.tokenizer.empty()) warn_of_another_tokenizer(loaded, options.tokenizer);
-  loaded.model = std::make_unique<nn::LlamaModel>(config, recipe, compute, device);
-  train::load_weights(*loaded.model, loaded.folder);
+  ops::with_gpu_errors(device, "the model's weights alone do not fit", [&] {
+    loaded.model = std::make_unique<nn::LlamaModel>(config, recipe, compute, device);
+    train::load_weights(*loaded.model, loaded.folder);
+  });
   log::info("{}: {} ({} weights, {} activations), {:.2f} M parameters, computing in {}{}",
             loaded.folder.string(), recipe.name, to_string(recipe.weight),
             to_string(recipe.activation), static_cast<double>(config.parameters()) / 1e6,

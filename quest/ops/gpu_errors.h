@@ -1,12 +1,14 @@
 // LibTorch's errors of a GPU, which are pages long, as one line of ours.
 //
 //   with_gpu_errors("a smaller train.micro_batch_size needs less", [&] { step(); });
+//   with_gpu_errors(model.device(), "fewer sequences need less", [&] { model.logits(tokens); });
 #pragma once
 
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include <c10/core/Device.h>
 #include <c10/util/Exception.h>
 
 #include "quest/base/error.h"
@@ -29,6 +31,13 @@ decltype(auto) with_gpu_errors(std::string_view advice, F&& f) {
     const std::string text = error.what_without_backtrace();
     QUEST_THROW(ErrorKind::kEnvironment, "the GPU failed: {}", text.substr(0, text.find('\n')));
   }
+}
+
+// On a GPU as above; elsewhere f alone, with the errors that it throws.
+template <class F>
+decltype(auto) with_gpu_errors(c10::Device device, std::string_view advice, F&& f) {
+  if (!device.is_cuda()) return std::forward<F>(f)();
+  return with_gpu_errors(advice, std::forward<F>(f));
 }
 
 }  // namespace quest::ops

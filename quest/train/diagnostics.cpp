@@ -10,6 +10,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/progress.h"
+#include "quest/ops/gpu_errors.h"
 #include "quest/ops/quantized_tensor.h"
 
 namespace quest::train {
@@ -148,8 +149,10 @@ void Diagnostics::measure_batch(Measured& m) {
 
 Diagnostics::Report Diagnostics::measure(int64_t step) {
   Measured m;
-  measure_weights(m);
-  measure_batch(m);
+  ops::with_gpu_errors(model_.device(), "a smaller diagnostics.batch_size needs less", [&] {
+    measure_weights(m);
+    measure_batch(m);
+  });
 
   Report report;
   nlohmann::ordered_json layers = nlohmann::ordered_json::array(), cosines = layers;

@@ -7,6 +7,7 @@
 #include <ATen/ops/full.h>
 
 #include "quest/base/error.h"
+#include "quest/ops/gpu_errors.h"
 
 namespace quest::train {
 namespace {
@@ -23,7 +24,9 @@ void ModelScorer::score(std::span<const ScoreRequest> requests) {
   for (const ScoreRequest& request : requests) check_request(request, context_length());
   while (!requests.empty()) {
     const size_t n = std::min(requests.size(), static_cast<size_t>(batch_));
-    score_batch(requests.first(n));
+    ops::with_gpu_errors(model_.device(),
+                         "fewer sequences at once (eval.batch_size; quest eval: --batch) need less",
+                         [&] { score_batch(requests.first(n)); });
     requests = requests.subspan(n);
   }
 }

@@ -83,7 +83,7 @@ std::string code_plan_text(const TrainConfig& config, const LlamaConfig& model) 
 }
 
 RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, const MemoryPlan& memory,
-                  int64_t steps, int64_t training_tokens, double peak_flops) {
+                  int64_t steps, int64_t training_tokens, double peak_flops, int64_t device_bytes) {
   RunPlan plan;
   plan.run_folder = fmt::format("{}/{}", config.run.folder, run_folder_name(config));
   plan.model = model;
@@ -99,6 +99,7 @@ RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, const Mem
   plan.peak_flops = peak_flops;
   plan.device = config.train.device;
   plan.memory = memory;
+  plan.device_bytes = device_bytes;
   plan.diagnostics = diagnostics_plan(config, model, steps);
   plan.code = code_plan_text(config, model);
   return plan;
@@ -138,7 +139,7 @@ std::string RunPlan::text() const {
        fmt::format("about {}{}weights {}, their copies {}, gradients {}, optimizer {}, saved for "
                    "backward {}, working {}{}",
                    bytes(memory.total_bytes()),
-                   device == "cuda" ? std::string(" on the GPU: ")
+                   device == "cuda" ? fmt::format(" of the GPU's {}: ", bytes(device_bytes))
                                     : fmt::format(": program {}, ", bytes(memory.program_bytes)),
                    bytes(memory.weight_bytes), bytes(memory.copy_bytes),
                    bytes(memory.gradient_bytes), bytes(memory.optimizer_bytes),
@@ -146,6 +147,11 @@ std::string RunPlan::text() const {
                    memory.validation_bytes > 0
                        ? fmt::format(", validation {}", bytes(memory.validation_bytes))
                        : ""));
+  if (is_too_large()) {
+    line("",
+         "that is more than it has: a smaller train.micro_batch_size or eval.batch_size, or "
+         "train.recompute, needs less");
+  }
   line("compute", fmt::format("{} per token, {} in all", quantity(flops_per_token, "FLOP"),
                               quantity(flops_per_token * static_cast<double>(steps) *
                                            static_cast<double>(tokens_per_step),

@@ -25,16 +25,21 @@ struct RunPlan {
   double peak_flops = 0;       // per second, of this machine
   std::string device;          // where it is trained, and whose memory is planned
   MemoryPlan memory;
-  std::string diagnostics;  // diagnostics_plan()
-  std::string code;         // code_plan_text()
+  int64_t device_bytes = 0;  // memory of the GPU that is trained on; 0: a CPU
+  std::string diagnostics;   // diagnostics_plan()
+  std::string code;          // code_plan_text()
   double seconds_at(double utilization) const;
+
+  // Whether a GPU's memory is not enough.
+  bool is_too_large() const { return device_bytes > 0 && memory.total_bytes() > device_bytes; }
 
   // The lines that --dry-run prints.
   std::string text() const;
 };
 
 RunPlan make_plan(const TrainConfig& config, const LlamaConfig& model, const MemoryPlan& memory,
-                  int64_t steps, int64_t training_tokens, double peak_flops);
+                  int64_t steps, int64_t training_tokens, double peak_flops,
+                  int64_t device_bytes = 0);
 
 // The lines that --print-plans prints: for each shape of layer its product and how its input is
 // made; attention; the optimizer's path. Of the device that the configuration names, which must be

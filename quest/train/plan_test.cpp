@@ -15,6 +15,7 @@ namespace {
 
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 LlamaConfig small_model() {
@@ -104,6 +105,29 @@ TEST(CodePlan, SaysWhoUpdates) {
   EXPECT_THAT(updates("cuda", "adamw", true), EndsWith("the whole step as CUDA graphs"));
   EXPECT_THAT(updates("cuda", "adamw", false), EndsWith("started by the host"));
   EXPECT_THAT(updates("cuda", "sgd", true), EndsWith("no CUDA graphs"));
+}
+
+TEST(RunPlan, SaysWhetherAGpusMemoryIsEnough) {
+  constexpr int64_t kGigabyte = 1'000'000'000;
+  MemoryPlan memory;
+  memory.program_bytes = 0;
+  memory.weight_bytes = 30 * kGigabyte;
+  memory.validation_bytes = 2 * kGigabyte;
+  const auto plan = [&](const char* device, int64_t device_bytes) {
+    return make_plan(config_of("w4a4", device), small_model(), memory, 10, 1000, 1e12,
+                     device_bytes);
+  };
+  EXPECT_FALSE(plan("cuda", 32 * kGigabyte).is_too_large());
+  const std::string enough = plan("cuda", 80 * kGigabyte).text();
+  EXPECT_THAT(enough, HasSubstr("about 32 GB of the GPU's 80 GB: weights 30 GB"));
+  EXPECT_THAT(enough, HasSubstr("validation 2 GB"));
+  EXPECT_THAT(enough, Not(HasSubstr("more than it has")));
+  EXPECT_TRUE(plan("cuda", 32 * kGigabyte - 1).is_too_large());
+  const std::string too_much = plan("cuda", 24 * kGigabyte).text();
+  EXPECT_THAT(too_much, HasSubstr("more than it has: a smaller train.micro_batch_size"));
+  const RunPlan cpu = plan("cpu", 0);
+  EXPECT_FALSE(cpu.is_too_large());
+  EXPECT_THAT(cpu.text(), HasSubstr("about 32 GB: program 0 B"));
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include "quest/base/log.h"
 #include "quest/base/speed_of_light.h"
 #include "quest/base/thread_pool.h"
+#include "quest/ops/gpu.h"
+#include "quest/ops/gpu_errors.h"
 #include "quest/train/source_model.h"
 #include "quest/train/trainer.h"
 #include "quest/train/weights.h"
@@ -103,16 +105,18 @@ void Trainer::make_model() {
   LlamaConfig shape = resolve_model(config_, tokenizer_->vocab_size());
   shape.bos_token_id = tokenizer_->bos_id().value_or(-1);
   shape.eos_token_id = tokenizer_->eos_id().value_or(-1);
-  model_ = std::make_unique<nn::LlamaModel>(shape, config_.quant,
-                                            nn::compute_type_from_name(config_.train.compute_type),
-                                            on_gpu ? at::kCUDA : at::kCPU);
-  optimizer_ = make_optimizer(config_.optimizer, model_->parameters());
   QUEST_CHECK(config_.optimizer.name != "schedule_free_adamw" ||
                   (config_.averaging.ema_decay == 0 && config_.averaging.horizon == 0),
               ErrorKind::kUsage,
               "optimizer.name is schedule_free_adamw, which averages by itself: set "
               "averaging.ema_decay and averaging.horizon to 0");
-  averages_ = std::make_unique<WeightAverages>(config_.averaging, model_->parameters());
+  const at::Device device = on_gpu ? at::kCUDA : at::kCPU;
+  ops::with_gpu_errors(device, "weights and optimizer state alone do not fit", [&] {
+    model_ = std::make_unique<nn::LlamaModel>(
+        shape, config_.quant, nn::compute_type_from_name(config_.train.compute_type), device);
+    optimizer_ = make_optimizer(config_.optimizer, model_->parameters());
+    averages_ = std::make_unique<WeightAverages>(config_.averaging, model_->parameters());
+  });
   guards_.emplace(config_.guards);
   if (config_.train.backward == "fp8") {
     model_->use_fp8_backward(config_.train.gradient_format == "e5m2",
@@ -134,7 +138,7 @@ RunPlan Trainer::plan() const {
   const MemoryPlan memory = make_memory_plan(config_, model_->config(), loader_->options().batch,
                                              program_bytes_, validation_ ? validation_rows() : 0);
   return make_plan(config_, model_->config(), memory, schedule_->total_steps(), tokens,
-                   peak_flops_of(config_));
+                   peak_flops_of(config_), gpu_step_ ? ops::gpu_facts().memory_bytes : 0);
 }
 
 CheckpointParts Trainer::parts() {

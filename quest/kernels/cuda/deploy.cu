@@ -25,9 +25,8 @@ struct SwigluRows32 {
 #pragma unroll
     for (int r = 0; r < kCount; ++r) multiply(v[r], up[r]);
   }
-  // Called in code for 9.0 and newer only (quantize_row_parts.cuh).
-  [[maybe_unused]] __device__ void load8_of(int64_t row, int k, int column, int count, bool whole,
-                                            float (&v)[kLane]) const {
+  __device__ void load8_of(int64_t row, int k, int column, int count, bool whole,
+                           float (&v)[kLane]) const {
     wait_for_previous();
     float up[kLane];
     fetch(row, k, column, count, whole, v, up);
@@ -48,9 +47,8 @@ struct SwigluRows32 {
 
 // The rows themselves.
 struct GivenRows : PlainRows<float> {
-  // Called in code for 9.0 and newer only (quantize_row_parts.cuh).
-  [[maybe_unused]] __device__ void load8_of(int64_t row, int k, int column, int count, bool whole,
-                                            float (&v)[kLane]) const {
+  __device__ void load8_of(int64_t row, int k, int column, int count, bool whole,
+                           float (&v)[kLane]) const {
     wait_for_previous();
     load_part(x + row * k + column, count, whole, v);
   }

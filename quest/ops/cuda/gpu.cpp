@@ -58,7 +58,8 @@ GpuFacts gpu_facts() {
           .processors = p.multiProcessorCount,
           .clock_hertz = 1e3 * clock,
           .memory_clock_hertz = 1e3 * memory_clock,
-          .memory_bus_bits = p.memoryBusWidth};
+          .memory_bus_bits = p.memoryBusWidth,
+          .memory_bytes = static_cast<int64_t>(p.totalGlobalMem)};
 }
 
 int64_t gpu_free_bytes() {

@@ -86,23 +86,7 @@ class GpuStep::Impl {
   }
 
   void finish(double lr) {
-    at_start_ = true;
-    Transfer& t = next_transfer();
-    t.scalar.data_ptr<float>()[0] = static_cast<float>(lr);
-    control_.narrow(0, StepControl::kLearningRate, 1).copy_(t.scalar, /*non_blocking=*/true);
-    t.done.record();
-    if (updates_ != optimizer_.steps() && untaken_.empty()) {
-      // After loading a checkpoint, or a step that was judged and left out.
-      control_.select(0, StepControl::kUpdates).fill_(static_cast<double>(optimizer_.steps()));
-      updates_ = optimizer_.steps();
-    }
-    graphs_ ? norm_.replay() : run_norm();
-    ++updates_;
-    auto r = std::make_unique<Untaken>();
-    r->control = at::empty({StepControl::kSize}, pinned(at::kFloat));
-    r->control.copy_(control_, /*non_blocking=*/true);
-    r->done.record();
-    untaken_.push_back(std::move(r));
+    with_cuda_errors([&] { enqueue_norm(lr); });
   }
 
   void apply() {
@@ -134,6 +118,27 @@ class GpuStep::Impl {
     at::cuda::CUDAEvent done;
     bool applied = false;  // its update is enqueued
   };
+
+  // The norm of the gradient and what take() will say of the step.
+  void enqueue_norm(double lr) {
+    at_start_ = true;
+    Transfer& t = next_transfer();
+    t.scalar.data_ptr<float>()[0] = static_cast<float>(lr);
+    control_.narrow(0, StepControl::kLearningRate, 1).copy_(t.scalar, /*non_blocking=*/true);
+    t.done.record();
+    if (updates_ != optimizer_.steps() && untaken_.empty()) {
+      // After loading a checkpoint, or a step that was judged and left out.
+      control_.select(0, StepControl::kUpdates).fill_(static_cast<double>(optimizer_.steps()));
+      updates_ = optimizer_.steps();
+    }
+    graphs_ ? norm_.replay() : run_norm();
+    ++updates_;
+    auto r = std::make_unique<Untaken>();
+    r->control = at::empty({StepControl::kSize}, pinned(at::kFloat));
+    r->control.copy_(control_, /*non_blocking=*/true);
+    r->done.record();
+    untaken_.push_back(std::move(r));
+  }
 
   void apply_update() {
     const bool was_judged = std::exchange(judged_, false);
