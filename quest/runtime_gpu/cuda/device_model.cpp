@@ -47,9 +47,9 @@ bool tensor_cores_multiply(const QuantSpec& weight, const QuantSpec& activation,
 // int8 weights are at hand too: kMaxPackedRows for products of bits, which have nothing to unpack,
 // else fewer. A 7B's four products with their quantizers, in us, packed weights to int8 ones:
 //   W1A1, H100  59 to 114 with 17 rows, 80 to 116 with 32, 130 to 113 with 64
-//   W4A4, H200  68 with 16 rows, 213 with 64; int8 as above, little moved by the number of rows
+//   W4A4, H100  75 with 16 rows, 104 to 117 with 32, 153 to 113 with 48, 207 to 113 with 64
 int64_t most_rows_beside_int8(const QuantSpec& weight, const QuantSpec& activation, int64_t k) {
-  constexpr int64_t kMostUnpacked = 24;
+  constexpr int64_t kMostUnpacked = 32;
   const bool of_bits = gpu::product_rule(weight, activation, 1, k).kind == gpu::kPackedOneBit;
   return of_bits ? gpu::kMaxPackedRows : kMostUnpacked;
 }
