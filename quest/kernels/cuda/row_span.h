@@ -2,12 +2,14 @@
 // and where they lie in shared memory in between. Without CUDA's types, so that a test on a CPU can
 // follow every value.
 //
-// A span is 8 blocks of 128 values, a block 4 quarters of 4 chunks of 8 values. Lane 4 b + p has of
-// block b
-//   by quarters   quarter p: 32 consecutive values, whose butterflies of strides 1 to 16 are its
-//   own by strides    chunk p of each quarter: strides 32 and 64 are its own
-// and it reads and writes device memory by rounds, chunk 32 j + lane in round j, or by strides:
-// both are whole sectors of 32 bytes.
+// A span is 8 blocks of 128 values, a block 4 quarters of 4 chunks of 8 values. Lane 4 b + p holds
+// of block b either
+//
+//   by quarters: quarter p, 32 consecutive values; butterflies of strides 1 to 16 are its own, or
+//   by strides: chunk p of each quarter; strides 32 and 64 are its own.
+//
+// It reads and writes device memory by rounds (chunk 32 j + lane in round j) or by strides: both
+// are whole sectors of 32 bytes.
 //
 // Shared memory is counted in units of 16 bytes: a chunk of bfloat16 is one, of floats two. Gaps
 // between them let 8 lanes, whose units travel together, always meet 8 different groups of banks.
