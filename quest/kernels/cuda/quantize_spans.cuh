@@ -261,12 +261,22 @@ struct alignas(16) SpanShared {
   RowScale scale;
 };
 
-template <class Source, bool kHadamard, bool kMask>
+// Units of shared memory of a warp: its inputs, and beside them (or, kInPlace, where they were) the
+// floats of a transform. In place the next row is fetched later, but more blocks have room.
+template <class Source, bool kHadamard, bool kInPlace>
+constexpr int units_of_span() {
+  constexpr int kInputs = Source::kInputs * kChunkUnits;
+  if (!kHadamard) return kInputs;
+  if (!kInPlace) return kInputs + kFloatUnits;
+  return kInputs < kFloatUnits ? kFloatUnits : kInputs;
+}
+
+template <class Source, bool kHadamard, bool kMask, bool kInPlace>
 __global__ void __launch_bounds__(kMostSpans * 32)
     quantize_spans(Source source, RowRule rule, int64_t m, int k, QuantizedRows out) {
   extern __shared__ uint4 span_units[];
   __shared__ SpanShared shared;
-  constexpr int kUnits = Source::kInputs * kChunkUnits + (kHadamard ? kFloatUnits : 0);
+  constexpr int kUnits = units_of_span<Source, kHadamard, kInPlace>();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = lane / 4, part = lane % 4;
   uint4* units = span_units + warp * kUnits;
   uint4* in_rounds = units + chunk_in_rounds(lane);
@@ -303,8 +313,15 @@ __global__ void __launch_bounds__(kMostSpans * 32)
       for (int i = 0; i < kLane; ++i) v[j * kLane + i] = chunk[i];
     }
     __syncwarp();
-    if (row + gridDim.x < m) fetch(row + gridDim.x);
-    if constexpr (kHadamard) transform_span(v, rule.norm, units + Source::kInputs * kChunkUnits);
+    const bool more = row + gridDim.x < m;
+    if (more && !kInPlace) fetch(row + gridDim.x);
+    if constexpr (kHadamard) {
+      transform_span(v, rule.norm, units + (kInPlace ? 0 : Source::kInputs * kChunkUnits));
+    }
+    if constexpr (kInPlace) {
+      __syncwarp();
+      if (more) fetch(row + gridDim.x);
+    }
     const float squares = squares_of_block(v);
     if (exists && part == 0) shared.chunks[column / kSpanBlock] = squares;
     __syncthreads();
@@ -336,10 +353,16 @@ __global__ void __launch_bounds__(kMostSpans * 32)
   }
 }
 
+template <class Source, bool kHadamard, bool kInPlace>
+size_t span_bytes(int64_t k) {
+  constexpr int64_t kUnits = units_of_span<Source, kHadamard, kInPlace>();
+  return static_cast<size_t>((k + kSpan - 1) / kSpan * kUnits) * sizeof(uint4);
+}
+// Of sources of two inputs, longer rows are transformed in place.
+inline constexpr int64_t kMostColumnsApart = 4096;
 template <class Source>
-size_t span_bytes(int64_t k, bool hadamard) {
-  const int64_t units = Source::kInputs * kChunkUnits + (hadamard ? kFloatUnits : 0);
-  return static_cast<size_t>((k + kSpan - 1) / kSpan * units) * sizeof(uint4);
+constexpr bool transforms_in_place(const RowRule& rule, int64_t k) {
+  return Source::kInputs == 2 && rule.block > 1 && k > kMostColumnsApart;
 }
 
 // Whether launch_quantize_spans does what is asked for.
@@ -347,17 +370,19 @@ template <class Source>
 bool takes_spans(const RowRule& rule, int64_t m, int64_t k, const QuantizedRows& out) {
   return m >= kLeastManyRows && k % kSpanBlock == 0 && k <= Source::kMostColumns &&
          rule.code == CodeKind::kLinear && out.codes != nullptr && out.values == nullptr &&
-         span_bytes<Source>(k, rule.block > 1) + sizeof(SpanShared) <=
+         (transforms_in_place<Source>(rule, k) ? span_bytes<Source, true, true>(k)
+                                               : span_bytes<Source, true, false>(k)) +
+                 sizeof(SpanShared) <=
              static_cast<size_t>(device_facts().block_shared);
 }
 
-template <class Source, bool kHadamard, bool kMask>
+template <class Source, bool kHadamard, bool kMask, bool kInPlace>
 void run_quantize_spans(const char* operation, const Source& source, const RowRule& rule, int64_t m,
                         int64_t k, const QuantizedRows& out, cudaStream_t stream) {
-  const auto kernel = &quantize_spans<Source, kHadamard, kMask>;
+  const auto kernel = &quantize_spans<Source, kHadamard, kMask, kInPlace>;
   const auto warps = static_cast<size_t>((k + kSpan - 1) / kSpan);
   const int threads = static_cast<int>(warps) * 32;
-  const size_t bytes = span_bytes<Source>(k, kHadamard);
+  const size_t bytes = span_bytes<Source, kHadamard, kInPlace>(k);
   static std::array<std::atomic<int>, kMostSpans + 1> known{};  // blocks of a multiprocessor
   int blocks = known[warps];
   if (blocks == 0) {
@@ -376,16 +401,18 @@ void run_quantize_spans(const char* operation, const Source& source, const RowRu
 template <class Source>
 void launch_quantize_spans(const char* operation, const Source& source, const RowRule& rule,
                            int64_t m, int64_t k, const QuantizedRows& out, cudaStream_t stream) {
-  const auto run = [&](auto hadamard, auto mask) {
-    run_quantize_spans<Source, decltype(hadamard)::value, decltype(mask)::value>(
-        operation, source, rule, m, k, out, stream);
+  const auto run = [&](auto hadamard, auto in_place) {
+    constexpr bool kHadamard = decltype(hadamard)::value, kInPlace = decltype(in_place)::value;
+    out.mask == nullptr ? run_quantize_spans<Source, kHadamard, false, kInPlace>(
+                              operation, source, rule, m, k, out, stream)
+                        : run_quantize_spans<Source, kHadamard, true, kInPlace>(
+                              operation, source, rule, m, k, out, stream);
   };
-  const auto with_mask = [&](auto hadamard) {
-    if (out.mask == nullptr) return run(hadamard, std::false_type{});
-    run(hadamard, std::true_type{});
-  };
-  if (rule.block > 1) return with_mask(std::true_type{});
-  with_mask(std::false_type{});
+  if (rule.block <= 1) return run(std::false_type{}, std::false_type{});
+  if constexpr (Source::kInputs == 2 && Source::kMostColumns > kMostColumnsApart) {
+    if (transforms_in_place<Source>(rule, k)) return run(std::true_type{}, std::true_type{});
+  }
+  run(std::true_type{}, std::false_type{});
 }
 
 }  // namespace quest::kernels::cuda
