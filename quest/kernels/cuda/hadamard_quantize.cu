@@ -68,22 +68,18 @@ __global__ void dequantize8(const int8_t* codes, const float* units, RowRule rul
   store_part(values + at, count, vector, v);
 }
 
-// By spans where they take it, of the same values as `rows`.
-template <class Rows, class Spans>
-void quantize(const char* operation, const Rows& rows, const Spans& spans, const QuantSpec& spec,
-              int64_t m, int64_t k, const QuantizedRows& out, cudaStream_t stream) {
-  const RowRule rule = make_row_rule(spec, k);
-  const QuantizedRows to = out;
-  if (takes_spans<Spans>(rule, m, k, to)) {
-    launch_quantize_spans(operation, spans, rule, m, k, to, stream);
-  } else {
-    launch_quantize_rows(operation, rows, rule, m, k, to, stream);
-  }
-}
+// By spans, if these rows have them and they take it.
 template <class Rows>
 void quantize(const char* operation, const Rows& rows, const QuantSpec& spec, int64_t m, int64_t k,
               const QuantizedRows& out, cudaStream_t stream) {
-  launch_quantize_rows(operation, rows, make_row_rule(spec, k), m, k, out, stream);
+  const RowRule rule = make_row_rule(spec, k);
+  if constexpr (requires { spans_of(rows); }) {
+    const auto spans = spans_of(rows);
+    if (takes_spans<decltype(spans_of(rows))>(rule, m, k, out)) {
+      return launch_quantize_spans(operation, spans, rule, m, k, out, stream);
+    }
+  }
+  launch_quantize_rows(operation, rows, rule, m, k, out, stream);
 }
 
 }  // namespace
@@ -91,37 +87,23 @@ void quantize(const char* operation, const Rows& rows, const QuantSpec& spec, in
 template <class T>
 void hadamard_quantize(const QuantSpec& spec, const T* x, int64_t m, int64_t k,
                        const QuantizedRows& out, Stream stream) {
-  const PlainRows<device_t<T>> rows{dev(x)};
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    quantize("hadamard_quantize", rows, PlainSpans{dev(x)}, spec, m, k, out, stream);
-  } else {
-    quantize("hadamard_quantize", rows, spec, m, k, out, stream);
-  }
+  quantize("hadamard_quantize", PlainRows<device_t<T>>{dev(x)}, spec, m, k, out, stream);
 }
 
 template <class T>
 void add_rms_norm_hadamard_quantize(const QuantSpec& spec, const T* x, const T* delta,
                                     const float* weight, float eps, int64_t m, int64_t k, T* h,
                                     float* inverse_rms, const QuantizedRows& out, Stream stream) {
-  const char* operation = "add_rms_norm_hadamard_quantize";
   const NormalizedRows<device_t<T>> rows{dev(x), dev(delta), weight,     eps,
                                          dev(h), nullptr,    inverse_rms};
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    quantize(operation, rows, NormalizedSpans{rows}, spec, m, k, out, stream);
-  } else {
-    quantize(operation, rows, spec, m, k, out, stream);
-  }
+  quantize("add_rms_norm_hadamard_quantize", rows, spec, m, k, out, stream);
 }
 
 template <class T>
 void swiglu_hadamard_quantize(const QuantSpec& spec, const T* gate_up, int64_t m, int64_t f,
                               const QuantizedRows& out, Stream stream) {
   const SwigluRows<device_t<T>> rows{dev(gate_up)};
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    quantize("swiglu_hadamard_quantize", rows, SwigluSpans{dev(gate_up)}, spec, m, f, out, stream);
-  } else {
-    quantize("swiglu_hadamard_quantize", rows, spec, m, f, out, stream);
-  }
+  quantize("swiglu_hadamard_quantize", rows, spec, m, f, out, stream);
 }
 
 template <class T, class Out>

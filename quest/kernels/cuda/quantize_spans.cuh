@@ -118,6 +118,11 @@ struct NormalizedSpans {
   }
 };
 
+// The same values as these sources of rows.
+inline PlainSpans spans_of(const PlainRows<__nv_bfloat16>& rows) { return {rows.x}; }
+inline SwigluSpans spans_of(const SwigluRows<__nv_bfloat16>& rows) { return {rows.gate_up}; }
+inline NormalizedSpans spans_of(const NormalizedRows<__nv_bfloat16>& rows) { return {rows}; }
+
 __device__ inline void copy_unit(uint4* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(to))),
@@ -358,22 +363,27 @@ size_t span_bytes(int64_t k) {
   constexpr int64_t kUnits = units_of_span<Source, kHadamard, kInPlace>();
   return static_cast<size_t>((k + kSpan - 1) / kSpan * kUnits) * sizeof(uint4);
 }
-// Of sources of two inputs, longer rows are transformed in place.
+// f(Hadamard, in place): how rows of k values are transformed. Of sources of two inputs, longer
+// ones in place.
 inline constexpr int64_t kMostColumnsApart = 4096;
-template <class Source>
-constexpr bool transforms_in_place(const RowRule& rule, int64_t k) {
-  return Source::kInputs == 2 && rule.block > 1 && k > kMostColumnsApart;
+template <class Source, class F>
+auto with_transform(const RowRule& rule, int64_t k, const F& f) {
+  if (rule.block <= 1) return f(std::false_type{}, std::false_type{});
+  if constexpr (Source::kInputs == 2 && Source::kMostColumns > kMostColumnsApart) {
+    if (k > kMostColumnsApart) return f(std::true_type{}, std::true_type{});
+  }
+  return f(std::true_type{}, std::false_type{});
 }
 
 // Whether launch_quantize_spans does what is asked for.
 template <class Source>
 bool takes_spans(const RowRule& rule, int64_t m, int64_t k, const QuantizedRows& out) {
+  const size_t bytes = with_transform<Source>(rule, k, [&](auto hadamard, auto in_place) {
+    return span_bytes<Source, decltype(hadamard)::value, decltype(in_place)::value>(k);
+  });
   return m >= kLeastManyRows && k % kSpanBlock == 0 && k <= Source::kMostColumns &&
          rule.code == CodeKind::kLinear && out.codes != nullptr && out.values == nullptr &&
-         (transforms_in_place<Source>(rule, k) ? span_bytes<Source, true, true>(k)
-                                               : span_bytes<Source, true, false>(k)) +
-                 sizeof(SpanShared) <=
-             static_cast<size_t>(device_facts().block_shared);
+         bytes + sizeof(SpanShared) <= static_cast<size_t>(device_facts().block_shared);
 }
 
 template <class Source, bool kHadamard, bool kMask, bool kInPlace>
@@ -401,18 +411,16 @@ void run_quantize_spans(const char* operation, const Source& source, const RowRu
 template <class Source>
 void launch_quantize_spans(const char* operation, const Source& source, const RowRule& rule,
                            int64_t m, int64_t k, const QuantizedRows& out, cudaStream_t stream) {
-  const auto run = [&](auto hadamard, auto in_place) {
+  with_transform<Source>(rule, k, [&](auto hadamard, auto in_place) {
     constexpr bool kHadamard = decltype(hadamard)::value, kInPlace = decltype(in_place)::value;
-    out.mask == nullptr ? run_quantize_spans<Source, kHadamard, false, kInPlace>(
-                              operation, source, rule, m, k, out, stream)
-                        : run_quantize_spans<Source, kHadamard, true, kInPlace>(
-                              operation, source, rule, m, k, out, stream);
-  };
-  if (rule.block <= 1) return run(std::false_type{}, std::false_type{});
-  if constexpr (Source::kInputs == 2 && Source::kMostColumns > kMostColumnsApart) {
-    if (transforms_in_place<Source>(rule, k)) return run(std::true_type{}, std::true_type{});
-  }
-  run(std::true_type{}, std::false_type{});
+    if (out.mask == nullptr) {
+      run_quantize_spans<Source, kHadamard, false, kInPlace>(operation, source, rule, m, k, out,
+                                                             stream);
+    } else {
+      run_quantize_spans<Source, kHadamard, true, kInPlace>(operation, source, rule, m, k, out,
+                                                            stream);
+    }
+  });
 }
 
 }  // namespace quest::kernels::cuda
