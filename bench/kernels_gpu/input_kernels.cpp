@@ -19,14 +19,6 @@ namespace gpu = kernels::cuda;
 using ops::current_stream;
 using ops::data;
 
-namespace {
-
-at::Tensor normal(const std::vector<int64_t>& shape) {
-  return at::randn(shape, on_gpu(at::kFloat)).to(at::kBFloat16);
-}
-
-}  // namespace
-
 // What a linear layer of an 800M or 7B model does before its product, one of many launches of a
 // graph. Rows come from memory: copies of them in turn, more than the L2 cache holds.
 void run_input_kernels(double copy_rate, int64_t m) {

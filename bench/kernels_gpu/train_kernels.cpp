@@ -36,9 +36,6 @@ namespace gpu = kernels::cuda;
 using ops::current_stream;
 using ops::data;
 
-at::Tensor normal(std::vector<int64_t> shape) {
-  return at::randn(shape, on_gpu(at::kFloat)).to(at::kBFloat16);
-}
 double size(const at::Tensor& t) { return static_cast<double>(t.nbytes()); }
 
 struct Shape {
