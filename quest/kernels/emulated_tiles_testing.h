@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "quest/base/bfloat16.h"
+#include "quest/kernels/gemm_bf16.h"
 
 namespace quest::testing {
 
@@ -88,6 +89,10 @@ struct EmulatedTiles {
         tile_out[k / 2 * 32 + j % 16 * 2 + k % 2] = row[j];
       }
     }
+  }
+  static void split(const float* x, const float* scales, int64_t scale_stride, int64_t count,
+                    bfloat16* high, bfloat16* middle, bfloat16* low) {
+    kernels::split_bf16_reference(x, scales, scale_stride, count, high, middle, low);
   }
   static void round_row(const float* sums, bfloat16* out) {
     for (int i = 0; i < 32; ++i) out[i] = bfloat16(sums[i]);

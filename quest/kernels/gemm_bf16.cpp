@@ -13,7 +13,7 @@ constexpr int64_t kTaskBytes = 768
                                << 10;  // of a task's own panels, of the 1 to 2 MB of an L2 cache
 constexpr int64_t kMaxTaskPanels = 16;
 
-void check_view(const Bf16View& view, const char* name) {
+void check_operand(const GemmOperand& view, const char* name) {
   QUEST_CHECK(view.row_stride == 1 || view.column_stride == 1, ErrorKind::kUsage,
               "gemm_bf16: operand {} has strides {} and {}; one of them must be 1", name,
               view.row_stride, view.column_stride);
@@ -31,24 +31,27 @@ bool gemm_bf16_supports(IsaLevel level) {
 }
 
 GemmBf16Plan plan_gemm_bf16(const GemmBf16& product, int threads) {
-  check_view(product.a, "a");
-  check_view(product.b, "b");
-  QUEST_CHECK(product.k >= 1 && product.k <= kMaxGemmBf16Depth, ErrorKind::kUsage,
-              "gemm_bf16: K is {}, 1 to {} are possible; split longer sums", product.k,
-              kMaxGemmBf16Depth);
+  check_operand(product.a, "a");
+  check_operand(product.b, "b");
+  const int64_t max_depth = max_gemm_bf16_depth(std::max(product.a.pieces(), product.b.pieces()));
+  QUEST_CHECK(product.k >= 1 && product.k <= max_depth, ErrorKind::kUsage,
+              "gemm_bf16: K is {}, 1 to {} are possible; split longer sums", product.k, max_depth);
   QUEST_CHECK(!product.accumulate || !product.out_is_bfloat16, ErrorKind::kUsage,
               "gemm_bf16: sums are only added to an FP32 output");
   GemmBf16Plan plan;
   plan.shares_a = product.m < product.n;
-  plan.panel_elements =
+  const int64_t piece =
       divide_up(product.k, detail::kBf16StepDepth) * detail::kBf16StepDepth * detail::kBf16Panel;
+  const int64_t of_a = piece * product.a.pieces(), of_b = piece * product.b.pieces();
+  plan.shared_panel_elements = plan.shares_a ? of_a : of_b;
+  plan.own_panel_elements = plan.shares_a ? of_b : of_a;
   const int64_t shared = plan.shares_a ? product.m : product.n;
   const int64_t streamed = plan.shares_a ? product.n : product.m;
   plan.shared_panels = divide_up(shared, detail::kBf16Panel);
   const int64_t panels = divide_up(streamed, detail::kBf16Panel);
   // Large tasks read the shared operand, which may come from far, less often; their own panels must
   // stay in the L2 cache, and all threads want work.
-  const int64_t panel_bytes = plan.panel_elements * static_cast<int64_t>(sizeof(bfloat16));
+  const int64_t panel_bytes = plan.own_panel_elements * static_cast<int64_t>(sizeof(bfloat16));
   const int64_t fits = std::clamp<int64_t>(kTaskBytes / panel_bytes, 1, kMaxTaskPanels);
   const int64_t rounds = divide_up(panels, fits * threads);
   plan.task_panels = std::min(fits, divide_up(panels, rounds * threads));
@@ -74,16 +77,6 @@ void gemm_bf16_run(const GemmBf16& product, const GemmBf16Plan& plan, const bflo
 #else
   QUEST_ASSERT(false, "gemm_bf16 without AMX");
 #endif
-}
-
-void split_bf16(const float* x, const float* scales, int64_t scale_stride, int64_t count,
-                bfloat16* high, bfloat16* middle, bfloat16* low) {
-#ifdef __x86_64__
-  if (gemm_bf16_supports(highest_isa_level())) {
-    return detail::split_bf16_amx(x, scales, scale_stride, count, high, middle, low);
-  }
-#endif
-  split_bf16_reference(x, scales, scale_stride, count, high, middle, low);
 }
 
 }  // namespace quest::kernels

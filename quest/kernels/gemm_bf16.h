@@ -1,19 +1,24 @@
-// Product of bfloat16 matrices with FP32 sums, on AMX: the training products whose operands are not
-// codes (backward pass, LM head, unquantized models).
+// Product of matrices with FP32 sums, on AMX's bfloat16 tiles: the training products of which an
+// operand is not codes (backward pass, LM head, unquantized models).
 //
 //   out[i][j] (+)= T(sum_k a[i][k] * b[k][j])     a (M,K), b (K,N), out (M,N) T float or bfloat16
 //
-// Either operand may be stored either way round (a transposed view costs nothing extra). Where
-// there is no AMX the callers use LibTorch's product: gemm_bf16_supports says which. The definition
-// is gemm_bf16_reference (scalar/gemm_bf16.cpp, sums in double); AMX agrees with it within the
-// rounding of FP32 sums, takes denormals as zero, and gives the same bits for any split into tasks.
+// Either operand may be stored either way round (a transposed view costs nothing extra) and is
+// bfloat16 or FP32. An FP32 operand is taken as three bfloat16 pieces (split_bf16), so that a
+// product with bfloat16 is three products of pieces, one of two FP32 operands six: high by high,
+// middle and low, middle by high and middle, low by high; what is left out is below 2^-25 of
+// |a| |b|, less than one rounding of an FP32 product. Where there is no AMX the callers use
+// LibTorch's product: gemm_bf16_supports says which. The definition is gemm_bf16_reference
+// (scalar/gemm_bf16.cpp, sums in double); AMX agrees with it within the rounding of FP32 sums,
+// takes denormals (of pieces, too) as zero, and gives the same bits for any split into tasks. An
+// infinite FP32 value gives NaN.
 //
 // The smaller operand is packed into tiles once (shared by all threads), the larger one panel by
 // panel by the thread that needs it. Each call is single-threaded; calls on different panels or
 // tasks may run at once:
 //
 //   const GemmBf16Plan plan = plan_gemm_bf16(product, threads);
-//   std::vector<bfloat16> shared(plan.shared_panels * plan.panel_elements);
+//   std::vector<bfloat16> shared(plan.shared_panels * plan.shared_panel_elements);
 //   gemm_bf16_pack(product, plan, 0, plan.shared_panels, shared.data());   // deal out panels
 //   gemm_bf16_run(product, plan, shared.data(), 0, plan.tasks);            // then deal out tasks
 #pragma once
@@ -25,27 +30,47 @@
 
 namespace quest::kernels {
 
-// Element (i, j) is data[i * row_stride + j * column_stride]; one of the strides must be 1.
-struct Bf16View {
-  const bfloat16* data = nullptr;
+// A bfloat16 or FP32 operand. Element (i, j) is data[i * row_stride + j * column_stride]; one of
+// the strides must be 1.
+struct GemmOperand {
+  GemmOperand() = default;
+  GemmOperand(const bfloat16* values, int64_t to_next_row, int64_t to_next_column)
+      : data(values), row_stride(to_next_row), column_stride(to_next_column) {}
+  // Element k of the sum counts times scales[k] (rounded to FP32 first), if there are any: (K).
+  GemmOperand(const float* values, int64_t to_next_row, int64_t to_next_column,
+              const float* scales = nullptr)
+      : data(values),
+        row_stride(to_next_row),
+        column_stride(to_next_column),
+        is_float(true),
+        k_scales(scales) {}
+
+  // Bfloat16 values that one value is multiplied as.
+  int pieces() const { return is_float ? 3 : 1; }
+
+  const void* data = nullptr;
   int64_t row_stride = 0, column_stride = 0;
+  bool is_float = false;
+  const float* k_scales = nullptr;
 };
 
 struct GemmBf16 {
-  Bf16View a, b;
-  int64_t m = 0, n = 0, k = 0;  // k at most kMaxGemmBf16Depth: longer sums are several products
+  GemmOperand a, b;
+  int64_t m = 0, n = 0, k = 0;  // k at most max_gemm_bf16_depth: longer sums are several products
   void* out = nullptr;          // (M,N), row stride ldo
   int64_t ldo = 0;
   bool out_is_bfloat16 = false;
   bool accumulate = false;  // out += instead of out =; FP32 only
 };
 
-// A panel of the larger operand and its sums stay in the L2 cache up to here.
-inline constexpr int64_t kMaxGemmBf16Depth = 4096;
+// A panel of the larger operand and its sums stay in the L2 cache up to here: of operands of so
+// many pieces at most, 1 or 3. A multiple of 32.
+constexpr int64_t max_gemm_bf16_depth(int pieces) { return pieces == 1 ? 4096 : 1344; }
 
 struct GemmBf16Plan {
-  bool shares_a = false;       // a is packed whole, else b
-  int64_t panel_elements = 0;  // bfloat16 values of one packed panel: 32 rows or columns
+  bool shares_a = false;  // a is packed whole, else b
+  // bfloat16 values of one packed panel, 32 rows or columns, of the shared and the larger operand
+  int64_t shared_panel_elements = 0, own_panel_elements = 0;
   int64_t shared_panels = 0;
   int64_t task_panels = 0;  // panels of the larger operand in one task
   int64_t tasks = 0;
@@ -63,14 +88,9 @@ void gemm_bf16_pack(const GemmBf16& product, const GemmBf16Plan& plan, int64_t b
 void gemm_bf16_run(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
                    int64_t begin, int64_t end);
 
-// FP32 operands as three bfloat16 ones: high + middle + low = x * scale up to 2^-24 of it
-// (subnormal pieces are zero). Values [0, count) of a row; scale i is scales[i * scale_stride],
-// stride 0 or 1. A product with integers up to 256, which bfloat16 holds exactly, is then three
-// products as exact as one in FP32.
-void split_bf16(const float* x, const float* scales, int64_t scale_stride, int64_t count,
-                bfloat16* high, bfloat16* middle, bfloat16* low);
-
-// The definitions.
+// The definitions. FP32 values as three bfloat16 ones: high + middle + low = x * scale up to 2^-24
+// of it (subnormal pieces are zero). Values [0, count) of a row; scale i is scales[i *
+// scale_stride], stride 0 or 1.
 void split_bf16_reference(const float* x, const float* scales, int64_t scale_stride, int64_t count,
                           bfloat16* high, bfloat16* middle, bfloat16* low);
 void gemm_bf16_reference(const GemmBf16& product);

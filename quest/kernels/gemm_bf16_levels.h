@@ -5,7 +5,8 @@
 // step is two tiles of 16 rows of 64 bytes:
 //   of a: tile t, row r: a[16 t + r][k .. k + 31]
 //   of b: tile t, row p: pairs b[k + 2 p][j], b[k + 2 p + 1][j] for the 16 columns j of the tile
-// Rows, columns and depth past the end are zero.
+// Rows, columns and depth past the end are zero. A step of an FP32 operand is three such steps: the
+// high, the middle and the low pieces of its values.
 #pragma once
 
 #include "quest/kernels/gemm_bf16.h"
@@ -20,7 +21,8 @@ void gemm_bf16_pack_amx(const GemmBf16& product, const GemmBf16Plan& plan, int64
 void gemm_bf16_run_amx(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
                        int64_t begin, int64_t end);
 
-void split_bf16_amx(const float* x, const float* scales, int64_t scale_stride, int64_t count,
-                    bfloat16* high, bfloat16* middle, bfloat16* low);
+// split_bf16_reference on AVX512-BF16; the packing's own.
+void split_bf16_avx512(const float* x, const float* scales, int64_t scale_stride, int64_t count,
+                       bfloat16* high, bfloat16* middle, bfloat16* low);
 
 }  // namespace quest::kernels::detail

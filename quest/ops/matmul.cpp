@@ -20,9 +20,12 @@ bool fits_tiles(int64_t m, int64_t n, int64_t k) {
   return kernels::gemm_bf16_supports() && std::min({m, n, k}) >= kMinTileRows;
 }
 
+bool is_tile_type(const at::Tensor& x) {
+  return x.is_cpu() && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
+}
+
 bool uses_tiles(const at::Tensor& a, const at::Tensor& b) {
-  return a.is_cpu() && a.scalar_type() == at::kBFloat16 &&
-         fits_tiles(a.size(0), b.size(1), a.size(1));
+  return is_tile_type(a) && fits_tiles(a.size(0), b.size(1), a.size(1));
 }
 
 // A copy only if neither stride is 1.
@@ -30,25 +33,20 @@ at::Tensor with_unit_stride(const at::Tensor& x) {
   return x.stride(0) == 1 || x.stride(1) == 1 ? x : x.contiguous();
 }
 
-kernels::Bf16View view_of(const at::Tensor& x) {
+kernels::GemmOperand operand(const at::Tensor& x, const float* k_scales = nullptr) {
+  if (x.scalar_type() == at::kFloat) return {data<float>(x), x.stride(0), x.stride(1), k_scales};
   return {data<bfloat16>(x), x.stride(0), x.stride(1)};
 }
 
-// out (M,N) contiguous, float or bfloat16; K at most kMaxGemmBf16Depth.
-void run_tiles(const at::Tensor& a, const at::Tensor& b, at::Tensor& out, bool accumulate) {
-  kernels::GemmBf16 product;
-  product.a = view_of(a);
-  product.b = view_of(b);
-  product.m = a.size(0);
-  product.n = b.size(1);
-  product.k = a.size(1);
-  product.out = out.data_ptr();
-  product.ldo = out.stride(0);
-  product.out_is_bfloat16 = out.scalar_type() == at::kBFloat16;
-  product.accumulate = accumulate;
+int64_t max_depth(const at::Tensor& a, const at::Tensor& b) {
+  return kernels::max_gemm_bf16_depth(std::max(operand(a).pieces(), operand(b).pieces()));
+}
+
+// One product; its output and whether to add are set.
+void run_tiles(const kernels::GemmBf16& product, const at::TensorOptions& options) {
   const kernels::GemmBf16Plan plan = kernels::plan_gemm_bf16(product, at::get_num_threads());
-  const at::Tensor packed = at::empty({plan.shared_panels * plan.panel_elements},
-                                      a.options().dtype(at::kBFloat16).requires_grad(false));
+  const at::Tensor packed = at::empty({plan.shared_panels * plan.shared_panel_elements},
+                                      options.dtype(at::kBFloat16).requires_grad(false));
   auto* shared = data<bfloat16>(packed);
   at::parallel_for(0, plan.shared_panels, 1, [&](int64_t begin, int64_t end) {
     kernels::gemm_bf16_pack(product, plan, begin, end, shared);
@@ -58,17 +56,29 @@ void run_tiles(const at::Tensor& a, const at::Tensor& b, at::Tensor& out, bool a
   });
 }
 
-// Any K, in parts.
-void multiply_tiles(at::Tensor a, at::Tensor b, at::Tensor& out, bool accumulate) {
+// out (M,N) contiguous, float or bfloat16. Any K, in parts. a_scales (K) or null: of a, which is
+// float then.
+void multiply_tiles(at::Tensor a, at::Tensor b, at::Tensor& out, bool accumulate,
+                    const float* a_scales = nullptr) {
   RECORD_USER_SCOPE("quest::matmul");
   a = with_unit_stride(a);
   b = with_unit_stride(b);
+  kernels::GemmBf16 product;
+  product.m = a.size(0);
+  product.n = b.size(1);
+  product.out = out.data_ptr();
+  product.ldo = out.stride(0);
+  product.out_is_bfloat16 = out.scalar_type() == at::kBFloat16;
   const int64_t k = a.size(1);
-  const int64_t parts = (k + kernels::kMaxGemmBf16Depth - 1) / kernels::kMaxGemmBf16Depth;
+  const int64_t limit = max_depth(a, b);
+  const int64_t parts = (k + limit - 1) / limit;
   const int64_t depth = ((k + parts - 1) / parts + 31) / 32 * 32;
   for (int64_t at = 0; at < k; at += depth) {
-    const int64_t length = std::min(depth, k - at);
-    run_tiles(a.narrow(1, at, length), b.narrow(0, at, length), out, accumulate || at > 0);
+    product.k = std::min(depth, k - at);
+    product.a = operand(a.narrow(1, at, product.k), a_scales == nullptr ? nullptr : a_scales + at);
+    product.b = operand(b.narrow(0, at, product.k));
+    product.accumulate = accumulate || at > 0;
+    run_tiles(product, a.options());
   }
 }
 
@@ -85,7 +95,7 @@ at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, at::ScalarType out_t
     return at::mm(a, b).to(out_type);
   }
   // Sums over several parts are kept in FP32 between them.
-  const bool one_part = a.size(1) <= kernels::kMaxGemmBf16Depth;
+  const bool one_part = a.size(1) <= max_depth(a, b);
   at::Tensor out =
       at::empty({a.size(0), b.size(1)},
                 a.options().dtype(one_part ? out_type : at::kFloat).requires_grad(false));
@@ -134,30 +144,16 @@ at::Tensor matmul_codes(const at::Tensor& a, bool a_transposed, const at::Tensor
                "matmul_codes of ({}, {}) {} and ({}, {}) {}", a.size(0), a.size(1),
                at::toString(a.scalar_type()), numbers.size(0), numbers.size(1),
                at::toString(numbers.scalar_type()));
-  const int64_t rows = a.size(0), columns = a.size(1);
-  const at::Tensor pieces =
-      at::empty({3, rows, columns}, a.options().dtype(at::kBFloat16).requires_grad(false));
-  auto* high = data<bfloat16>(pieces);
-  auto* middle = high + rows * columns;
-  auto* low = middle + rows * columns;
-  // Along r: each row of a transposed operand has one scale, else each column.
-  parallel_rows(rows, columns, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t at = row * columns;
-      kernels::split_bf16(data<float>(a) + at, data<float>(scales) + (a_transposed ? row : 0),
-                          a_transposed ? 0 : 1, columns, high + at, middle + at, low + at);
-    }
-  });
   at::Tensor out = at::empty({a.size(a_transposed ? 1 : 0), numbers.size(1)}, a.options());
-  for (const int64_t piece : {2, 1, 0}) {  // small terms first
-    const at::Tensor part = pieces.select(0, piece);
-    multiply_tiles(a_transposed ? part.t() : part, numbers, out, /*accumulate=*/piece != 2);
-  }
+  multiply_tiles(a_transposed ? a.t() : a, numbers, out, /*accumulate=*/false, data<float>(scales));
   return out;
 }
 
 std::string matmul_plan(at::ScalarType type) {
-  return type == at::kBFloat16 && kernels::gemm_bf16_supports() ? "AMX tiles" : "LibTorch";
+  if (!kernels::gemm_bf16_supports()) return "LibTorch";
+  return type == at::kBFloat16 ? "AMX tiles"
+         : type == at::kFloat  ? "AMX tiles, FP32 values as three bfloat16 pieces"
+                               : "LibTorch";
 }
 
 }  // namespace quest::ops

@@ -88,8 +88,11 @@ TEST(Matmul, CodesAreAsExactAsAnFp32Product) {
 }
 
 TEST(Matmul, PlanSaysWhatRuns) {
-  EXPECT_EQ(matmul_plan(at::kFloat), "LibTorch");
-  EXPECT_EQ(matmul_plan(at::kBFloat16), kernels::gemm_bf16_supports() ? "AMX tiles" : "LibTorch");
+  EXPECT_EQ(matmul_plan(at::kDouble), "LibTorch");
+  const bool tiles = kernels::gemm_bf16_supports();
+  EXPECT_EQ(matmul_plan(at::kBFloat16), tiles ? "AMX tiles" : "LibTorch");
+  EXPECT_EQ(matmul_plan(at::kFloat),
+            tiles ? "AMX tiles, FP32 values as three bfloat16 pieces" : "LibTorch");
 }
 
 }  // namespace

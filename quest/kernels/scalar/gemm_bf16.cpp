@@ -22,15 +22,17 @@ void split_bf16_reference(const float* x, const float* scales, int64_t scale_str
 }
 
 void gemm_bf16_reference(const GemmBf16& product) {
-  const auto at = [](const Bf16View& view, int64_t row, int64_t column) {
-    return double{
-        static_cast<float>(view.data[row * view.row_stride + column * view.column_stride])};
+  const auto at = [](const GemmOperand& x, int64_t row, int64_t column, int64_t k) {
+    const int64_t place = row * x.row_stride + column * x.column_stride;
+    if (!x.is_float) return double{static_cast<float>(static_cast<const bfloat16*>(x.data)[place])};
+    const float value = static_cast<const float*>(x.data)[place];
+    return double{x.k_scales == nullptr ? value : value * x.k_scales[k]};
   };
   for (int64_t i = 0; i < product.m; ++i) {
     for (int64_t j = 0; j < product.n; ++j) {
       double sum = 0;
       for (int64_t k = 0; k < product.k; ++k) {
-        sum += at(product.a, i, k) * at(product.b, k, j);
+        sum += at(product.a, i, k, k) * at(product.b, k, j, k);
       }
       const int64_t index = i * product.ldo + j;
       if (product.out_is_bfloat16) {

@@ -132,6 +132,27 @@ struct Bf16TilesOn : Instructions {
     }
   }
 
+  // split_bf16_reference, 16 values at once; the instruction takes subnormal values as zero.
+  static void split(const float* x, const float* scales, int64_t scale_stride, int64_t count,
+                    bfloat16* high, bfloat16* middle, bfloat16* low) {
+    const auto widen = [](__m256bh piece) {
+      return _mm512_castsi512_ps(
+          _mm512_slli_epi32(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(piece)), 16));
+    };
+    for (int64_t i = 0; i < count; i += 16) {
+      const int64_t left = count - i < 16 ? count - i : 16;
+      const auto lanes = static_cast<__mmask16>((1u << left) - 1);
+      const __m512 scale =
+          scale_stride == 0 ? _mm512_set1_ps(*scales) : _mm512_maskz_loadu_ps(lanes, scales + i);
+      __m512 rest = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + i), scale);
+      for (bfloat16* out : {high, middle, low}) {
+        const __m256bh piece = _mm512_cvtneps_pbh(rest);
+        _mm256_mask_storeu_epi16(out + i, lanes, reinterpret_cast<__m256i>(piece));
+        rest = _mm512_sub_ps(rest, widen(piece));
+      }
+    }
+  }
+
   static void round_row(const float* sums, bfloat16* out) {
     const __m512bh rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(sums + 16), _mm512_loadu_ps(sums));
     _mm512_storeu_si512(out, reinterpret_cast<__m512i>(rounded));

@@ -5,13 +5,13 @@
 // store (see amx_tiles.h), add_bf16_products<c, a, b>, and for packing
 //   transpose(source, stride, tile)          16 x 16 words of 32 bits; stride in bytes
 //   interleave(source, stride, first, second) pairs of 32 rows x 32 values -> two tiles
+//   split(x, scales, scale_stride, count, high, middle, low)      split_bf16_reference
 //   round_row(sums, out)                      32 floats -> bfloat16
 // Internal linkage and no library functions: see gemm_lowbit_driver.h.
 //
-// Blocking: a task holds its panels of the larger operand (128 x K values) in the L2 cache; the
-// shared panels pass by one after the other, and K in parts of at most kPartSteps steps, so that
-// the part of the shared panel stays in the L1 cache while the task's panels meet it. Sums wait in
-// FP32.
+// Blocking: a task holds its panels of the larger operand in the L2 cache; the shared panels pass
+// by one after the other, and K in parts of a few steps (max_part_steps), so that the part of the
+// shared panel stays in the L1 cache while the task's panels meet it. Sums wait in FP32.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,8 @@ namespace {
 inline constexpr int64_t kTileElements = 512;                  // bfloat16 values
 inline constexpr int64_t kStepElements = 2 * kTileElements;    // of a panel, one step of K
 inline constexpr int64_t kStepLines = kStepElements * 2 / 64;  // cache lines of a step
-inline constexpr int64_t kPartSteps = 8;                       // 16 KB of each operand
+// 16 to 18 KB of the operand of more pieces.
+constexpr int64_t max_part_steps(int pieces) { return pieces == 1 ? 8 : 3; }
 
 // The rows x depth block at `source` (zero past its ends) as a full 32 x 32 block of values.
 inline void copy_padded(const bfloat16* source, int64_t stride, int64_t rows, int64_t columns,
@@ -87,15 +88,62 @@ void pack_panel(const bfloat16* data, int64_t vector_stride, int64_t k_stride, i
   }
 }
 
+// The same of FP32 values: each step is split into pieces first.
+template <class Tiles, bool kRowTiles>
+void pack_float_panel(const float* data, int64_t vector_stride, int64_t k_stride,
+                      const float* k_scales, int64_t first, int64_t count, int64_t k,
+                      bfloat16* panel) {
+  constexpr int kPieces = 3;
+  constexpr float kOne = 1;
+  const int64_t vectors = count - first < 32 ? count - first : 32;
+  const bool along = k_stride == 1;  // rows of a block are vectors, else steps along K
+  const int64_t stride = along ? vector_stride : k_stride;
+  alignas(64) bfloat16 pieces[kPieces][32 * 32];
+  for (int64_t at = 0; at < k; at += kBf16StepDepth) {
+    const int64_t depth = k - at < 32 ? k - at : 32;
+    const int64_t rows = along ? vectors : depth, columns = along ? depth : vectors;
+    if (rows < 32 || columns < 32) {
+      for (auto& piece : pieces) {
+        for (bfloat16& value : piece) value = bfloat16();
+      }
+    }
+    const float* source = data + first * vector_stride + at * k_stride;
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* scales = k_scales == nullptr ? &kOne : k_scales + at + (along ? 0 : r);
+      Tiles::split(source + r * stride, scales, k_scales != nullptr && along ? 1 : 0, columns,
+                   pieces[0] + 32 * r, pieces[1] + 32 * r, pieces[2] + 32 * r);
+    }
+    for (const auto& piece : pieces) {
+      if (along) {
+        pack_step_along<Tiles, kRowTiles>(piece, 32, panel);
+      } else {
+        pack_step_across<Tiles, kRowTiles>(piece, 32, panel);
+      }
+      panel += kStepElements;
+    }
+  }
+}
+
+template <class Tiles, bool kRowTiles>
+void pack_panel_of(const GemmOperand& x, int64_t vector_stride, int64_t k_stride, int64_t first,
+                   int64_t count, int64_t k, bfloat16* out) {
+  if (x.is_float) {
+    pack_float_panel<Tiles, kRowTiles>(static_cast<const float*>(x.data), vector_stride, k_stride,
+                                       x.k_scales, first, count, k, out);
+  } else {
+    pack_panel<Tiles, kRowTiles>(static_cast<const bfloat16*>(x.data), vector_stride, k_stride,
+                                 first, count, k, out);
+  }
+}
+
 template <class Tiles>
 void pack_panel_of(const GemmBf16& product, bool of_a, int64_t panel, bfloat16* out) {
+  const GemmOperand &a = product.a, &b = product.b;
   const int64_t first = panel * kBf16Panel;
   if (of_a) {
-    pack_panel<Tiles, true>(product.a.data, product.a.row_stride, product.a.column_stride, first,
-                            product.m, product.k, out);
+    pack_panel_of<Tiles, true>(a, a.row_stride, a.column_stride, first, product.m, product.k, out);
   } else {
-    pack_panel<Tiles, false>(product.b.data, product.b.column_stride, product.b.row_stride, first,
-                             product.n, product.k, out);
+    pack_panel_of<Tiles, false>(b, b.column_stride, b.row_stride, first, product.n, product.k, out);
   }
 }
 
@@ -116,9 +164,60 @@ class Prefetch {
   int64_t lines_per_step_;
 };
 
+// One piece of a step of a, times the tiles 6 and 7 of b.
+template <class Tiles>
+void multiply_a(const bfloat16* step, int piece) {
+  const bfloat16* a = step + piece * kStepElements;
+  Tiles::template load<4>(a, 64);
+  Tiles::template add_bf16_products<0, 4, 6>();
+  Tiles::template add_bf16_products<1, 4, 7>();
+  Tiles::template load<5>(a + kTileElements, 64);
+  Tiles::template add_bf16_products<2, 5, 6>();
+  Tiles::template add_bf16_products<3, 5, 7>();
+}
+// One piece of a step of b, times the tiles 4 and 5 of a.
+template <class Tiles>
+void multiply_b(const bfloat16* step, int piece) {
+  const bfloat16* b = step + piece * kStepElements;
+  Tiles::template load<6>(b, 64);
+  Tiles::template add_bf16_products<0, 4, 6>();
+  Tiles::template add_bf16_products<2, 5, 6>();
+  Tiles::template load<7>(b + kTileElements, 64);
+  Tiles::template add_bf16_products<1, 4, 7>();
+  Tiles::template add_bf16_products<3, 5, 7>();
+}
+
+// One step. Each product but the first loads the pieces of one operand only.
+template <class Tiles, int kPiecesA, int kPiecesB>
+void multiply_step(const bfloat16* a, const bfloat16* b) {
+  constexpr int kHigh = 0, kMiddle = 1, kLow = 2;
+  if constexpr (kPiecesA == 1 && kPiecesB == 3) {
+    Tiles::template load<4>(a, 64);
+    Tiles::template load<5>(a + kTileElements, 64);
+    multiply_b<Tiles>(b, kLow);
+    multiply_b<Tiles>(b, kMiddle);
+    multiply_b<Tiles>(b, kHigh);
+  } else {
+    Tiles::template load<6>(b, 64);
+    Tiles::template load<7>(b + kTileElements, 64);
+    if constexpr (kPiecesA == 3) {
+      multiply_a<Tiles>(a, kLow);
+      multiply_a<Tiles>(a, kMiddle);
+    }
+    if constexpr (kPiecesA == 3 && kPiecesB == 3) {
+      multiply_b<Tiles>(b, kMiddle);  // by the middle of a
+      multiply_a<Tiles>(a, kHigh);    // by the middle of b
+      multiply_b<Tiles>(b, kLow);
+      multiply_b<Tiles>(b, kHigh);
+    } else {
+      multiply_a<Tiles>(a, kHigh);
+    }
+  }
+}
+
 // sums (32 x 32, row-major): += or = the product of `steps` steps of a panel of a and one of b.
 // between_steps() is called after each.
-template <class Tiles, class F>
+template <class Tiles, int kPiecesA = 1, int kPiecesB = 1, class F>
 void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums,
                      const F& between_steps) {
   constexpr int64_t kRow = 32 * sizeof(float);
@@ -133,15 +232,10 @@ void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool a
     Tiles::template zero<2>();
     Tiles::template zero<3>();
   }
-  for (int64_t s = 0; s < steps; ++s, a += kStepElements, b += kStepElements) {
-    Tiles::template load<4>(a, 64);
-    Tiles::template load<6>(b, 64);
-    Tiles::template load<7>(b + kTileElements, 64);
-    Tiles::template add_bf16_products<0, 4, 6>();
-    Tiles::template add_bf16_products<1, 4, 7>();
-    Tiles::template load<5>(a + kTileElements, 64);
-    Tiles::template add_bf16_products<2, 5, 6>();
-    Tiles::template add_bf16_products<3, 5, 7>();
+  for (int64_t s = 0; s < steps; ++s) {
+    multiply_step<Tiles, kPiecesA, kPiecesB>(a, b);
+    a += kPiecesA * kStepElements;
+    b += kPiecesB * kStepElements;
     between_steps();
   }
   Tiles::template store<0>(sums, kRow);
@@ -193,42 +287,47 @@ void write_block(const GemmBf16& product, int64_t row, int64_t column, const flo
 
 // Elements of the memory that run_task needs, in bfloat16 values and in floats.
 inline int64_t task_panel_elements(const GemmBf16Plan& plan) {
-  return plan.task_panels * plan.panel_elements;
+  return plan.task_panels * plan.own_panel_elements;
 }
 inline int64_t task_sums(const GemmBf16Plan& plan) { return plan.task_panels * 32 * 32; }
 
 // One task: panels [first, first + plan.task_panels) of the larger operand against all shared ones.
-template <class Tiles>
-void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
-              int64_t task, bfloat16* own, float* sums) {
+template <class Tiles, int kPiecesA, int kPiecesB>
+void run_task_of(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
+                 int64_t task, bfloat16* own, float* sums) {
   const int64_t streamed = plan.shares_a ? product.n : product.m;
   const int64_t first = task * plan.task_panels;
   const int64_t all = (streamed + kBf16Panel - 1) / kBf16Panel;
   const int64_t count = all - first < plan.task_panels ? all - first : plan.task_panels;
   for (int64_t p = 0; p < count; ++p) {
-    pack_panel_of<Tiles>(product, !plan.shares_a, first + p, own + p * plan.panel_elements);
+    pack_panel_of<Tiles>(product, !plan.shares_a, first + p, own + p * plan.own_panel_elements);
   }
-  const int64_t steps = plan.panel_elements / kStepElements;
+  constexpr int64_t kPartSteps = max_part_steps(kPiecesA > kPiecesB ? kPiecesA : kPiecesB);
+  const int64_t shared_pieces = plan.shares_a ? kPiecesA : kPiecesB;
+  const int64_t shared_step = shared_pieces * kStepElements;
+  const int64_t own_step = (plan.shares_a ? kPiecesB : kPiecesA) * kStepElements;
+  const int64_t steps = plan.own_panel_elements / own_step;
   const int64_t parts = (steps + kPartSteps - 1) / kPartSteps;
   const int64_t part_steps = (steps + parts - 1) / parts;
   for (int64_t q = 0; q < plan.shared_panels; ++q) {
-    const bfloat16* panel = shared + q * plan.panel_elements;
+    const bfloat16* panel = shared + q * plan.shared_panel_elements;
     // While one shared panel is used, the next is fetched.
-    Prefetch prefetch(panel + plan.panel_elements,
-                      q + 1 == plan.shared_panels ? 0 : kStepLines / count);
+    Prefetch prefetch(panel + plan.shared_panel_elements,
+                      q + 1 == plan.shared_panels ? 0 : shared_pieces * kStepLines / count);
     for (int64_t s = 0; s < steps; s += part_steps) {
       const int64_t step_count = steps - s < part_steps ? steps - s : part_steps;
       const bool last = s + step_count == steps;
-      const bfloat16* others = panel + s * kStepElements;
+      const bfloat16* others = panel + s * shared_step;
       for (int64_t p = 0; p < count; ++p) {
-        const bfloat16* mine = own + p * plan.panel_elements + s * kStepElements;
+        const bfloat16* mine = own + p * plan.own_panel_elements + s * own_step;
         float* block = sums + p * 32 * 32;
         const int64_t at_shared = q * kBf16Panel, at_own = (first + p) * kBf16Panel;
         const int64_t row = plan.shares_a ? at_shared : at_own;
         const int64_t column = plan.shares_a ? at_own : at_shared;
         if (last) prefetch_block(product, row, column);
-        multiply_panels<Tiles>(plan.shares_a ? others : mine, plan.shares_a ? mine : others,
-                               step_count, s > 0, block, [&] { prefetch.step(); });
+        multiply_panels<Tiles, kPiecesA, kPiecesB>(plan.shares_a ? others : mine,
+                                                   plan.shares_a ? mine : others, step_count, s > 0,
+                                                   block, [&] { prefetch.step(); });
         if (last) write_block<Tiles>(product, row, column, block);
       }
     }
@@ -236,10 +335,19 @@ void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16*
 }
 
 template <class Tiles>
+void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
+              int64_t task, bfloat16* own, float* sums) {
+  const auto run = product.a.is_float
+                       ? (product.b.is_float ? run_task_of<Tiles, 3, 3> : run_task_of<Tiles, 3, 1>)
+                       : (product.b.is_float ? run_task_of<Tiles, 1, 3> : run_task_of<Tiles, 1, 1>);
+  run(product, plan, shared, task, own, sums);
+}
+
+template <class Tiles>
 void pack_shared(const GemmBf16& product, const GemmBf16Plan& plan, int64_t begin, int64_t end,
                  bfloat16* shared) {
   for (int64_t p = begin; p < end; ++p) {
-    pack_panel_of<Tiles>(product, plan.shares_a, p, shared + p * plan.panel_elements);
+    pack_panel_of<Tiles>(product, plan.shares_a, p, shared + p * plan.shared_panel_elements);
   }
 }
 
