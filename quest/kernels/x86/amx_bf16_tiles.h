@@ -135,10 +135,7 @@ struct Bf16TilesOn : Instructions {
   // split_bf16_reference, 16 values at once; the instruction takes subnormal values as zero.
   static void split(const float* x, const float* scales, int64_t scale_stride, int64_t count,
                     bfloat16* high, bfloat16* middle, bfloat16* low) {
-    const auto widen = [](__m256bh piece) {
-      return _mm512_castsi512_ps(
-          _mm512_slli_epi32(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(piece)), 16));
-    };
+    if (count == 32) return split_32(x, scales, scale_stride, high, middle, low);
     for (int64_t i = 0; i < count; i += 16) {
       const int64_t left = count - i < 16 ? count - i : 16;
       const auto lanes = static_cast<__mmask16>((1u << left) - 1);
@@ -148,8 +145,27 @@ struct Bf16TilesOn : Instructions {
       for (bfloat16* out : {high, middle, low}) {
         const __m256bh piece = _mm512_cvtneps_pbh(rest);
         _mm256_mask_storeu_epi16(out + i, lanes, reinterpret_cast<__m256i>(piece));
-        rest = _mm512_sub_ps(rest, widen(piece));
+        rest = _mm512_sub_ps(rest, widen(reinterpret_cast<__m256i>(piece)));
       }
+    }
+  }
+
+  static __m512 widen(__m256i bf16) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
+  }
+
+  // split of 32 values.
+  static void split_32(const float* x, const float* scales, int64_t scale_stride, bfloat16* high,
+                       bfloat16* middle, bfloat16* low) {
+    const __m512 scale0 = scale_stride == 0 ? _mm512_set1_ps(*scales) : _mm512_loadu_ps(scales);
+    const __m512 scale1 = scale_stride == 0 ? scale0 : _mm512_loadu_ps(scales + 16);
+    __m512 rest0 = _mm512_mul_ps(_mm512_loadu_ps(x), scale0);
+    __m512 rest1 = _mm512_mul_ps(_mm512_loadu_ps(x + 16), scale1);
+    for (bfloat16* out : {high, middle, low}) {
+      const auto piece = (__m512i)_mm512_cvtne2ps_pbh(rest1, rest0);
+      _mm512_storeu_si512(out, piece);
+      rest0 = _mm512_sub_ps(rest0, widen(_mm512_castsi512_si256(piece)));
+      rest1 = _mm512_sub_ps(rest1, widen(_mm512_extracti64x4_epi64(piece, 1)));
     }
   }
 

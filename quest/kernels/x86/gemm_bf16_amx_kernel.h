@@ -215,11 +215,35 @@ void multiply_step(const bfloat16* a, const bfloat16* b) {
   }
 }
 
+// The steps of a panel that come next, fetched into the L1 cache: tile loads from the L2 cache
+// would wait for each other.
+template <int kPieces>
+class StepPrefetch {
+ public:
+  // `steps` steps at `part`, then those at `next_part`.
+  StepPrefetch(const bfloat16* part, const bfloat16* next_part, int64_t steps)
+      : part_(part), next_part_(next_part), steps_(steps) {}
+
+  void after(int64_t step) const {
+    constexpr int64_t kAhead = kPieces == 1 ? 2 : 1;
+    const int64_t ahead = step + kAhead;
+    const bfloat16* from = ahead < steps_ ? part_ + ahead * kPieces * kStepElements
+                                          : next_part_ + (ahead - steps_) * kPieces * kStepElements;
+    for (int64_t line = 0; line < kPieces * kStepLines; ++line) {
+      __builtin_prefetch(from + line * 32, 0, 3);
+    }
+  }
+
+ private:
+  const bfloat16 *part_, *next_part_;
+  int64_t steps_;
+};
+
 // sums (32 x 32, row-major): += or = the product of `steps` steps of a panel of a and one of b.
-// between_steps() is called after each.
+// after_step(s) is called after each.
 template <class Tiles, int kPiecesA = 1, int kPiecesB = 1, class F>
 void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums,
-                     const F& between_steps) {
+                     const F& after_step) {
   constexpr int64_t kRow = 32 * sizeof(float);
   if (add) {
     Tiles::template load<0>(sums, kRow);
@@ -236,7 +260,7 @@ void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool a
     multiply_step<Tiles, kPiecesA, kPiecesB>(a, b);
     a += kPiecesA * kStepElements;
     b += kPiecesB * kStepElements;
-    between_steps();
+    after_step(s);
   }
   Tiles::template store<0>(sums, kRow);
   Tiles::template store<1>(sums + 16, kRow);
@@ -292,42 +316,50 @@ inline int64_t task_panel_elements(const GemmBf16Plan& plan) {
 inline int64_t task_sums(const GemmBf16Plan& plan) { return plan.task_panels * 32 * 32; }
 
 // One task: panels [first, first + plan.task_panels) of the larger operand against all shared ones.
-template <class Tiles, int kPiecesA, int kPiecesB>
+template <class Tiles, int kPiecesA, int kPiecesB, bool kSharesA>
 void run_task_of(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
                  int64_t task, bfloat16* own, float* sums) {
-  const int64_t streamed = plan.shares_a ? product.n : product.m;
+  const int64_t streamed = kSharesA ? product.n : product.m;
   const int64_t first = task * plan.task_panels;
   const int64_t all = (streamed + kBf16Panel - 1) / kBf16Panel;
   const int64_t count = all - first < plan.task_panels ? all - first : plan.task_panels;
   for (int64_t p = 0; p < count; ++p) {
-    pack_panel_of<Tiles>(product, !plan.shares_a, first + p, own + p * plan.own_panel_elements);
+    pack_panel_of<Tiles>(product, !kSharesA, first + p, own + p * plan.own_panel_elements);
   }
   constexpr int64_t kPartSteps = max_part_steps(kPiecesA > kPiecesB ? kPiecesA : kPiecesB);
-  const int64_t shared_pieces = plan.shares_a ? kPiecesA : kPiecesB;
-  const int64_t shared_step = shared_pieces * kStepElements;
-  const int64_t own_step = (plan.shares_a ? kPiecesB : kPiecesA) * kStepElements;
-  const int64_t steps = plan.own_panel_elements / own_step;
+  constexpr int kSharedPieces = kSharesA ? kPiecesA : kPiecesB;
+  constexpr int kOwnPieces = kSharesA ? kPiecesB : kPiecesA;
+  constexpr int64_t kSharedStep = kSharedPieces * kStepElements;
+  constexpr int64_t kOwnStep = kOwnPieces * kStepElements;
+  const int64_t steps = plan.own_panel_elements / kOwnStep;
   const int64_t parts = (steps + kPartSteps - 1) / kPartSteps;
   const int64_t part_steps = (steps + parts - 1) / parts;
   for (int64_t q = 0; q < plan.shared_panels; ++q) {
     const bfloat16* panel = shared + q * plan.shared_panel_elements;
     // While one shared panel is used, the next is fetched.
     Prefetch prefetch(panel + plan.shared_panel_elements,
-                      q + 1 == plan.shared_panels ? 0 : shared_pieces * kStepLines / count);
+                      q + 1 == plan.shared_panels ? 0 : kSharedPieces * kStepLines / count);
     for (int64_t s = 0; s < steps; s += part_steps) {
       const int64_t step_count = steps - s < part_steps ? steps - s : part_steps;
       const bool last = s + step_count == steps;
-      const bfloat16* others = panel + s * shared_step;
+      const bfloat16* others = panel + s * kSharedStep;
       for (int64_t p = 0; p < count; ++p) {
-        const bfloat16* mine = own + p * plan.own_panel_elements + s * own_step;
+        const bfloat16* mine = own + p * plan.own_panel_elements + s * kOwnStep;
         float* block = sums + p * 32 * 32;
         const int64_t at_shared = q * kBf16Panel, at_own = (first + p) * kBf16Panel;
-        const int64_t row = plan.shares_a ? at_shared : at_own;
-        const int64_t column = plan.shares_a ? at_own : at_shared;
+        const int64_t row = kSharesA ? at_shared : at_own;
+        const int64_t column = kSharesA ? at_own : at_shared;
         if (last) prefetch_block(product, row, column);
-        multiply_panels<Tiles, kPiecesA, kPiecesB>(plan.shares_a ? others : mine,
-                                                   plan.shares_a ? mine : others, step_count, s > 0,
-                                                   block, [&] { prefetch.step(); });
+        const int64_t next = last ? 0 : s + step_count;
+        const StepPrefetch<kOwnPieces> own_prefetch(
+            mine, p + 1 < count ? mine + plan.own_panel_elements : own + next * kOwnStep,
+            step_count);
+        multiply_panels<Tiles, kPiecesA, kPiecesB>(kSharesA ? others : mine,
+                                                   kSharesA ? mine : others, step_count, s > 0,
+                                                   block, [&](int64_t step) {
+                                                     prefetch.step();
+                                                     own_prefetch.after(step);
+                                                   });
         if (last) write_block<Tiles>(product, row, column, block);
       }
     }
@@ -337,10 +369,17 @@ void run_task_of(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat
 template <class Tiles>
 void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
               int64_t task, bfloat16* own, float* sums) {
-  const auto run = product.a.is_float
-                       ? (product.b.is_float ? run_task_of<Tiles, 3, 3> : run_task_of<Tiles, 3, 1>)
-                       : (product.b.is_float ? run_task_of<Tiles, 1, 3> : run_task_of<Tiles, 1, 1>);
-  run(product, plan, shared, task, own, sums);
+  const auto run = [&]<int kPiecesA, int kPiecesB>() {
+    if (plan.shares_a) {
+      run_task_of<Tiles, kPiecesA, kPiecesB, true>(product, plan, shared, task, own, sums);
+    } else {
+      run_task_of<Tiles, kPiecesA, kPiecesB, false>(product, plan, shared, task, own, sums);
+    }
+  };
+  if (product.a.is_float && product.b.is_float) return run.template operator()<3, 3>();
+  if (product.a.is_float) return run.template operator()<3, 1>();
+  if (product.b.is_float) return run.template operator()<1, 3>();
+  run.template operator()<1, 1>();
 }
 
 template <class Tiles>
