@@ -42,12 +42,13 @@ bool gemm_lowbit_supports(int64_t, int64_t) { return false; }
 const char* gemm_lowbit_plan() { return "none"; }
 int64_t rms_norm_backward_workspace(int64_t, int64_t) { missing("rms_norm_backward"); }
 
-void gradient_squares(const float*, int64_t, double*, Stream) { missing("gradient_squares"); }
+void gradient_squares(const GradientValues*, int64_t, double*, Stream) {
+  missing("gradient_squares");
+}
 void begin_step(const double*, int64_t, double, double, double, float*, Stream) {
   missing("begin_step");
 }
-void adamw(float*, const float*, float*, float*, int64_t, const AdamWSettings&, const float*,
-           Stream) {
+void adamw(const AdamWTensor*, int64_t, const AdamWSettings&, const float*, Stream) {
   missing("adamw");
 }
 
