@@ -101,29 +101,27 @@ struct StepFactors {
   float clip, keep, step_size, root_bias2;
 };
 
-// Values of a chunk that begins at a multiple of 4.
-constexpr int64_t kChunkGroups = 4 * kThreads, kChunkValues = 4 * kChunkGroups;
+// A block's values; the first `count` of them exist.
+constexpr int kChunkValues = 16 * kThreads;
 template <bool kAligned>
-__device__ void update_chunk(const AdamWTensor& t, int64_t chunk, const Constants& c,
-                             const StepFactors& f) {
-  const int64_t groups = (t.n + 3) / 4;
-  const int64_t end = min((chunk + 1) * kChunkGroups, groups);
-  for (int64_t i = chunk * kChunkGroups + threadIdx.x; i < end; i += kThreads) {
-    if (kAligned && i * 4 + 4 <= t.n) {
-      float4 w4 = reinterpret_cast<float4*>(t.w)[i], m4 = reinterpret_cast<float4*>(t.m)[i];
-      float4 v4 = reinterpret_cast<float4*>(t.v)[i];
-      const float4 g4 = reinterpret_cast<const float4*>(t.g)[i];
+__device__ void update_chunk(float* w, const float* g, float* m, float* v, int count,
+                             const Constants& c, const StepFactors& f) {
+  for (int i = 4 * static_cast<int>(threadIdx.x); i < count; i += 4 * kThreads) {
+    if (kAligned && i + 4 <= count) {
+      float4& w_at = *reinterpret_cast<float4*>(w + i);
+      float4& m_at = *reinterpret_cast<float4*>(m + i);
+      float4& v_at = *reinterpret_cast<float4*>(v + i);
+      const float4 g4 = *reinterpret_cast<const float4*>(g + i);
+      float4 w4 = w_at, m4 = m_at, v4 = v_at;
       update(w4.x, g4.x * f.clip, m4.x, v4.x, c, f.keep, f.step_size, f.root_bias2);
       update(w4.y, g4.y * f.clip, m4.y, v4.y, c, f.keep, f.step_size, f.root_bias2);
       update(w4.z, g4.z * f.clip, m4.z, v4.z, c, f.keep, f.step_size, f.root_bias2);
       update(w4.w, g4.w * f.clip, m4.w, v4.w, c, f.keep, f.step_size, f.root_bias2);
-      reinterpret_cast<float4*>(t.w)[i] = w4;
-      reinterpret_cast<float4*>(t.m)[i] = m4;
-      reinterpret_cast<float4*>(t.v)[i] = v4;
+      w_at = w4, m_at = m4, v_at = v4;
       continue;
     }
-    for (int64_t k = i * 4; k < min(i * 4 + 4, t.n); ++k) {
-      update(t.w[k], t.g[k] * f.clip, t.m[k], t.v[k], c, f.keep, f.step_size, f.root_bias2);
+    for (int k = i; k < min(i + 4, count); ++k) {
+      update(w[k], g[k] * f.clip, m[k], v[k], c, f.keep, f.step_size, f.root_bias2);
     }
   }
 }
@@ -132,17 +130,22 @@ using AdamWTable = TensorTable<AdamWTensor>;
 static_assert(AdamWTable::kCapacity == 76, "as adamw.h says");
 static_assert(sizeof(Constants) + sizeof(const float*) + 8 <= kOtherParameterBytes);
 
-__global__ void adamw_chunks(const __grid_constant__ AdamWTable table, Constants c,
-                             const float* control) {
+// 6 blocks at once: 96 KB on their way to each multiprocessor.
+__global__ void __launch_bounds__(kThreads, 6)
+    adamw_chunks(const __grid_constant__ AdamWTable table, Constants c, const float* control) {
   if (control[kSkipped] != 0.0f) return;
   const TablePlace place = table.place_of(blockIdx.x);
-  const AdamWTensor t = table.tensors[place.tensor];
+  const AdamWTensor& t = table.tensors[place.tensor];
   const StepFactors factors{control[kClipFactor], 1.0f - control[kLearningRate] * t.weight_decay,
                             control[kStepSize], control[kRootBias2]};
-  if (is_aligned(t.w) && is_aligned(t.g) && is_aligned(t.m) && is_aligned(t.v)) {
-    update_chunk<true>(t, place.block, c, factors);
+  const int64_t first = static_cast<int64_t>(place.block) * kChunkValues;
+  const int count = static_cast<int>(min(t.n - first, int64_t{kChunkValues}));
+  float *w = t.w + first, *m = t.m + first, *v = t.v + first;
+  const float* g = t.g + first;
+  if (is_aligned(w) && is_aligned(g) && is_aligned(m) && is_aligned(v)) {
+    update_chunk<true>(w, g, m, v, count, c, factors);
   } else {
-    update_chunk<false>(t, place.block, c, factors);
+    update_chunk<false>(w, g, m, v, count, c, factors);
   }
 }
 
