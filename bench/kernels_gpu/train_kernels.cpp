@@ -162,6 +162,13 @@ void time_fp8_gradients(const Table& table, const Shape& s) {
                       data<uint8_t>(rows), data<float>(row_scales), data<uint8_t>(turned),
                       data<float>(column_scales), data<uint32_t>(work), current_stream());
   });
+  table.bytes("gradient rotated to FP8, by rows", size(dy) + size(rows), [&] {
+    gpu::fp8_hadamard_rows<bfloat16>(data<bfloat16>(dy), data<float>(w_units), m, n, {},
+                                     data<uint8_t>(rows), data<float>(row_scales),
+                                     current_stream());
+  });
+  const at::Tensor copy = at::empty({n, m}, dy.options());
+  table.bytes("gradient turned in BF16", 2 * size(dy), [&] { copy.copy_(dy.t()); });
   const at::Tensor codes = at::randint(-15, 16, {m, s.f}, on_gpu(at::kChar));
   table.bytes("codes turned to FP8", 2 * size(codes), [&] {
     gpu::fp8_turn_codes(data<int8_t>(codes), m, s.f, data<uint8_t>(turned), current_stream());

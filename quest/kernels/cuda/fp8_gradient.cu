@@ -248,13 +248,15 @@ __device__ void load8(const uint8_t* p, float (&v)[kLane]) {
   }
 }
 
-// Rotated values of a row of x factor from `column` on; zeros beyond its end. All threads of a warp
-// must call it.
+// Of rows of `length` values.
 struct Rotation {
   int64_t length;
   int block;
   float norm;
 };
+
+// 8 values of a row, times factor and rotated, from `column` on; zeros beyond its end. All threads
+// of a warp must call it.
 template <class T>
 __device__ void load_rotated(const T* x, const float* factor, int64_t column, const Rotation& r,
                              float (&v)[kLane]) {
