@@ -116,7 +116,7 @@ void time_mlp(const Table& table, const Shape& s) {
   });
 }
 
-// Of the largest weight of a block, once in a step.
+// Of the largest weight of a block, once in a step; the optimizer's of all weights of a block.
 void time_weights(const Table& table, const Shape& s) {
   const int64_t n = 2 * s.f, k = s.c;
   const at::Tensor master = at::randn({n, k}, on_gpu(at::kFloat)), values = normal({n, k});
@@ -126,17 +126,28 @@ void time_weights(const Table& table, const Shape& s) {
     rows.values = values.data_ptr();
     gpu::hadamard_quantize<float>(s.spec, data<float>(master), n, k, rows, current_stream());
   });
-  const at::Tensor grad = at::randn_like(master), first = at::zeros_like(master);
-  const at::Tensor second = at::zeros_like(master), control = at::zeros({8}, on_gpu(at::kFloat));
-  const at::Tensor partials = at::empty({gpu::kSquareBlocks}, on_gpu(at::kDouble));
-  table.bytes("squares of a gradient", size(grad), [&] {
-    gpu::gradient_squares(data<float>(grad), grad.numel(), data<double>(partials),
-                          current_stream());
+  const int64_t heads = s.heads * s.d;
+  std::vector<std::array<at::Tensor, 4>> kept;  // weight, gradient, moments
+  std::vector<gpu::GradientValues> gradients;
+  std::vector<gpu::AdamWTensor> tensors;
+  double bytes = 0;
+  for (const int64_t count : {s.c, 3 * heads * s.c, s.c * heads, s.c, n * k, s.c * s.f}) {
+    const at::Tensor w = at::randn({count}, on_gpu(at::kFloat));
+    kept.push_back({w, at::randn_like(w), at::zeros_like(w), at::zeros_like(w)});
+    const auto& [weight, grad, first, second] = kept.back();
+    gradients.push_back({data<float>(grad), count});
+    tensors.push_back({data<float>(weight), data<float>(grad), data<float>(first),
+                       data<float>(second), count, 0.1f});
+    bytes += size(w);
+  }
+  const auto all = static_cast<int64_t>(tensors.size());
+  const at::Tensor control = at::zeros({8}, on_gpu(at::kFloat));
+  const at::Tensor partials = at::empty({all, gpu::kSquareBlocks}, on_gpu(at::kDouble));
+  table.bytes("squares of a block's gradients", bytes, [&] {
+    gpu::gradient_squares(gradients.data(), all, data<double>(partials), current_stream());
   });
-  table.bytes("AdamW", 7 * size(grad), [&] {
-    gpu::adamw(data<float>(master), data<float>(grad), data<float>(first), data<float>(second),
-               grad.numel(), {}, data<float>(control), current_stream());
-  });
+  table.bytes("AdamW of a block's weights", 7 * bytes,
+              [&] { gpu::adamw(tensors.data(), all, {}, data<float>(control), current_stream()); });
 }
 
 void time_fp8_gradients(const Table& table, const Shape& s) {
@@ -151,6 +162,13 @@ void time_fp8_gradients(const Table& table, const Shape& s) {
                       data<uint8_t>(rows), data<float>(row_scales), data<uint8_t>(turned),
                       data<float>(column_scales), data<uint32_t>(work), current_stream());
   });
+  table.bytes("gradient rotated to FP8, by rows", size(dy) + size(rows), [&] {
+    gpu::fp8_hadamard_rows<bfloat16>(data<bfloat16>(dy), data<float>(w_units), m, n, {},
+                                     data<uint8_t>(rows), data<float>(row_scales),
+                                     current_stream());
+  });
+  const at::Tensor copy = at::empty({n, m}, dy.options());
+  table.bytes("gradient turned in BF16", 2 * size(dy), [&] { copy.copy_(dy.t()); });
   const at::Tensor codes = at::randint(-15, 16, {m, s.f}, on_gpu(at::kChar));
   table.bytes("codes turned to FP8", 2 * size(codes), [&] {
     gpu::fp8_turn_codes(data<int8_t>(codes), m, s.f, data<uint8_t>(turned), current_stream());

@@ -43,6 +43,7 @@ struct Options {
   int64_t warmup = 3;
   double lr = 1.2e-3;
   uint64_t seed = 0;
+  bool gradient_hadamard = false;
   bool no_graphs = false;
   bool deterministic = false;
   std::string profile;
@@ -53,6 +54,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "model size: 30M, 50M, ... 1.6B");
   app.add_option("--recipe", o.recipe, "recipe: bf16, w4a4, w1a1, ...");
   app.add_option("--backward", o.backward, "type of the backward products");
+  app.add_flag("--gradient-hadamard", o.gradient_hadamard, "with --backward fp8: rotate first");
   app.add_option("--recompute", o.recompute, "what is computed again in the backward pass");
   app.add_option("--vocabulary", o.vocabulary, "tokens of the vocabulary")->check(at_least_one);
   app.add_option("--batch", o.batch, "sequences of a step")->check(at_least_one);
@@ -83,6 +85,7 @@ train::TrainConfig config_of(const Options& o) {
   set("train.cuda_graphs", o.no_graphs ? "false" : "true");
   set("train.deterministic", o.deterministic ? "true" : "false");
   if (o.backward != "bf16") set("train.backward", o.backward);
+  if (o.gradient_hadamard) set("train.gradient_hadamard", "true");
   if (o.recompute != "off") set("train.recompute", o.recompute);
   train::finish_config(config);
   return config;
@@ -160,7 +163,7 @@ void run(const Options& o) {
   const LlamaConfig shape = train::resolve_model(config, o.vocabulary);
   nn::LlamaModel model(shape, config.quant, nn::ComputeType::kBFloat16, at::kCUDA);
   model.init_weights(o.seed);
-  if (o.backward == "fp8") model.use_fp8_backward();
+  if (o.backward == "fp8") model.use_fp8_backward({.hadamard = o.gradient_hadamard});
   model.set_recompute(nn::recompute_from_name(o.recompute));
   const auto optimizer = train::make_optimizer(config.optimizer, model.parameters());
   const int64_t micro = o.micro_batch > 0 ? o.micro_batch : o.batch;

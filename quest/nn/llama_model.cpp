@@ -258,15 +258,16 @@ void LlamaModel::check_targets(const at::Tensor& targets) const {
 
 at::Tensor LlamaModel::on_device(const at::Tensor& tensor) const { return tensor.to(device_); }
 
-void LlamaModel::use_fp8_backward(bool e5m2, bool by_chance) {
+void LlamaModel::use_fp8_backward(const Fp8Gradients& gradients) {
   QUEST_CHECK(
       device_.is_cuda() && ops::gpu_has_fast_products(), ErrorKind::kUsage,
       "FP8 backward products need a Hopper GPU (H100, H200) and its code in this build; this "
       "model is on {}, see `quest doctor`",
       device_.is_cuda() ? ops::gpu_description() : "the CPU");
   ops::QuantLinearState::Fp8Backward how;
-  how.e5m2 = e5m2;
-  if (by_chance) {
+  how.e5m2 = gradients.e5m2;
+  how.hadamard = gradients.hadamard;
+  if (gradients.by_chance) {
     gradient_counter_ = at::zeros({1}, at::TensorOptions(at::kInt).device(device_));
     how.counter = gradient_counter_;
   }

@@ -46,6 +46,14 @@ class KvState {
   int64_t length_ = 0;
 };
 
+// How FP8 backward products take gradients.
+struct Fp8Gradients {
+  bool e5m2 = false;       // else e4m3
+  bool by_chance = false;  // rounded by chance, anew for each value of gradient_counter; else to
+                           // nearest
+  bool hadamard = false;   // both sides of each product are rotated along its sum first
+};
+
 class LlamaModel {
  public:
   // Throws kUsage if the recipe cannot be applied to the shapes. Weights are zero (norms one).
@@ -91,8 +99,7 @@ class LlamaModel {
   void set_recompute(Recompute recompute) { recompute_ = recompute; }
   Recompute recompute() const { return recompute_; }
   // Backward products of the blocks in FP8 (GPU): ops::QuantLinearState::use_fp8_backward.
-  // by_chance: gradients are rounded by chance, anew for each value of gradient_counter.
-  void use_fp8_backward(bool e5m2 = false, bool by_chance = false);
+  void use_fp8_backward(const Fp8Gradients& how);
   // (1) int32 on the GPU, to be changed before each backward pass; undefined unless by chance.
   const at::Tensor& gradient_counter() const { return gradient_counter_; }
   // Quantizes all weights whose version changed, in place on a GPU: otherwise the first forward

@@ -2,13 +2,16 @@
 // used.
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
 
 #include "quest/kernels/cross_entropy.h"
+#include "quest/kernels/cuda/adamw.h"
 #include "quest/kernels/cuda/cross_entropy.h"
 #include "quest/ops/dispatch.h"
 #include "quest/ops/gpu.h"
@@ -94,7 +97,7 @@ TEST_F(CudaKernels, OptimizerStepIsThatOfTheFormulas) {
     for (const double clip : {0.0, 0.5, 1e6}) {
       for (const double decay : {0.0, 0.1}) {
         for (const int64_t before : {0, 999}) {
-          const AdamWStep settings{0.9, 0.95, 1e-8, decay};
+          const AdamWStep settings{0.9, 0.95, 1e-8};
           const double lr = 1e-2;
           const std::vector<at::Tensor> g = {normal({n}, 1, at::kFloat).cuda(),
                                              normal({2 * n + 1}, 2, at::kFloat).cuda()};
@@ -105,7 +108,7 @@ TEST_F(CudaKernels, OptimizerStepIsThatOfTheFormulas) {
           control.select(0, StepControl::kLearningRate).fill_(lr);
           control.select(0, StepControl::kUpdates).fill_(static_cast<double>(before));
           begin_step(g, clip, settings.beta1, settings.beta2, control);
-          adamw_step(w, g[0], m, v, settings, control);
+          adamw_step({{w, g[0], m, v, decay}}, settings, control);
 
           const at::Tensor g0 = testing::as_double(g[0].cpu());
           const double norm = at::cat({g0, testing::as_double(g[1].cpu())}).norm().item<double>();
@@ -137,7 +140,7 @@ TEST_F(CudaKernels, OptimizerStepIsThatOfTheFormulas) {
               bad[1][n] = std::numeric_limits<float>::infinity();
             }
             begin_step(bad, clip, settings.beta1, settings.beta2, control);
-            adamw_step(w, bad[0], m, v, settings, control);
+            adamw_step({{w, bad[0], m, v, decay}}, settings, control);
             expect_same_bits(w, kept, what + " skipped");
             EXPECT_EQ(control.cpu()[StepControl::kSkipped].item<float>(), 1.0f);
             EXPECT_EQ(control.cpu()[StepControl::kUpdates].item<float>(), static_cast<float>(t));
@@ -145,6 +148,131 @@ TEST_F(CudaKernels, OptimizerStepIsThatOfTheFormulas) {
         }
       }
     }
+  }
+}
+
+// Block and thread of the order that adamw.h states, on the host.
+double tree_of_threads(std::vector<double> threads) {
+  double total = 0;
+  for (size_t warp = 0; warp < threads.size(); warp += 32) {
+    double* v = threads.data() + warp;
+    for (size_t step = 16; step >= 1; step /= 2) {
+      for (size_t i = 0; i < step; ++i) v[i] += v[i + step];
+    }
+    total = warp == 0 ? v[0] : total + v[0];
+  }
+  return total;
+}
+
+std::vector<double> squares_of_parts(const std::vector<float>& g) {
+  constexpr int64_t kThreads = 256, kStride = gpu::kSquareBlocks * kThreads;
+  const auto n = static_cast<int64_t>(g.size()), groups = n / 4;
+  const auto squares = [&](int64_t group) {
+    const float* v = g.data() + 4 * group;
+    const float first = v[0] * v[0] + v[1] * v[1], last = v[2] * v[2] + v[3] * v[3];
+    return first + last;
+  };
+  std::vector<double> parts;
+  for (int64_t part = 0; part < gpu::kSquareBlocks; ++part) {
+    std::vector<double> threads(kThreads);
+    for (int64_t t = 0; t < kThreads; ++t) {
+      double& sum = threads[static_cast<size_t>(t)];
+      int64_t i = part * kThreads + t;
+      for (; i + kStride < groups; i += 2 * kStride) {
+        const float both = squares(i) + squares(i + kStride);
+        sum += both;
+      }
+      for (; i < groups; i += kStride) sum += squares(i);
+      if (part == 0 && t < n - 4 * groups) {
+        const float last = g[static_cast<size_t>(4 * groups + t)];
+        sum += last * last;
+      }
+    }
+    parts.push_back(tree_of_threads(threads));
+  }
+  return parts;
+}
+
+double norm_of_parts(const std::vector<double>& parts) {
+  std::vector<double> threads(256);
+  for (size_t i = 0; i < parts.size(); ++i) threads[i % 256] += parts[i];
+  return std::sqrt(tree_of_threads(threads));
+}
+
+// A tensor of n values on the GPU whose memory begins `shift` values behind an aligned place.
+at::Tensor shifted(const at::Tensor& values, int64_t shift) {
+  const at::Tensor memory = unwritten({values.numel() + shift}, at::kFloat);
+  const at::Tensor out = memory.narrow(0, shift, values.numel());
+  out.copy_(values);
+  return out;
+}
+
+// Sizes of tensors that make more than one launch of either kernel; some of them empty.
+std::vector<int64_t> many_sizes() {
+  std::vector<int64_t> sizes = {0, 1, 3, 4, 5, 1021, 4096, 4097, 12289, 600001, 0};
+  for (int64_t i = 0; i < 250; ++i) sizes.push_back((i * 7919) % 9001);
+  return sizes;
+}
+
+TEST_F(CudaKernels, NormOfManyGradientsIsSummedInTheStatedOrder) {
+  for (const std::vector<int64_t>& sizes :
+       {std::vector<int64_t>{}, {0}, {1}, {3}, {600001, 2}, many_sizes()}) {
+    std::vector<at::Tensor> gradients;
+    std::vector<double> parts;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      const at::Tensor g = normal({sizes[i]}, i, at::kFloat);
+      gradients.push_back(shifted(g, static_cast<int64_t>(i % 5 % 4)));
+      const float* p = g.const_data_ptr<float>();
+      for (const double part : squares_of_parts({p, p + sizes[i]})) parts.push_back(part);
+    }
+    const auto count = static_cast<int64_t>(sizes.size());
+    const std::string what = fmt::format("{} tensors", count);
+    std::vector<gpu::GradientValues> list;
+    for (const at::Tensor& g : gradients) list.push_back({data<float>(g), g.numel()});
+    const at::Tensor got = unwritten({count, gpu::kSquareBlocks}, at::kDouble);
+    gpu::gradient_squares(list.data(), count, data<double>(got), current_stream());
+    expect_same_bits(got.view(-1), at::tensor(parts, at::kDouble), what);
+
+    const at::Tensor control = make_step_control();
+    begin_step(gradients, 0, 0.9, 0.95, control);
+    EXPECT_EQ(control.cpu()[StepControl::kGradientNorm].item<float>(),
+              static_cast<float>(norm_of_parts(parts)))
+        << what;
+  }
+}
+
+// The same bits as each tensor by itself, aligned.
+TEST_F(CudaKernels, AdamWOfManyTensorsIsThatOfEach) {
+  const std::vector<int64_t> sizes = many_sizes();
+  const AdamWStep settings{0.9, 0.95, 1e-8};
+  const at::Tensor control = make_step_control();
+  control.select(0, StepControl::kLearningRate).fill_(1e-2);
+  const auto make = [&](size_t i, bool shift) {
+    const auto one = [&](uint64_t what) {
+      const at::Tensor values = normal({sizes[i]}, 4 * i + what, at::kFloat);
+      // Each tensor of some, only one of others, none of the rest.
+      const bool moved = shift && (i % 3 == 0 || i % 16 == what);
+      return shifted(what == 3 ? values.square() : values, moved ? 1 + (i + what) % 3 : 0);
+    };
+    return AdamWTensors{one(0), one(1), one(2), one(3), i % 2 == 0 ? 0.1 : 0.0};
+  };
+  std::vector<AdamWTensors> together;
+  std::vector<at::Tensor> gradients;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    together.push_back(make(i, true));
+    gradients.push_back(together.back().gradient);
+  }
+  begin_step(gradients, 1.0, settings.beta1, settings.beta2, control);
+  adamw_step(together, settings, control);
+  adamw_step({}, settings, control);
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const AdamWTensors alone = make(i, false);
+    adamw_step({alone}, settings, control);
+    const std::string what = fmt::format("tensor {} of {} values", i, sizes[i]);
+    expect_same_bits(together[i].weight, alone.weight, what);
+    expect_same_bits(together[i].first, alone.first, what + ", first moment");
+    expect_same_bits(together[i].second, alone.second, what + ", second moment");
+    expect_same_bits(together[i].gradient, alone.gradient, what + ", gradient");
   }
 }
 

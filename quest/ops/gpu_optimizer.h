@@ -1,4 +1,6 @@
-// The optimizer step on GPU tensors without the host waiting (kernels/cuda/adamw.h).
+// The optimizer step on GPU tensors without the host waiting (kernels/cuda/adamw.h): all tensors in
+// a launch or a few. Their addresses go into these launches, so a CUDA graph that records them
+// holds as long as the tensors stay where they are.
 #pragma once
 
 #include <vector>
@@ -22,10 +24,14 @@ void begin_step(const std::vector<at::Tensor>& gradients, double clip_norm, doub
                 double beta2, const at::Tensor& control);
 
 struct AdamWStep {
-  double beta1, beta2, eps, weight_decay;
+  double beta1, beta2, eps;
 };
-// After begin_step: weight, first and second moment in place, unless the step is skipped.
-void adamw_step(const at::Tensor& weight, const at::Tensor& gradient, const at::Tensor& first,
-                const at::Tensor& second, const AdamWStep& settings, const at::Tensor& control);
+struct AdamWTensors {
+  at::Tensor weight, gradient, first, second;  // of one size, FP32, contiguous, on the GPU
+  double weight_decay;
+};
+// After begin_step: weights, first and second moments in place, unless the step is skipped.
+void adamw_step(const std::vector<AdamWTensors>& parameters, const AdamWStep& settings,
+                const at::Tensor& control);
 
 }  // namespace quest::ops

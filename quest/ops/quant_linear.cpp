@@ -163,6 +163,10 @@ void QuantLinearState::make_on_gpu(const at::Tensor& weight, bool want_mask,
     make(made.turned, {k, n}, at::kFloat8_e4m3fn);
     kernels::cuda::fp8_turn_codes(data<int8_t>(q.codes), n, k, data<uint8_t>(made.turned),
                                   current_stream());
+    if (fp8_backward_->hadamard) {
+      make(made.turned_scales, {1, k}, at::kFloat);
+      rotate_turned_codes(made.turned, made.turned_scales);
+    }
   }
 }
 

@@ -39,7 +39,9 @@ struct QuantizedWeight {
   QuantizedTensor quantized;
   std::shared_ptr<const kernels::PackedCodes> packed;  // for kIntegerCodes on a CPU
   at::Tensor values;  // (N,K) of the compute type, on a GPU: every backward pass reads them
-  at::Tensor turned;  // (K,N) codes in e4m3, for FP8 backward products (instead of values)
+  // For FP8 backward products, instead of values: (K,N) codes in e4m3; with turned_scales (1,K) f32
+  // rotated ones, to be multiplied by them.
+  at::Tensor turned, turned_scales;
   // Counts how often it was made: on a GPU in place, so that a backward pass must come before the
   // next weights (asserted).
   int64_t generation = 0;
@@ -78,10 +80,13 @@ class QuantLinearState {
     at::Tensor counter;  // (1) int32 on the GPU: round by chance, anew for each value; undefined:
                          // to nearest
     uint32_t layer = 0;  // makes layers round independently
+    // Rotate both sides of each product along its sum first (kernels/cuda/fp8_gradient.h).
+    bool hadamard = false;
   };
   // Backward products of a GPU in FP8: rows (for dx) and columns (for dw) of the gradient are
-  // rounded to FP8 with a scale each, codes are exact. kUsage, naming the layer, for recipes whose
-  // codes e4m3 does not hold (supports_fp8_backward) and shapes that are no multiples of 16.
+  // rounded to FP8 with a scale each, codes are exact, or with hadamard rounded to e4m3. kUsage,
+  // naming the layer, for recipes whose codes e4m3 does not hold (supports_fp8_backward) and shapes
+  // that are no multiples of 16.
   void use_fp8_backward(int64_t n, int64_t k, const Fp8Backward& how);
   const std::optional<Fp8Backward>& fp8_backward() const { return fp8_backward_; }
 

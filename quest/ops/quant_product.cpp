@@ -1,5 +1,7 @@
 #include "quest/ops/quant_product.h"
 
+#include <utility>
+
 #include <ATen/ops/_scaled_mm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
@@ -79,6 +81,33 @@ at::Tensor product_with_values(const at::Tensor& grad_y, bool transposed, const 
   return matmul(transposed ? grad_y.t() : grad_y, dequantize(spec, quantized, compute), out_type);
 }
 
+// FP8 a (M,L) times b (N,L)^T, with a scale for each row of both -> (M,N) bfloat16.
+at::Tensor fp8_product(const at::Tensor& a, const at::Tensor& a_scales, const at::Tensor& b,
+                       const at::Tensor& b_scales) {
+  return at::_scaled_mm(a, b.t(), a_scales, b_scales, {}, {}, at::kBFloat16,
+                        /*use_fast_accum=*/false);
+}
+
+// codes (M,K) -> (K,M) e4m3
+at::Tensor turned_codes(const at::Tensor& codes) {
+  const int64_t m = codes.size(0), k = codes.size(1);
+  at::Tensor turned = at::empty({k, m}, codes.options().dtype(at::kFloat8_e4m3fn));
+  kernels::cuda::fp8_turn_codes(data<int8_t>(codes), m, k, data<uint8_t>(turned), current_stream());
+  return turned;
+}
+
+kernels::cuda::Fp8Rounding fp8_rounding(const QuantLinearState::Fp8Backward& how) {
+  kernels::cuda::Fp8Rounding rounding;
+  rounding.format = how.e5m2 ? kernels::cuda::Fp8Format::kE5m2 : kernels::cuda::Fp8Format::kE4m3;
+  rounding.counter = pointer_or_null<int32_t>(how.counter);
+  rounding.layer = how.layer;
+  return rounding;
+}
+
+at::TensorOptions fp8_of(const at::Tensor& like, const QuantLinearState::Fp8Backward& how) {
+  return like.options().dtype(how.e5m2 ? at::kFloat8_e5m2 : at::kFloat8_e4m3fn);
+}
+
 }  // namespace
 
 at::Tensor forward_product(const QuantRecipe& recipe, const QuantizedTensor& x,
@@ -114,43 +143,75 @@ SavedLayer::Gradients SavedLayer::gradients(const at::Tensor& grad_y, const Quan
   return out;
 }
 
+void rotate_turned_codes(const at::Tensor& turned, const at::Tensor& scales) {
+  kernels::cuda::fp8_hadamard_rows<uint8_t>(data<uint8_t>(turned), nullptr, turned.size(0),
+                                            turned.size(1), {}, data<uint8_t>(turned),
+                                            data<float>(scales), current_stream());
+}
+
+at::Tensor SavedLayer::weight_gradient(const at::Tensor& grad) const {
+  const int64_t n = grad.size(0), k = grad.size(1);
+  at::Tensor out = at::empty({n, k}, grad.options().dtype(at::kFloat));
+  kernels::cuda::mask_hadamard<bfloat16, float>(recipe_.weight, data<bfloat16>(grad),
+                                                pointer_or_null<uint8_t>(weight_->quantized.mask),
+                                                n, k, data<float>(out), current_stream());
+  return out;
+}
+
 SavedLayer::Gradients SavedLayer::fp8_gradients(const at::Tensor& grad_y,
                                                 const QuantizedTensor& x) const {
-  const int64_t m = grad_y.size(0), n = grad_y.size(1), k = x.codes.size(1);
+  const int64_t m = grad_y.size(0), n = grad_y.size(1);
   QUEST_CHECK(
       kernels::cuda::fp8_gradient_supports(m, n), ErrorKind::kUsage,
       "FP8 backward products need tokens in multiples of 16, at most 4 million; this product "
       "has {} tokens and {} outputs",
       m, n);
-  const auto bytes = grad_y.options().dtype(fp8_.e5m2 ? at::kFloat8_e5m2 : at::kFloat8_e4m3fn);
-  const auto floats = grad_y.options().dtype(at::kFloat);
+  return fp8_.hadamard ? rotated_gradients(grad_y, x) : rounded_gradients(grad_y, x);
+}
+
+SavedLayer::Gradients SavedLayer::rounded_gradients(const at::Tensor& grad_y,
+                                                    const QuantizedTensor& x) const {
+  const int64_t m = grad_y.size(0), n = grad_y.size(1), k = x.codes.size(1);
+  const auto bytes = fp8_of(grad_y, fp8_), floats = grad_y.options().dtype(at::kFloat);
   const at::Tensor rows = at::empty({m, n}, bytes), row_scales = at::empty({m, 1}, floats);
   const at::Tensor columns = at::empty({n, m}, bytes), column_scales = at::empty({n, 1}, floats);
   const at::Tensor workspace = at::empty({m + n}, grad_y.options().dtype(at::kInt));
-  const auto stream = current_stream();
-  kernels::cuda::Fp8Rounding rounding;
-  rounding.format = fp8_.e5m2 ? kernels::cuda::Fp8Format::kE5m2 : kernels::cuda::Fp8Format::kE4m3;
-  rounding.counter = pointer_or_null<int32_t>(fp8_.counter);
-  rounding.layer = fp8_.layer;
-  kernels::cuda::fp8_gradient(data<bfloat16>(grad_y), data<float>(weight_->quantized.units),
-                              data<float>(x.units), m, n, rounding, data<uint8_t>(rows),
-                              data<float>(row_scales), data<uint8_t>(columns),
-                              data<float>(column_scales), data<uint32_t>(workspace), stream);
+  kernels::cuda::fp8_gradient(
+      data<bfloat16>(grad_y), data<float>(weight_->quantized.units), data<float>(x.units), m, n,
+      fp8_rounding(fp8_), data<uint8_t>(rows), data<float>(row_scales), data<uint8_t>(columns),
+      data<float>(column_scales), data<uint32_t>(workspace), current_stream());
   const at::Tensor ones = at::ones({1, k}, floats);
-  const auto product = [&](const at::Tensor& a, const at::Tensor& turned,
-                           const at::Tensor& scales) {
-    return at::_scaled_mm(a, turned.t(), scales, ones, {}, {}, at::kBFloat16,
-                          /*use_fast_accum=*/false);
+  Gradients out;
+  out.values = fp8_product(rows, row_scales, weight_->turned, ones);
+  out.weight = weight_gradient(fp8_product(columns, column_scales, turned_codes(x.codes), ones));
+  return out;
+}
+
+// Each operand by itself: the gradient's columns are those of a turned copy.
+SavedLayer::Gradients SavedLayer::rotated_gradients(const at::Tensor& grad_y,
+                                                    const QuantizedTensor& x) const {
+  const auto bytes = fp8_of(grad_y, fp8_), floats = grad_y.options().dtype(at::kFloat);
+  const auto rotated = [&](const at::Tensor& gradient, const at::Tensor& factor, uint32_t layer) {
+    const int64_t rows = gradient.size(0), length = gradient.size(1);
+    const at::Tensor values = at::empty({rows, length}, bytes),
+                     scales = at::empty({rows, 1}, floats);
+    kernels::cuda::Fp8Rounding rounding = fp8_rounding(fp8_);
+    rounding.layer = layer;
+    kernels::cuda::fp8_hadamard_rows<bfloat16>(data<bfloat16>(gradient), data<float>(factor), rows,
+                                               length, rounding, data<uint8_t>(values),
+                                               data<float>(scales), current_stream());
+    return std::pair(values, scales);
   };
   Gradients out;
-  out.values = product(rows, weight_->turned, row_scales);
-  const at::Tensor x_turned = at::empty({k, m}, bytes.dtype(at::kFloat8_e4m3fn));
-  kernels::cuda::fp8_turn_codes(data<int8_t>(x.codes), m, k, data<uint8_t>(x_turned), stream);
-  const at::Tensor grad_w = product(columns, x_turned, column_scales);
-  out.weight = at::empty({n, k}, floats);
-  kernels::cuda::mask_hadamard<bfloat16, float>(recipe_.weight, data<bfloat16>(grad_w),
-                                                pointer_or_null<uint8_t>(weight_->quantized.mask),
-                                                n, k, data<float>(out.weight), stream);
+  {
+    const auto [rows, scales] = rotated(grad_y, weight_->quantized.units, fp8_.layer);
+    out.values = fp8_product(rows, scales, weight_->turned, weight_->turned_scales);
+  }
+  const auto [columns, scales] = rotated(grad_y.t().contiguous(), x.units, ~fp8_.layer);
+  const at::Tensor codes = turned_codes(x.codes);
+  const at::Tensor code_scales = at::empty({1, codes.size(0)}, floats);
+  rotate_turned_codes(codes, code_scales);
+  out.weight = weight_gradient(fp8_product(columns, scales, codes, code_scales));
   return out;
 }
 

@@ -18,6 +18,9 @@ void check_linear(const at::Tensor& x, const at::Tensor& weight, const QuantLine
 at::Tensor forward_product(const QuantRecipe& recipe, const QuantizedTensor& x,
                            const QuantizedWeight& weight, at::ScalarType compute);
 
+// turned (K,N) e4m3, rotated along N in place and rounded again, with scales (1,K) f32.
+void rotate_turned_codes(const at::Tensor& turned, const at::Tensor& scales);
+
 // What the backward pass needs of its layer, which may be gone or have moved on by then.
 class SavedLayer : public torch::CustomClassHolder {
  public:
@@ -40,6 +43,10 @@ class SavedLayer : public torch::CustomClassHolder {
 
  private:
   Gradients fp8_gradients(const at::Tensor& grad_y, const QuantizedTensor& x) const;
+  Gradients rounded_gradients(const at::Tensor& grad_y, const QuantizedTensor& x) const;
+  Gradients rotated_gradients(const at::Tensor& grad_y, const QuantizedTensor& x) const;
+  // grad (N,K) of the weight's rotated values -> of the weight, FP32.
+  at::Tensor weight_gradient(const at::Tensor& grad) const;
 
   std::shared_ptr<const QuantizedWeight> weight_;
   int64_t generation_;

@@ -2,6 +2,7 @@
 // Skipped where no GPU can be used.
 #include <algorithm>
 #include <fstream>
+#include <set>
 
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
@@ -143,8 +144,9 @@ Steps run_steps(const TrainConfig& config, int64_t micro_batches, int64_t steps)
   model.init_weights(1);
   model.set_recompute(nn::recompute_from_name(config.train.recompute));
   if (config.train.backward == "fp8") {
-    model.use_fp8_backward(config.train.gradient_format == "e5m2",
-                           config.train.gradient_rounding == "stochastic");
+    model.use_fp8_backward({.e5m2 = config.train.gradient_format == "e5m2",
+                            .by_chance = config.train.gradient_rounding == "stochastic",
+                            .hadamard = config.train.gradient_hadamard});
   }
   const auto optimizer = make_optimizer(config.optimizer, model.parameters());
   GpuStep gpu(model, *optimizer, config, micro_batches);
@@ -228,27 +230,33 @@ TEST_F(GpuTrain, Fp8BackwardStaysNearBf16) {
   TrainConfig c = config_for("w4a4");
   const Steps expected = run_steps(c, 1, 10);
   c.train.backward = "fp8";
-  for (const char* format : {"e4m3", "e5m2"}) {
-    for (const char* rounding : {"nearest", "stochastic"}) {
-      SCOPED_TRACE(fmt::format("{} {}", format, rounding));
-      c.train.gradient_format = format;
-      c.train.gradient_rounding = rounding;
-      const Steps got = run_steps(c, 1, 10);
-      EXPECT_EQ(got.losses.front(), expected.losses.front());
-      EXPECT_NE(got.norms.front(), expected.norms.front()) << "FP8 must have been used";
-      EXPECT_NEAR(got.norms.front(), expected.norms.front(), 0.08 * expected.norms.front());
-      EXPECT_NEAR(got.losses.back(), expected.losses.back(), 0.03 * expected.losses.back());
-      c.train.cuda_graphs = false;
-      expect_equal(run_steps(c, 1, 10), got);
-      c.train.cuda_graphs = true;
+  std::set<double> norms;
+  for (const bool hadamard : {false, true}) {
+    for (const char* format : {"e4m3", "e5m2"}) {
+      for (const char* rounding : {"nearest", "stochastic"}) {
+        SCOPED_TRACE(fmt::format("{} {}{}", format, rounding, hadamard ? " rotated" : ""));
+        c.train.gradient_format = format;
+        c.train.gradient_rounding = rounding;
+        c.train.gradient_hadamard = hadamard;
+        const Steps got = run_steps(c, 1, 10);
+        EXPECT_EQ(got.losses.front(), expected.losses.front());
+        EXPECT_NE(got.norms.front(), expected.norms.front()) << "FP8 must have been used";
+        EXPECT_NEAR(got.norms.front(), expected.norms.front(), 0.08 * expected.norms.front());
+        EXPECT_NEAR(got.losses.back(), expected.losses.back(), 0.03 * expected.losses.back());
+        norms.insert(got.norms.front());
+        c.train.cuda_graphs = false;
+        expect_equal(run_steps(c, 1, 10), got);
+        c.train.cuda_graphs = true;
+      }
     }
   }
+  EXPECT_EQ(norms.size(), 8) << "each way must have been used";
 }
 
 TEST_F(GpuTrain, Fp8BackwardRefusesWhatE4m3CannotHold) {
   for (const char* recipe : {"bf16", "w8a8", "w4a16", "gauss3"}) {
     nn::LlamaModel model(small(), recipe_from_name(recipe), nn::ComputeType::kBFloat16, at::kCUDA);
-    EXPECT_THROW(model.use_fp8_backward(), Error) << recipe;
+    EXPECT_THROW(model.use_fp8_backward({}), Error) << recipe;
   }
 }
 

@@ -47,14 +47,15 @@ struct Sizes {
         vocabulary(static_cast<double>(m.vocab_size)),
         blocks(static_cast<double>(m.num_layers)),
         on_gpu(config.train.device == "cuda"),
-        fp8_backward(config.train.backward == "fp8") {
+        fp8_backward(config.train.backward == "fp8"),
+        rotates_gradient(config.train.gradient_hadamard) {
     type = nn::scalar_type(nn::compute_type_from_name(config.train.compute_type));
     compute = static_cast<double>(c10::elementSize(type));
     master = type == at::kDouble ? 8 : 4;
   }
 
   double tokens, width, q, kv, mlp, vocabulary, blocks;
-  bool on_gpu, fp8_backward;
+  bool on_gpu, fp8_backward, rotates_gradient;
   at::ScalarType type;
   double compute, master;  // bytes of a value
 };
@@ -121,11 +122,21 @@ double working_memory(const Sizes& s, const LlamaConfig& m, bool accumulates) {
   return out;
 }
 
+// Backward of gate and up in FP8, the widest product: their gradients, and of these either both FP8
+// forms beside the turned codes of the input, or a turned copy and its FP8 form (rotated ones are
+// made one after the other); two gradients of the residual stream. Then the weight's gradient as
+// the product gives it.
+double fp8_working_memory(const Sizes& s) {
+  const double gate_up = 2 * s.mlp;
+  const double forms = s.rotates_gradient ? gate_up * (s.compute + 1) : 2 * gate_up + s.width;
+  return s.tokens * ((gate_up + 2 * s.width) * s.compute + forms) + gate_up * s.width * s.compute;
+}
+
 // On a GPU: a chunk of logits, whose products with the head are summed in the gradient itself; and
 // of a block's backward pass the larger of two, both with two gradients of the residual stream:
 // gradients of gate, up and their product; or of the attention's output, of q, k and v alone and
 // fused, and the sums of q's gradient in FP32. Weights need nothing: their values are kept, their
-// gradients are made in FP32 where they stay.
+// gradients are made in FP32 where they stay; but for FP8 products.
 double gpu_working_memory(const Sizes& s, const LlamaConfig& m, bool accumulates) {
   const double rows = std::min(s.tokens, static_cast<double>(ops::logits_chunk_rows(
                                              m.vocab_size, int64_t(s.compute), at::kCUDA)));
@@ -134,7 +145,8 @@ double gpu_working_memory(const Sizes& s, const LlamaConfig& m, bool accumulates
   if (accumulates) out += s.vocabulary * s.width * s.master;
   const double mlp = (2 * s.width + 3 * s.mlp) * s.compute;
   const double attention = (2 * s.width + s.q + 2 * (s.q + 2 * s.kv)) * s.compute + 4 * s.q;
-  return out + s.tokens * std::max(mlp, attention);
+  const double plain = s.tokens * std::max(mlp, attention);
+  return out + (s.fp8_backward ? std::max(plain, fp8_working_memory(s)) : plain);
 }
 
 // Bytes that a layer makes of one value of its input without a gradient to come: what the quantizer

@@ -85,12 +85,12 @@ class AdamW : public Optimizer {
   bool can_enqueue() const override { return true; }
   void enqueue(const at::Tensor& control) override {
     const std::vector<at::Tensor> grads = gradients(parameters_);
+    std::vector<ops::AdamWTensors> tensors;
     for (size_t k = 0; k < parameters_.size(); ++k) {
-      ops::adamw_step(
-          parameters_[k].tensor, grads[k], first_[k], second_[k],
-          {settings_.beta1, settings_.beta2, settings_.eps, decay_of(parameters_[k], settings_)},
-          control);
+      tensors.push_back({parameters_[k].tensor, grads[k], first_[k], second_[k],
+                         decay_of(parameters_[k], settings_)});
     }
+    ops::adamw_step(tensors, {settings_.beta1, settings_.beta2, settings_.eps}, control);
   }
 
   std::vector<StateTensor> state() override {

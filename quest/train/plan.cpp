@@ -38,9 +38,10 @@ std::string optimizer_text(const TrainConfig& config) {
     return fmt::format(
         "{}: LibTorch's operations, for which the host waits in every step; no CUDA graphs", name);
   }
-  return fmt::format("{}: norm, clipping and update on the GPU, {}", name,
-                     config.train.cuda_graphs ? "the whole step as CUDA graphs"
-                                              : "every operation started by the host");
+  return fmt::format(
+      "{}: norm, clipping and update on the GPU, all tensors in a launch or a few, {}", name,
+      config.train.cuda_graphs ? "the whole step as CUDA graphs"
+                               : "every operation started by the host");
 }
 
 }  // namespace
@@ -72,8 +73,11 @@ std::string code_plan_text(const TrainConfig& config, const LlamaConfig& model) 
   if (device == at::kCUDA) {
     const std::string backward =
         config.train.backward == "fp8"
-            ? fmt::format("FP8, sums promoted every 128, of codes and gradients in {} ({})",
-                          config.train.gradient_format, config.train.gradient_rounding)
+            ? fmt::format("FP8, sums promoted every 128, of codes and gradients in {} ({}){}",
+                          config.train.gradient_format, config.train.gradient_rounding,
+                          config.train.gradient_hadamard
+                              ? ", both rotated along the sum and rounded, unfused"
+                              : "")
             : fmt::format("{} values (cuBLAS)", at::toString(type));
     line("backward", fmt::format("{}; recomputed: {}{}", backward, config.train.recompute,
                                  config.train.deterministic ? "; the same bits every time" : ""));

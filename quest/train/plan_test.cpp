@@ -92,6 +92,19 @@ TEST(CodePlan, SaysHowInputsAreMade) {
               EndsWith("residual sum, RMS norm, Hadamard transform one after the other"));
 }
 
+TEST(CodePlan, SaysHowGradientsAreMultiplied) {
+  TrainConfig c = config_of("w4a4", "cuda");
+  EXPECT_THAT(lines_of(c)["backward"], HasSubstr("values (cuBLAS)"));
+  c.train.backward = "fp8";
+  c.train.gradient_format = "e5m2";
+  EXPECT_THAT(lines_of(c)["backward"], HasSubstr("gradients in e5m2 (nearest); recomputed"));
+  c.train.gradient_hadamard = true;
+  EXPECT_THAT(lines_of(c)["backward"],
+              HasSubstr("gradients in e5m2 (nearest), both rotated along the sum and rounded, "
+                        "unfused; recomputed"));
+  EXPECT_THAT(lines_of(config_of("w4a4", "cpu"))["backward"], "");
+}
+
 TEST(CodePlan, SaysWhoUpdates) {
   const auto updates = [](const char* device, const char* optimizer, bool graphs) {
     TrainConfig c = config_of("w4a4", device);

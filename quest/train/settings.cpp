@@ -304,6 +304,12 @@ void declare_data(Declaration& d, TrainConfig& c) {
   d.text("train.gradient_rounding", c.train.gradient_rounding, {"nearest", "stochastic"},
          "FP8 backward: to the nearest value, or to a neighbour by chance so that the mean stays",
          Facts{"", true, true});
+  d.boolean("train.gradient_hadamard", c.train.gradient_hadamard,
+            "FP8 backward: rotate both sides of each product along its sum by a Hadamard transform "
+            "(blocks of 128, or of the largest power of two that divides the length) before they "
+            "are rounded: the rounding of a few large gradients is averaged, but codes are rounded "
+            "too and it takes longer",
+            Facts{"", true, true});
   d.boolean("train.cuda_graphs", c.train.cuda_graphs,
             "GPU: record a step once as CUDA graphs and replay them; false: start every operation "
             "from the host",

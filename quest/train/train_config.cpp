@@ -164,12 +164,12 @@ void finish_config(TrainConfig& config) {
 
   const auto& train = config.train;
   QUEST_CHECK(
-      train.backward == "fp8" ||
-          (train.gradient_format == "e4m3" && train.gradient_rounding == "nearest"),
+      train.backward == "fp8" || (train.gradient_format == "e4m3" &&
+                                  train.gradient_rounding == "nearest" && !train.gradient_hadamard),
       ErrorKind::kUsage,
-      "train.gradient_format {} and train.gradient_rounding {} are of FP8 backward products: "
-      "set train.backward to fp8",
-      train.gradient_format, train.gradient_rounding);
+      "train.gradient_format {}, train.gradient_rounding {} and train.gradient_hadamard {} are of "
+      "FP8 backward products: set train.backward to fp8",
+      train.gradient_format, train.gradient_rounding, train.gradient_hadamard);
   QUEST_CHECK(train.backward == "bf16" || train.device == "cuda", ErrorKind::kUsage,
               "train.backward {} needs a GPU: set train.device to cuda", train.backward);
   const int lengths = (train.steps > 0) + (train.tokens > 0) + (train.epochs > 0);

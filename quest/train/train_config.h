@@ -86,6 +86,7 @@ struct TrainConfig {
     std::string backward = "bf16";
     std::string gradient_format = "e4m3";
     std::string gradient_rounding = "nearest";
+    bool gradient_hadamard = false;
     bool cuda_graphs = true;
     bool deterministic = false;
   } train;

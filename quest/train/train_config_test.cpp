@@ -191,6 +191,24 @@ TEST(TrainConfig, RefusesImpossibleCombinations) {
   EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, "12");
 }
 
+TEST(TrainConfig, SettingsOfFp8BackwardNeedIt) {
+  for (const auto& [key, value] : {std::pair{"train.gradient_format", "e5m2"},
+                                   {"train.gradient_rounding", "stochastic"},
+                                   {"train.gradient_hadamard", "true"}}) {
+    TrainConfig config = minimal();
+    config.train.device = "cuda";
+    const std::string before = config_hash(config);
+    apply_setting(config, key, value);
+    EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, "set train.backward to fp8");
+    EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, fmt::format("{} {}", key, value));
+    EXPECT_NE(config_hash(config), before) << key;
+    config.train.backward = "fp8";
+    EXPECT_NO_THROW(finish_config(config)) << key;
+    config.train.device = "cpu";
+    EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, "set train.device to cuda");
+  }
+}
+
 TEST(TrainConfig, TheConfigsOfThisProjectAreValid) {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(QUEST_SOURCE_DIR "/configs")) {

@@ -119,8 +119,9 @@ void Trainer::make_model() {
   });
   guards_.emplace(config_.guards);
   if (config_.train.backward == "fp8") {
-    model_->use_fp8_backward(config_.train.gradient_format == "e5m2",
-                             config_.train.gradient_rounding == "stochastic");
+    model_->use_fp8_backward({.e5m2 = config_.train.gradient_format == "e5m2",
+                              .by_chance = config_.train.gradient_rounding == "stochastic",
+                              .hadamard = config_.train.gradient_hadamard});
   }
   model_->set_recompute(nn::recompute_from_name(config_.train.recompute));
   if (config_.diagnostics.every > 0) {

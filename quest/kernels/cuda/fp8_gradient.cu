@@ -4,6 +4,7 @@
 
 #include "quest/kernels/cuda/device.cuh"
 #include "quest/kernels/cuda/fp8_gradient.h"
+#include "quest/quant/hadamard.h"
 
 namespace quest::kernels::cuda {
 namespace {
@@ -151,6 +152,11 @@ __device__ void write_turned(const Tile& tile, int64_t row0, int64_t column0, in
 // Tile passes: 16 threads of 8 columns are a row, a pass is 16 rows.
 constexpr int kPassRows = kThreads / (kTile / kLane);
 
+// Of the rounding by chance, the same for all values of a tensor.
+__device__ uint32_t seed_of(const int32_t* counter, uint32_t layer) {
+  return counter != nullptr ? mixed(static_cast<uint32_t>(*counter)) ^ mixed(layer) : 0u;
+}
+
 template <Fp8Format kFormat>
 __global__ void __launch_bounds__(kThreads)
     round_gradient(const __nv_bfloat16* dy, const float* s_w, const float* s_x, int64_t m,
@@ -159,7 +165,7 @@ __global__ void __launch_bounds__(kThreads)
                    const int32_t* counter, uint32_t layer) {
   __shared__ Tile tile;
   const bool by_chance = counter != nullptr;
-  const uint32_t seed = by_chance ? mixed(static_cast<uint32_t>(*counter)) ^ mixed(layer) : 0u;
+  const uint32_t seed = seed_of(counter, layer);
   const int64_t row0 = blockIdx.y * static_cast<int64_t>(kTile);
   const int64_t column0 = blockIdx.x * static_cast<int64_t>(kTile);
   const int offset = threadIdx.x % (kTile / kLane) * kLane;
@@ -229,6 +235,92 @@ __global__ void __launch_bounds__(kThreads)
   write_turned(tile, row0, column0, m, k, turned);
 }
 
+using cuda::load8;
+// 8 bytes of e4m3.
+__device__ void load8(const uint8_t* p, float (&v)[kLane]) {
+  const uint2 raw = *reinterpret_cast<const uint2*>(p);
+#pragma unroll
+  for (int i = 0; i < kLane; i += 2) {
+    const uint32_t word = i < 4 ? raw.x : raw.y;
+    const auto pair = static_cast<__nv_fp8x2_storage_t>(word >> (i % 4 * 8));
+    const float2 f = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3)));
+    v[i] = f.x, v[i + 1] = f.y;
+  }
+}
+
+// Of rows of `length` values.
+struct Rotation {
+  int64_t length;
+  int block;
+  float norm;
+};
+
+// 8 values of a row, times factor and rotated, from `column` on; zeros beyond its end. All threads
+// of a warp must call it.
+template <class T>
+__device__ void load_rotated(const T* x, const float* factor, int64_t column, const Rotation& r,
+                             float (&v)[kLane]) {
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) v[i] = 0.0f;
+  if (column < r.length) {
+    load8(x + column, v);
+    if (factor != nullptr) {
+      float f[kLane];
+      load8(factor + column, f);
+#pragma unroll
+      for (int i = 0; i < kLane; ++i) v[i] *= f[i];
+    }
+  }
+  butterfly(v, r.block, r.norm);
+}
+
+// A block takes a row, twice: for the largest magnitude, then to round.
+template <Fp8Format kFormat, class T>
+__global__ void __launch_bounds__(kThreads)
+    rotate_rows(const T* x, const float* factor, Rotation r, uint8_t* out, float* scales,
+                const int32_t* counter, uint32_t layer) {
+  __shared__ uint32_t shared[kWarps];
+  const int64_t row = blockIdx.x, offset = threadIdx.x * kLane;
+  constexpr int64_t kStep = kThreads * kLane;
+  x += row * r.length;
+  float v[kLane];
+  uint32_t largest = 0;
+  for (int64_t first = 0; first < r.length; first += kStep) {
+    load_rotated(x, factor, first + offset, r, v);
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) largest = max(largest, magnitude(v[i]));
+  }
+  largest = __reduce_max_sync(0xffffffffu, largest);
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = largest;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) largest = max(largest, shared[i]);
+  const float scale = scale_of<kFormat>(__uint_as_float(largest)), inverse = 1.0f / scale;
+  if (threadIdx.x == 0) scales[row] = scale;
+
+  const uint32_t seed = seed_of(counter, layer);
+  for (int64_t first = 0; first < r.length; first += kStep) {
+    const int64_t column = first + offset, at = row * r.length + column;
+    load_rotated(x, factor, column, r, v);
+    if (column >= r.length) continue;
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) v[i] *= inverse;
+    choose8<kFormat>(v, counter != nullptr, seed, at);
+    *reinterpret_cast<uint2*>(out + at) =
+        make_uint2(fp8x4<kFormat>(v[0], v[1], v[2], v[3]), fp8x4<kFormat>(v[4], v[5], v[6], v[7]));
+  }
+}
+
+// run(std::integral_constant<Fp8Format, format>)
+template <class F>
+void with_format(Fp8Format format, F&& run) {
+  if (format == Fp8Format::kE5m2) {
+    run(std::integral_constant<Fp8Format, Fp8Format::kE5m2>{});
+  } else {
+    run(std::integral_constant<Fp8Format, Fp8Format::kE4m3>{});
+  }
+}
+
 dim3 blocks_of(int64_t m, int64_t n, int rows, int columns) {
   return dim3(static_cast<unsigned>((n + columns - 1) / columns),
               static_cast<unsigned>((m + rows - 1) / rows));
@@ -250,16 +342,11 @@ void fp8_gradient(const bfloat16* dy, const float* s_w, const float* s_x, int64_
         cudaMemsetAsync(workspace, 0, static_cast<size_t>(m + n) * sizeof(uint32_t), stream));
   find_largest<<<blocks_of(m, n, kLargestRows, kLargestColumns), kThreads, 0, stream>>>(
       dev(dy), s_w, s_x, m, n, row_largest, column_largest);
-  const auto round = [&](auto format) {
+  with_format(rounding.format, [&](auto format) {
     round_gradient<decltype(format)::value><<<blocks_of(m, n, kTile, kTile), kThreads, 0, stream>>>(
         dev(dy), s_w, s_x, m, n, row_largest, column_largest, rows, row_scales, turned,
         column_scales, rounding.counter, rounding.layer);
-  };
-  if (rounding.format == Fp8Format::kE5m2) {
-    round(std::integral_constant<Fp8Format, Fp8Format::kE5m2>{});
-  } else {
-    round(std::integral_constant<Fp8Format, Fp8Format::kE4m3>{});
-  }
+  });
   check_launch("fp8_gradient");
 }
 
@@ -268,5 +355,23 @@ void fp8_turn_codes(const int8_t* codes, int64_t m, int64_t k, uint8_t* turned, 
   turn_codes<<<blocks_of(m, k, kTile, kTile), kThreads, 0, stream>>>(codes, m, k, turned);
   check_launch("fp8_turn_codes");
 }
+
+template <class T>
+void fp8_hadamard_rows(const T* x, const float* factor, int64_t rows, int64_t length,
+                       const Fp8Rounding& rounding, uint8_t* out, float* scales, Stream stream) {
+  const int64_t block = hadamard_block_size(length);
+  if (rows == 0) return;
+  const Rotation rotation{length, static_cast<int>(block), hadamard_norm<float>(block)};
+  with_format(rounding.format, [&](auto format) {
+    rotate_rows<decltype(format)::value><<<blocks_for(rows, 1), kThreads, 0, stream>>>(
+        dev(x), factor, rotation, out, scales, rounding.counter, rounding.layer);
+  });
+  check_launch("fp8_hadamard_rows");
+}
+
+template void fp8_hadamard_rows<bfloat16>(const bfloat16*, const float*, int64_t, int64_t,
+                                          const Fp8Rounding&, uint8_t*, float*, Stream);
+template void fp8_hadamard_rows<uint8_t>(const uint8_t*, const float*, int64_t, int64_t,
+                                         const Fp8Rounding&, uint8_t*, float*, Stream);
 
 }  // namespace quest::kernels::cuda

@@ -42,12 +42,13 @@ bool gemm_lowbit_supports(int64_t, int64_t) { return false; }
 const char* gemm_lowbit_plan() { return "none"; }
 int64_t rms_norm_backward_workspace(int64_t, int64_t) { missing("rms_norm_backward"); }
 
-void gradient_squares(const float*, int64_t, double*, Stream) { missing("gradient_squares"); }
+void gradient_squares(const GradientValues*, int64_t, double*, Stream) {
+  missing("gradient_squares");
+}
 void begin_step(const double*, int64_t, double, double, double, float*, Stream) {
   missing("begin_step");
 }
-void adamw(float*, const float*, float*, float*, int64_t, const AdamWSettings&, const float*,
-           Stream) {
+void adamw(const AdamWTensor*, int64_t, const AdamWSettings&, const float*, Stream) {
   missing("adamw");
 }
 
@@ -59,6 +60,15 @@ void fp8_gradient(const bfloat16*, const float*, const float*, int64_t, int64_t,
 void fp8_turn_codes(const int8_t*, int64_t, int64_t, uint8_t*, Stream) {
   missing("fp8_turn_codes");
 }
+template <class T>
+void fp8_hadamard_rows(const T*, const float*, int64_t, int64_t, const Fp8Rounding&, uint8_t*,
+                       float*, Stream) {
+  missing("fp8_hadamard_rows");
+}
+template void fp8_hadamard_rows<bfloat16>(const bfloat16*, const float*, int64_t, int64_t,
+                                          const Fp8Rounding&, uint8_t*, float*, Stream);
+template void fp8_hadamard_rows<uint8_t>(const uint8_t*, const float*, int64_t, int64_t,
+                                         const Fp8Rounding&, uint8_t*, float*, Stream);
 
 bool packed_gemm_supports(const QuantSpec&, const QuantSpec&, int64_t) { return false; }
 bool needs_number_sums(const QuantSpec&, const QuantSpec&) { return false; }
