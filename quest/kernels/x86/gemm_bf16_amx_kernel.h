@@ -109,6 +109,9 @@ void pack_float_panel(const float* data, int64_t vector_stride, int64_t k_stride
     }
     const float* source = data + first * vector_stride + at * k_stride;
     for (int64_t r = 0; r < rows; ++r) {
+      // The next step's values come from far and the processor does not foresee them.
+      __builtin_prefetch(source + 32 * k_stride + r * stride, 0, 3);
+      __builtin_prefetch(source + 32 * k_stride + r * stride + 31, 0, 3);
       const float* scales = k_scales == nullptr ? &kOne : k_scales + at + (along ? 0 : r);
       Tiles::split(source + r * stride, scales, k_scales != nullptr && along ? 1 : 0, columns,
                    pieces[0] + 32 * r, pieces[1] + 32 * r, pieces[2] + 32 * r);
