@@ -92,7 +92,7 @@ void pack_columns(const Rows& rows, int64_t count, int64_t d, bfloat16* panels) 
 template <class Tiles>
 void multiply_blocks(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums) {
   static_assert(kBlock == kStepElements);
-  multiply_panels<Tiles>(a, b, steps, add, sums, [](int64_t) {});
+  multiply_panels<Tiles>(a, b, steps, add, sums, [] {});
 }
 
 // ---- forward ----

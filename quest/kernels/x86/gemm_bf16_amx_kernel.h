@@ -218,35 +218,11 @@ void multiply_step(const bfloat16* a, const bfloat16* b) {
   }
 }
 
-// The steps of a panel that come next, fetched into the L1 cache: tile loads from the L2 cache
-// would wait for each other.
-template <int kPieces>
-class StepPrefetch {
- public:
-  // `steps` steps at `part`, then those at `next_part`.
-  StepPrefetch(const bfloat16* part, const bfloat16* next_part, int64_t steps)
-      : part_(part), next_part_(next_part), steps_(steps) {}
-
-  void after(int64_t step) const {
-    constexpr int64_t kAhead = kPieces == 1 ? 2 : 1;
-    const int64_t ahead = step + kAhead;
-    const bfloat16* from = ahead < steps_ ? part_ + ahead * kPieces * kStepElements
-                                          : next_part_ + (ahead - steps_) * kPieces * kStepElements;
-    for (int64_t line = 0; line < kPieces * kStepLines; ++line) {
-      __builtin_prefetch(from + line * 32, 0, 3);
-    }
-  }
-
- private:
-  const bfloat16 *part_, *next_part_;
-  int64_t steps_;
-};
-
 // sums (32 x 32, row-major): += or = the product of `steps` steps of a panel of a and one of b.
-// after_step(s) is called after each.
+// between_steps() is called after each.
 template <class Tiles, int kPiecesA = 1, int kPiecesB = 1, class F>
 void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums,
-                     const F& after_step) {
+                     const F& between_steps) {
   constexpr int64_t kRow = 32 * sizeof(float);
   if (add) {
     Tiles::template load<0>(sums, kRow);
@@ -263,7 +239,7 @@ void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool a
     multiply_step<Tiles, kPiecesA, kPiecesB>(a, b);
     a += kPiecesA * kStepElements;
     b += kPiecesB * kStepElements;
-    after_step(s);
+    between_steps();
   }
   Tiles::template store<0>(sums, kRow);
   Tiles::template store<1>(sums + 16, kRow);
@@ -353,16 +329,9 @@ void run_task_of(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat
         const int64_t row = kSharesA ? at_shared : at_own;
         const int64_t column = kSharesA ? at_own : at_shared;
         if (last) prefetch_block(product, row, column);
-        const int64_t next = last ? 0 : s + step_count;
-        const StepPrefetch<kOwnPieces> own_prefetch(
-            mine, p + 1 < count ? mine + plan.own_panel_elements : own + next * kOwnStep,
-            step_count);
         multiply_panels<Tiles, kPiecesA, kPiecesB>(kSharesA ? others : mine,
                                                    kSharesA ? mine : others, step_count, s > 0,
-                                                   block, [&](int64_t step) {
-                                                     prefetch.step();
-                                                     own_prefetch.after(step);
-                                                   });
+                                                   block, [&] { prefetch.step(); });
         if (last) write_block<Tiles>(product, row, column, block);
       }
     }
