@@ -9,8 +9,7 @@
 namespace quest::kernels {
 namespace {
 
-constexpr int64_t kTaskBytes = 768
-                               << 10;  // of a task's own panels, of the 1 to 2 MB of an L2 cache
+constexpr int64_t kTaskBytes = 1152 << 10;  // of a task's own panels, of the 2 MB of an L2 cache
 constexpr int64_t kMaxTaskPanels = 16;
 
 void check_operand(const GemmOperand& view, const char* name) {

@@ -22,8 +22,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Bytes of logits held at once; a multiple of rows so large that the products run at full speed.
-constexpr int64_t kChunkBytes = int64_t{64} << 20;
+// Logits held at once: so many rows that the products run at full speed (on a CPU each chunk reads
+// and packs the head's weights anew), 64 MiB of bfloat16 or 128 MiB of FP32. On a GPU bytes.
+constexpr int64_t kChunkLogits = int64_t{32} << 20;
 constexpr int64_t kGpuChunkBytes = int64_t{256} << 20;
 
 // Losses of rows [begin, begin + logits.size(0)); logits become gradients times grad_scale if not
@@ -183,8 +184,8 @@ int64_t count_targets(const at::Tensor& targets, int64_t vocabulary) {
 }
 
 int64_t logits_chunk_rows(int64_t vocabulary, int64_t element_size, at::DeviceType device) {
-  const int64_t bytes = device == at::kCUDA ? kGpuChunkBytes : kChunkBytes;
-  return std::max<int64_t>(64, bytes / (vocabulary * element_size) / 64 * 64);
+  const int64_t logits = device == at::kCUDA ? kGpuChunkBytes / element_size : kChunkLogits;
+  return std::max<int64_t>(64, logits / vocabulary / 64 * 64);
 }
 
 at::Tensor linear_cross_entropy(const at::Tensor& x, const at::Tensor& weight,

@@ -25,8 +25,8 @@ namespace {
 inline constexpr int64_t kTileElements = 512;                  // bfloat16 values
 inline constexpr int64_t kStepElements = 2 * kTileElements;    // of a panel, one step of K
 inline constexpr int64_t kStepLines = kStepElements * 2 / 64;  // cache lines of a step
-// 16 to 18 KB of the operand of more pieces.
-constexpr int64_t max_part_steps(int pieces) { return pieces == 1 ? 8 : 3; }
+// 24 KB of the operand of more pieces.
+constexpr int64_t max_part_steps(int pieces) { return pieces == 1 ? 12 : 4; }
 
 // The rows x depth block at `source` (zero past its ends) as a full 32 x 32 block of values.
 inline void copy_padded(const bfloat16* source, int64_t stride, int64_t rows, int64_t columns,
@@ -67,86 +67,153 @@ void pack_step_across(const bfloat16* source, int64_t stride, bfloat16* tiles) {
   }
 }
 
-// A panel: vectors [first, first + 32) of `count`, all of K. vector_stride: from one vector to the
-// next, k_stride: along K; one of them is 1.
+// Rows of a or columns of b: `count` vectors of k values. vector_stride: from one vector to the
+// next, k_stride: along K; one of them is 1. k_scales: of FP32 values, or null.
+template <class T>
+struct Vectors {
+  const T* data;
+  int64_t vector_stride, k_stride;
+  int64_t count, k;
+  const float* k_scales = nullptr;
+};
+
+// Where values from `at` on along K of vectors from `first` on begin; null past the ends.
+template <class T>
+const T* values_at(const Vectors<T>& x, int64_t first, int64_t at) {
+  if (first >= x.count || at >= x.k) return nullptr;
+  return x.data + first * x.vector_stride + at * x.k_stride;
+}
+
+// One step of a panel: values [at, at + 32) along K of vectors [first, first + 32). Values come
+// from far and the processor does not foresee them: those of another step at `next`, or null, are
+// fetched.
+template <class Tiles, bool kRowTiles>
+void pack_step(const Vectors<bfloat16>& x, int64_t first, int64_t at, const bfloat16* next,
+               bfloat16* out) {
+  const int64_t vectors = x.count - first < 32 ? x.count - first : 32;
+  const int64_t depth = x.k - at < 32 ? x.k - at : 32;
+  const bool full = vectors == 32 && depth == 32;
+  const bfloat16* source = x.data + first * x.vector_stride + at * x.k_stride;
+  alignas(64) bfloat16 block[32 * 32];
+  if (x.k_stride == 1) {
+    if (!full) copy_padded(source, x.vector_stride, vectors, depth, block);
+    pack_step_along<Tiles, kRowTiles>(full ? source : block, full ? x.vector_stride : 32, out);
+  } else {
+    if (next != nullptr) {
+      for (int64_t row = 0; row < depth; ++row) {
+        __builtin_prefetch(next + row * x.k_stride, 0, 2);
+        __builtin_prefetch(next + row * x.k_stride + 31, 0, 2);
+      }
+    }
+    if (!full) copy_padded(source, x.k_stride, depth, vectors, block);
+    pack_step_across<Tiles, kRowTiles>(full ? source : block, full ? x.k_stride : 32, out);
+  }
+}
+
+// The same of FP32 values, which are split into pieces first.
+template <class Tiles, bool kRowTiles>
+void pack_step(const Vectors<float>& x, int64_t first, int64_t at, const float* next,
+               bfloat16* out) {
+  constexpr int kPieces = 3;
+  constexpr float kOne = 1;
+  const int64_t vectors = x.count - first < 32 ? x.count - first : 32;
+  const int64_t depth = x.k - at < 32 ? x.k - at : 32;
+  const bool along = x.k_stride == 1;  // rows of a block are vectors, else steps along K
+  const int64_t rows = along ? vectors : depth, columns = along ? depth : vectors;
+  const int64_t stride = along ? x.vector_stride : x.k_stride;
+  alignas(64) bfloat16 pieces[kPieces][32 * 32];
+  if (rows < 32 || columns < 32) {
+    for (auto& piece : pieces) {
+      for (bfloat16& value : piece) value = bfloat16();
+    }
+  }
+  const float* source = x.data + first * x.vector_stride + at * x.k_stride;
+  for (int64_t r = 0; r < rows; ++r) {
+    if (next != nullptr) {
+      __builtin_prefetch(next + r * stride, 0, 3);
+      __builtin_prefetch(next + r * stride + 31, 0, 3);
+    }
+    const float* scales = x.k_scales == nullptr ? &kOne : x.k_scales + at + (along ? 0 : r);
+    Tiles::split(source + r * stride, scales, x.k_scales != nullptr && along ? 1 : 0, columns,
+                 pieces[0] + 32 * r, pieces[1] + 32 * r, pieces[2] + 32 * r);
+  }
+  for (const auto& piece : pieces) {
+    if (along) {
+      pack_step_along<Tiles, kRowTiles>(piece, 32, out);
+    } else {
+      pack_step_across<Tiles, kRowTiles>(piece, 32, out);
+    }
+    out += kStepElements;
+  }
+}
+
+// Panels of vectors [first, first + 32 * panels), each of panel_elements values, all of K. Where
+// the vectors lie across, all panels take a step before the next, so that rows of memory are read
+// on.
+template <class Tiles, bool kRowTiles, class T>
+void pack_panels(const Vectors<T>& x, int64_t first, int64_t panels, int64_t panel_elements,
+                 bfloat16* out) {
+  constexpr int64_t kStep = (sizeof(T) == sizeof(float) ? 3 : 1) * kStepElements;
+  constexpr int64_t kPanelsAhead = 2;
+  const int64_t end = first + panels * kBf16Panel;
+  if (x.k_stride == 1) {
+    for (int64_t v = first; v < end; v += kBf16Panel, out += panel_elements) {
+      bfloat16* step = out;
+      for (int64_t at = 0; at < x.k; at += kBf16StepDepth, step += kStep) {
+        pack_step<Tiles, kRowTiles>(x, v, at, values_at(x, v, at + kBf16StepDepth), step);
+      }
+    }
+    return;
+  }
+  for (int64_t at = 0; at < x.k; at += kBf16StepDepth, out += kStep) {
+    bfloat16* panel = out;
+    for (int64_t v = first; v < end; v += kBf16Panel, panel += panel_elements) {
+      const int64_t next = v + kPanelsAhead * kBf16Panel;
+      pack_step<Tiles, kRowTiles>(
+          x, v, at,
+          next < end ? values_at(x, next, at)
+                     : values_at(x, first + (next - end) % (end - first), at + kBf16StepDepth),
+          panel);
+    }
+  }
+}
+
+// One panel.
 template <class Tiles, bool kRowTiles>
 void pack_panel(const bfloat16* data, int64_t vector_stride, int64_t k_stride, int64_t first,
                 int64_t count, int64_t k, bfloat16* panel) {
-  const int64_t vectors = count - first < 32 ? count - first : 32;
-  alignas(64) bfloat16 block[32 * 32];
+  const Vectors<bfloat16> x{data, vector_stride, k_stride, count, k};
   for (int64_t at = 0; at < k; at += kBf16StepDepth, panel += kStepElements) {
-    const int64_t depth = k - at < 32 ? k - at : 32;
-    const bool full = vectors == 32 && depth == 32;
-    const bfloat16* source = data + first * vector_stride + at * k_stride;
-    if (k_stride == 1) {
-      if (!full) copy_padded(source, vector_stride, vectors, depth, block);
-      pack_step_along<Tiles, kRowTiles>(full ? source : block, full ? vector_stride : 32, panel);
-    } else {
-      if (!full) copy_padded(source, k_stride, depth, vectors, block);
-      pack_step_across<Tiles, kRowTiles>(full ? source : block, full ? k_stride : 32, panel);
-    }
-  }
-}
-
-// The same of FP32 values: each step is split into pieces first.
-template <class Tiles, bool kRowTiles>
-void pack_float_panel(const float* data, int64_t vector_stride, int64_t k_stride,
-                      const float* k_scales, int64_t first, int64_t count, int64_t k,
-                      bfloat16* panel) {
-  constexpr int kPieces = 3;
-  constexpr float kOne = 1;
-  const int64_t vectors = count - first < 32 ? count - first : 32;
-  const bool along = k_stride == 1;  // rows of a block are vectors, else steps along K
-  const int64_t stride = along ? vector_stride : k_stride;
-  alignas(64) bfloat16 pieces[kPieces][32 * 32];
-  for (int64_t at = 0; at < k; at += kBf16StepDepth) {
-    const int64_t depth = k - at < 32 ? k - at : 32;
-    const int64_t rows = along ? vectors : depth, columns = along ? depth : vectors;
-    if (rows < 32 || columns < 32) {
-      for (auto& piece : pieces) {
-        for (bfloat16& value : piece) value = bfloat16();
-      }
-    }
-    const float* source = data + first * vector_stride + at * k_stride;
-    for (int64_t r = 0; r < rows; ++r) {
-      // The next step's values come from far and the processor does not foresee them.
-      __builtin_prefetch(source + 32 * k_stride + r * stride, 0, 3);
-      __builtin_prefetch(source + 32 * k_stride + r * stride + 31, 0, 3);
-      const float* scales = k_scales == nullptr ? &kOne : k_scales + at + (along ? 0 : r);
-      Tiles::split(source + r * stride, scales, k_scales != nullptr && along ? 1 : 0, columns,
-                   pieces[0] + 32 * r, pieces[1] + 32 * r, pieces[2] + 32 * r);
-    }
-    for (const auto& piece : pieces) {
-      if (along) {
-        pack_step_along<Tiles, kRowTiles>(piece, 32, panel);
-      } else {
-        pack_step_across<Tiles, kRowTiles>(piece, 32, panel);
-      }
-      panel += kStepElements;
-    }
+    pack_step<Tiles, kRowTiles>(x, first, at, nullptr, panel);
   }
 }
 
 template <class Tiles, bool kRowTiles>
-void pack_panel_of(const GemmOperand& x, int64_t vector_stride, int64_t k_stride, int64_t first,
-                   int64_t count, int64_t k, bfloat16* out) {
+void pack_panels_of(const GemmOperand& x, int64_t vector_stride, int64_t k_stride, int64_t count,
+                    int64_t k, int64_t first_panel, int64_t panels, int64_t panel_elements,
+                    bfloat16* out) {
+  const int64_t first = first_panel * kBf16Panel;
   if (x.is_float) {
-    pack_float_panel<Tiles, kRowTiles>(static_cast<const float*>(x.data), vector_stride, k_stride,
-                                       x.k_scales, first, count, k, out);
+    const Vectors<float> vectors{
+        static_cast<const float*>(x.data), vector_stride, k_stride, count, k, x.k_scales};
+    pack_panels<Tiles, kRowTiles>(vectors, first, panels, panel_elements, out);
   } else {
-    pack_panel<Tiles, kRowTiles>(static_cast<const bfloat16*>(x.data), vector_stride, k_stride,
-                                 first, count, k, out);
+    const Vectors<bfloat16> vectors{static_cast<const bfloat16*>(x.data), vector_stride, k_stride,
+                                    count, k};
+    pack_panels<Tiles, kRowTiles>(vectors, first, panels, panel_elements, out);
   }
 }
 
 template <class Tiles>
-void pack_panel_of(const GemmBf16& product, bool of_a, int64_t panel, bfloat16* out) {
+void pack_panels_of(const GemmBf16& product, bool of_a, int64_t first_panel, int64_t panels,
+                    int64_t panel_elements, bfloat16* out) {
   const GemmOperand &a = product.a, &b = product.b;
-  const int64_t first = panel * kBf16Panel;
   if (of_a) {
-    pack_panel_of<Tiles, true>(a, a.row_stride, a.column_stride, first, product.m, product.k, out);
+    pack_panels_of<Tiles, true>(a, a.row_stride, a.column_stride, product.m, product.k, first_panel,
+                                panels, panel_elements, out);
   } else {
-    pack_panel_of<Tiles, false>(b, b.column_stride, b.row_stride, first, product.n, product.k, out);
+    pack_panels_of<Tiles, false>(b, b.column_stride, b.row_stride, product.n, product.k,
+                                 first_panel, panels, panel_elements, out);
   }
 }
 
@@ -302,9 +369,7 @@ void run_task_of(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat
   const int64_t first = task * plan.task_panels;
   const int64_t all = (streamed + kBf16Panel - 1) / kBf16Panel;
   const int64_t count = all - first < plan.task_panels ? all - first : plan.task_panels;
-  for (int64_t p = 0; p < count; ++p) {
-    pack_panel_of<Tiles>(product, !kSharesA, first + p, own + p * plan.own_panel_elements);
-  }
+  pack_panels_of<Tiles>(product, !kSharesA, first, count, plan.own_panel_elements, own);
   constexpr int64_t kPartSteps = max_part_steps(kPiecesA > kPiecesB ? kPiecesA : kPiecesB);
   constexpr int kSharedPieces = kSharesA ? kPiecesA : kPiecesB;
   constexpr int kOwnPieces = kSharesA ? kPiecesB : kPiecesA;
@@ -357,9 +422,8 @@ void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16*
 template <class Tiles>
 void pack_shared(const GemmBf16& product, const GemmBf16Plan& plan, int64_t begin, int64_t end,
                  bfloat16* shared) {
-  for (int64_t p = begin; p < end; ++p) {
-    pack_panel_of<Tiles>(product, plan.shares_a, p, shared + p * plan.shared_panel_elements);
-  }
+  pack_panels_of<Tiles>(product, plan.shares_a, begin, end - begin, plan.shared_panel_elements,
+                        shared + begin * plan.shared_panel_elements);
 }
 
 }  // namespace
