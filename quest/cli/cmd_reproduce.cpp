@@ -139,6 +139,7 @@ class Reproduction {
     // Small models do not fill the cores: a run on each.
     o.jobs = a_.jobs > 0 ? a_.jobs : device() == "cpu" ? default_thread_count() : 1;
     o.retry_failed = true;
+    o.stop_on_failure = true;  // an experiment needs all of its runs
     return SweepRunner(e.training(scale_).sweep, base(e, seed), o);
   }
 
