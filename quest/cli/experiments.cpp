@@ -34,8 +34,8 @@ TrainConfig base_config(Scale scale) {
     // Narrow enough that a GPU gives each run tens of tokens per parameter within a minute: with
     // fewer (the 30M model on one token per parameter) orders are those of the first steps, not of
     // what a format can hold. Heads of 128 and the learning rate are the paper's (its two smallest
-    // models have this one); short sequences, for text whose repetitions a model learns to copy
-    // all at once and at an arbitrary step.
+    // models have this one); sequences are short: of long ones of code and documentation
+    // some runs seem to learn the copying and others not, whatever the method (docs/reproduce.md).
     c.model.preset = "none";
     c.model.hidden_size = 256;
     c.model.num_layers = 4;
