@@ -1,4 +1,4 @@
-"""Tests of the helper scripts: the list of skipped tests, the demo's table, the comparisons with llama.cpp and PyTorch."""
+"""Tests of the helper scripts: the list of skipped tests, the demo's table, the filter of prose, the comparisons with llama.cpp and PyTorch."""
 
 import json
 import pathlib
@@ -43,6 +43,44 @@ class ListSkipped(unittest.TestCase):
 
     def test_missing_log_is_an_error(self):
         self.assertNotEqual(run("list_skipped.py", "/nonexistent/log").returncode, 0)
+
+
+class Prose(unittest.TestCase):
+    SENTENCE = "The text of a page is kept if it reads like a sentence and was not seen in another, as page {} is."
+
+    def kept(self, files, code=0):
+        with tempfile.TemporaryDirectory() as folder:
+            paths = []
+            for name, text in files.items():
+                paths.append(pathlib.Path(folder) / name)
+                paths[-1].write_text(text, encoding="utf-8")
+            result = run("prose.py", *paths)
+        self.assertEqual(result.returncode, code, result.stderr)
+        return result.stderr if code else [json.loads(line)["text"] for line in result.stdout.splitlines()]
+
+    def test_code_repetition_and_other_languages_go(self):
+        good = [self.SENTENCE.format(i) for i in ("one", "two", "three")]
+        bad = [
+            "if (the_text_of(a) == to_be_kept(in, the)) {\n  return of_the(page); }",
+            "Home > Documents > The list of all pages that there are in this and the other books",
+            "Der Text dieser Seite wird nicht behalten, denn er ist in einer anderen Sprache verfasst.",
+            good[0].upper(),
+        ]
+        document = "\n\n".join([good[0], bad[0], good[1].replace(" page ", "\n  page "), *bad[1:], good[2]])
+        again = "\n\n".join(good)
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in (document, again))
+        self.assertEqual(self.kept({"a.jsonl": lines}), ["\n".join(good)])
+
+    def test_dictionaries_lose_their_marks(self):
+        entry = "The {wheel} is a part of the machine that turns, and on which it is carried from here to there.\n   [1913 Webster]"
+        texts = self.kept({"d.dict": "\n\n".join([entry, entry.replace("wheel", "axle"), entry.replace("here", "far")])})
+        self.assertEqual(len(texts), 1)
+        self.assertNotRegex(texts[0], r"[{}\[]")
+        self.assertEqual(texts[0].count("\n"), 2)
+
+    def test_wrong_input_is_named(self):
+        self.assertRegex(self.kept({"a.jsonl": '{"text": "x"}\nnonsense\n'}, 1), r"a\.jsonl: line 2 is no JSON")
+        self.assertRegex(run("prose.py", "/nonexistent/a.txt").stderr, "/nonexistent/a.txt")
 
 
 class DemoTable(unittest.TestCase):

@@ -139,6 +139,7 @@ class Reproduction {
     // Small models do not fill the cores: a run on each.
     o.jobs = a_.jobs > 0 ? a_.jobs : device() == "cpu" ? default_thread_count() : 1;
     o.retry_failed = true;
+    o.stop_on_failure = true;  // an experiment needs all of its runs
     return SweepRunner(e.training(scale_).sweep, base(e, seed), o);
   }
 
@@ -354,8 +355,8 @@ void add_reproduce_command(CLI::App& app) {
                       "name they are listed");
   command
       ->add_option("--scale", a->scale,
-                   "tiny: minutes a run on two cores; small: the 30M model, a minute a run on one "
-                   "GPU; paper: its 30M model on 3 billion tokens")
+                   "tiny: minutes a run on two cores; small: 3.4 M parameters on 105 M tokens, a "
+                   "minute a run on one GPU; paper: its 30M model on 3 billion tokens")
       ->check(CLI::IsMember({"tiny", "small", "paper"}))
       ->capture_default_str();
   command->add_option("--data", a->data, "folder made by `quest data`, with validation tokens")

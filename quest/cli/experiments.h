@@ -24,9 +24,8 @@
 
 namespace quest::cli {
 
-// tiny: a model of 1.05 M parameters on 2.5 M tokens, minutes a run on two cores. small: the
-// paper's 30M model on 26 M tokens, a minute a run on one GPU. paper: its 30M model on its 3 B
-// tokens.
+// tiny: a model of 1.05 M parameters on 2.5 M tokens, minutes a run on two cores. small: one of
+// 3.4 M on 105 M tokens, a minute a run on one GPU. paper: the paper's 30M model on its 3 B tokens.
 enum class Scale { kTiny, kSmall, kPaper };
 // "tiny", "small", "paper"; throws kUsage.
 Scale scale_from_name(std::string_view name);

@@ -65,6 +65,19 @@ TEST(Experiments, TrainWhatCanBeTrained) {
   EXPECT_THROW(experiment("fig99"), Error);
 }
 
+// What the orders of small and paper rest on: tokens per parameter, and the paper's recipe.
+TEST(Experiments, SmallAndPaperTrainLongEnoughForTheirOrders) {
+  for (const auto& [scale, least] : {std::pair{Scale::kSmall, 30}, std::pair{Scale::kPaper, 95}}) {
+    SCOPED_TRACE(std::string(scale_name(scale)));
+    const Training training = experiment("fig3").training(scale);
+    const LlamaConfig model = train::resolve_model(training.base, 4096);
+    EXPECT_EQ(model.head_dim, 128);
+    EXPECT_DOUBLE_EQ(training.base.optimizer.lr, 1.2e-3);
+    EXPECT_GE(training.base.train.tokens, least * model.non_embedding_parameters());
+    EXPECT_EQ(training.rounded_after.size(), 4u);  // 1 to 4 bits
+  }
+}
+
 TEST(Experiments, MethodsMustBeInOrderForEverySeed) {
   const Experiment& fig3 = experiment("fig3");
   std::vector<TrainedRun> runs = paper_like("0");

@@ -54,6 +54,21 @@ TEST_F(ReproduceTest, TrainsAndGoesOnWithWhatIsThere) {
   EXPECT_EQ(quest::read_file(folder_ / "r/fig11-tiny.md"), report);
 }
 
+// Where no GPU can be used, the first run says so, and the others are not tried.
+TEST_F(ReproduceTest, EndsAtTheFirstRunThatFails) {
+  folder_.write("a.txt", quest::testing::kSampleText);
+  ASSERT_EQ(run("data a.txt --tokenizer bytes --validation-fraction 0.2 --out data").code, 0);
+  const auto outcome =
+      run("reproduce fig11 --data data --steps 4 --device cuda --no-pictures --out r");
+  if (outcome.errors.find("trial 001 failed") == std::string::npos) {
+    GTEST_SKIP() << "there is a GPU, on which the runs do not fail";
+  }
+  EXPECT_NE(outcome.code, 0);
+  EXPECT_NE(outcome.errors.find("GPU"), std::string::npos) << outcome.errors;
+  EXPECT_TRUE(says("[1/4] 001")) << printed();
+  EXPECT_FALSE(says("[2/4]")) << printed();
+}
+
 TEST_F(ReproduceTest, SaysWhatIsWrong) {
   const auto expect = [&](const std::string& arguments, int code, const std::string& text) {
     const auto outcome = run(arguments);
