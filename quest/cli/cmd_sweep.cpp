@@ -175,6 +175,11 @@ void add_running_options(CLI::App& command, SweepArguments& a) {
   command
       .add_flag("--retry-failed", a.options.retry_failed, "train trials again that failed before")
       ->group("Sweep");
+  command
+      .add_flag("--keep-best", a.options.keep_best_only,
+                "weights of the best run only: the others' checkpoints are removed as soon as they "
+                "have ended")
+      ->group("Sweep");
   command.add_flag("--dry-run", a.dry_run, "list the trials, and train nothing")->group("Sweep");
   command.add_option("--top", a.top, "trials in the table of the best (default 10)")
       ->check(whole_number_from(1))

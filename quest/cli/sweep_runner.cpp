@@ -355,6 +355,22 @@ void SweepRunner::write_table() const {
   write_file_atomically(options_.folder / "trials.csv", train::trials_csv(outcome_.table));
 }
 
+void SweepRunner::drop_weights() const {
+  if (!options_.keep_best_only) return;
+  std::set<fs::path> kept;
+  for (const TrialRow& row : outcome_.table.rows) {
+    if (row.state == "pending" && !row.run.empty()) kept.insert(options_.folder / row.run);
+  }
+  const std::vector<const TrialRow*> ranked = train::ranking(outcome_.table);
+  if (!ranked.empty()) kept.insert(options_.folder / ranked.front()->run);
+  for (const fs::directory_entry& run : fs::directory_iterator(options_.folder / "runs")) {
+    const bool has_ended =
+        run.is_directory() && !run.is_symlink() && fs::exists(run.path() / "summary.json");
+    if (!has_ended || kept.contains(run.path())) continue;
+    for (const char* weights : {"checkpoints", "final"}) fs::remove_all(run.path() / weights);
+  }
+}
+
 bool SweepRunner::is_stopping() const { return outcome_.interrupted || shutdown_signal() != 0; }
 
 void SweepRunner::start(Worker& worker, const Run& run) {
@@ -390,6 +406,7 @@ void SweepRunner::finish(Worker& worker, int code) {
   }
   print_line(worker.run, seconds);
   write_table();
+  drop_weights();
 }
 
 void SweepRunner::print_line(const Run& run, double seconds) {
@@ -470,8 +487,10 @@ SweepOutcome SweepRunner::run() {
     }
     members = best;
     write_table();
+    drop_weights();
   }
   outcome_.interrupted |= shutdown_signal() != 0;
+  drop_weights();
   return outcome_;
 }
 

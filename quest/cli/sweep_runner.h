@@ -31,6 +31,9 @@ struct SweepOptions {
   std::vector<std::string> devices;  // GPUs, as CUDA_VISIBLE_DEVICES names them: one child on each
   bool stop_on_failure = false;      // the first failure ends the sweep, running trials are saved
   bool retry_failed = false;
+  // Of ended runs only the best keeps its weights (checkpoints/ and final/), and with halving those
+  // that the next rung goes on from.
+  bool keep_best_only = false;
 };
 
 struct SweepOutcome {
@@ -70,6 +73,7 @@ class SweepRunner {
   std::filesystem::path failure_file(const Run& run) const;
   bool has_failed(const Run& run);
   void write_table() const;
+  void drop_weights() const;
   void train_rung(size_t rung, const std::vector<size_t>& members);
   bool is_stopping() const;
   void start(Worker& worker, const Run& run);

@@ -58,6 +58,18 @@ class SweepProgram : public ::testing::Test {
         std::count_if(table.rows.begin(), table.rows.end(),
                       [&](const train::TrialRow& row) { return row.state == state; }));
   }
+  // Of all runs of a sweep, those that still have weights.
+  std::vector<std::string> runs_with_weights(const std::string& name) const {
+    std::vector<std::string> runs;
+    for (const auto& run : fs::directory_iterator(folder_ / name / "runs")) {
+      if (run.is_symlink()) continue;
+      const bool has_checkpoints = fs::exists(run.path() / "checkpoints");
+      EXPECT_EQ(has_checkpoints, fs::exists(run.path() / "final/model.safetensors"));
+      EXPECT_TRUE(fs::exists(run.path() / "metrics.jsonl"));
+      if (has_checkpoints) runs.push_back("runs/" + run.path().filename().string());
+    }
+    return runs;
+  }
   // Starts a command and gives it this signal once `reached` is true.
   int signalled(const std::string& text, int signal_number, const std::function<bool()>& reached) {
     const std::string exec = "exec " + text + " >" + (folder_ / "out").string() + " 2>&1";
@@ -159,7 +171,7 @@ TEST_F(SweepProgram, AFailingTrialIsRecordedAndASignalPassedOn) {
 TEST_F(SweepProgram, HalvingGoesOnFromCheckpoints) {
   const std::string constant = "--schedule constant --warmup 0 --threads 1 ";
   const CommandResult outcome = testing::run_command(
-      sweep("halving", constant + "--grid lr=1e-2,1e-9,1e-8 --halving --eta 3"));
+      sweep("halving", constant + "--grid lr=1e-2,1e-9,1e-8 --halving --eta 3 --keep-best"));
   EXPECT_EQ(outcome.code, 0) << outcome.errors;
   const SweepTable halved = table("halving");
   EXPECT_EQ(halved.rows[0].state, "done");
@@ -169,6 +181,7 @@ TEST_F(SweepProgram, HalvingGoesOnFromCheckpoints) {
     EXPECT_EQ(halved.rows[i].steps, 2);
     EXPECT_TRUE(halved.rows[i].loss);
   }
+  EXPECT_EQ(runs_with_weights("halving"), std::vector{halved.rows[0].run});
   const std::string log = read_file(folder_ / "halving/logs/001-r2.log");
   EXPECT_NE(log.find("from step 2"), std::string::npos) << log;
   const CommandResult alone = testing::run_command(
@@ -176,6 +189,20 @@ TEST_F(SweepProgram, HalvingGoesOnFromCheckpoints) {
   EXPECT_EQ(alone.code, 0) << alone.errors;
   EXPECT_EQ(read_json(folder_ / "alone/summary.json")["validation_loss"].get<double>(),
             halved.rows[0].loss);
+}
+
+TEST_F(SweepProgram, OnlyTheBestKeepsItsWeightsIfAskedTo) {
+  const std::string grid = "--threads 1 --grid lr=1e-9,1e-2,1e-8";
+  EXPECT_EQ(testing::run_command(sweep("grid", grid)).code, 0);
+  EXPECT_EQ(runs_with_weights("grid").size(), 3u);
+  const std::string before = read_file(folder_ / "grid/trials.csv");
+  // Also of runs that had ended before; none is trained again for its missing weights.
+  for (int time = 0; time < 2; ++time) {
+    const CommandResult outcome = testing::run_command(sweep("grid", grid + " --keep-best"));
+    EXPECT_EQ(outcome.code, 0) << outcome.errors;
+    EXPECT_EQ(runs_with_weights("grid"), std::vector{table("grid").rows[1].run});
+    EXPECT_EQ(read_file(folder_ / "grid/trials.csv"), before);
+  }
 }
 
 TEST_F(SweepProgram, WhatIsWrongIsSaidBeforeAnythingRuns) {
