@@ -1,5 +1,5 @@
-// Causal self-attention of training in bfloat16 or FP32, forward and backward, on tiles of AMX or, in
-// bfloat16 on CPUs with AVX512-BF16 alone, of vectors.
+// Causal self-attention of training in bfloat16 or FP32, forward and backward, on tiles of AMX or,
+// in bfloat16 on CPUs with AVX512-BF16 alone, of vectors.
 //
 //   S = q k^T / sqrt(D);  P = softmax of S over keys at or before the query;  out = P v
 //

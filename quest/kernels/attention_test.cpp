@@ -239,7 +239,8 @@ TEST(Attention, TheDefinitionAgreesWithFiniteDifferences) {
   }
 }
 
-// The real kernels that this CPU has, by their functions: run(problem, threads), tasks in two parts.
+// The real kernels that this CPU has, by their functions: run(problem, threads), tasks in two
+// parts.
 template <class T>
 struct Version {
   std::string name;
@@ -354,9 +355,9 @@ void run_emulated(Problem<T>& problem, int threads) {
 
 // Shorter sums than in bfloat16 (4 panels, not 8), the same chunks of keys.
 const std::vector<Case>& float_cases() {
-  static const std::vector<Case> all = {
-      {1, 1, 1, 1, 32},  {2, 31, 2, 2, 32}, {1, 33, 5, 1, 64},   {2, 65, 4, 2, 32},
-      {1, 65, 1, 1, 96}, {1, 97, 2, 1, 32}, {1, 129, 2, 1, 128}, {1, 545, 1, 1, 32}};
+  static const std::vector<Case> all = {{1, 1, 1, 1, 32},    {2, 31, 2, 2, 32}, {1, 33, 5, 1, 64},
+                                        {2, 65, 4, 2, 32},   {1, 65, 1, 1, 96}, {1, 97, 2, 1, 32},
+                                        {1, 129, 2, 1, 128}, {1, 545, 1, 1, 32}};
   return all;
 }
 
@@ -441,7 +442,8 @@ void AttentionRows::check_weights() {
     const float offset = static_cast<float>(3 * spread), factor = 0.7f;
     std::vector<float> totals(16, 1.0f);
     std::vector<bfloat16> weights = block(kPieces);
-    detail::attention_weigh_avx512<kPieces>(scores.data(), factor, offset, totals.data(), weights.data());
+    detail::attention_weigh_avx512<kPieces>(scores.data(), factor, offset, totals.data(),
+                                            weights.data());
     for (size_t i = 0; i < 32; ++i) {
       // The exponent is rounded once.
       const double x = static_cast<float>(double{scores[i]} * factor - offset);
@@ -473,8 +475,9 @@ void AttentionRows::check_slopes() {
   scores[3] = detail::kExcluded;
   offsets[9] = -detail::kExcluded;
   std::vector<bfloat16> weights = block(kPieces), slopes = weights;
-  detail::attention_differentiate_avx512<kPieces>(scores.data(), grad_weights.data(), 0.3f, offsets.data(),
-                                         deltas.data(), weights.data(), slopes.data());
+  detail::attention_differentiate_avx512<kPieces>(scores.data(), grad_weights.data(), 0.3f,
+                                                  offsets.data(), deltas.data(), weights.data(),
+                                                  slopes.data());
   for (size_t i = 0; i < 32; ++i) {
     const double x = static_cast<float>(double{scores[i]} * 0.3f - offsets[i]);
     expect_rounded(weights, kPieces, i, std::exp2(x));

@@ -120,15 +120,9 @@ bool uses_tiles(at::ScalarType type, const AttentionShape& shape) {
 template <class T>
 kernels::Attention<T> kernel_of(const at::Tensor& qkv, const AttentionShape& shape,
                                 const Attended& kept) {
-  return {qkv.size(0),
-          qkv.size(1),
-          shape.heads,
-          shape.kv_heads,
-          shape.head_dim,
-          data<T>(qkv),
-          qkv.size(2),
-          data<T>(kept.out),
-          data<float>(kept.logsumexp)};
+  return {qkv.size(0),    qkv.size(1),       shape.heads,
+          shape.kv_heads, shape.head_dim,    data<T>(qkv),
+          qkv.size(2),    data<T>(kept.out), data<float>(kept.logsumexp)};
 }
 
 Attended attend_tiles(const at::Tensor& qkv, const AttentionShape& shape) {

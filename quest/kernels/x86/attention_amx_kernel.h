@@ -478,9 +478,9 @@ void multiply_square(const Square& square, int64_t length, int64_t d, bool first
   const bfloat16* keys = m.key_columns + square.keys * kFactorBlock;
   for (int64_t i = square.queries; i < square.queries_end; ++i) {
     const int64_t steps = smaller(square.keys_end, i + 1) - square.keys;
-    multiply_columns<Tiles, kPieces>(
-        m.slopes_across + (i - square.queries) * kDepth * kFactorBlock, keys, column_panel, d, keys,
-        steps, square.keys > 0, m.grad_queries + i * 32 * d);
+    multiply_columns<Tiles, kPieces>(m.slopes_across + (i - square.queries) * kDepth * kFactorBlock,
+                                     keys, column_panel, d, keys, steps, square.keys > 0,
+                                     m.grad_queries + i * 32 * d);
   }
 }
 
