@@ -3,7 +3,8 @@
 #pragma once
 
 #include "quest/kernels/x86/amx_bf16_tiles.h"
-#include "quest/kernels/x86/attention_amx_kernel.h"
+#include "quest/kernels/x86/attention_amx_backward.h"
+#include "quest/kernels/x86/attention_amx_forward.h"
 #include "quest/kernels/x86/lane.h"
 #include "quest/kernels/x86/lanes_avx512.h"
 
