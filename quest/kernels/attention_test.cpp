@@ -35,14 +35,18 @@ std::string text(const Case& c) {
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {{1, 1, 1, 1, 32},    {2, 1, 2, 1, 64},   {2, 31, 2, 2, 32},
                                         {1, 33, 5, 1, 64},   {2, 65, 4, 2, 32},  {1, 65, 1, 1, 96},
-                                        {1, 129, 2, 1, 128}, {2, 129, 3, 3, 32}, {1, 300, 2, 1, 32},
-                                        {1, 610, 1, 1, 32}};
+                                        {1, 129, 2, 1, 128}, {2, 129, 3, 3, 32}, {1, 33, 1, 1, 256},
+                                        {1, 300, 2, 1, 32},  {1, 610, 1, 1, 32}};
   return all;
 }
 
 constexpr double kFloat = 0x1p-24;
 constexpr double kDenormals = 1e-34;  // taken as zero in sums
 constexpr double kExpError = 3e-7;    // of 2^x
+// Of the root of the mean squared error, relative. FP32 reaches 1.2e-6 at T = 512, D = 128
+// (LibTorch 0.5e-6), without one of the low pieces 7e-6, with one piece 3e-3.
+template <class T>
+constexpr double kMeanBound = std::is_same_v<T, float> ? 2e-6 : testing::rounding_error<T>();
 
 template <class T>
 double at(const std::vector<T>& values, int64_t i) {
@@ -107,10 +111,8 @@ class Problem {
     }
   }
 
-  // In the mean, errors of random sign cancel: the sharper statement, for q, k and v apart. Of
-  // FP32 it is the one that shows that no piece is missing (without the low ones: 2^-17 or so).
+  // In the mean, errors of random sign cancel: the sharper statement, for q, k and v apart.
   void check_mean(const std::string& what) {
-    constexpr double kBound = std::is_same_v<T, float> ? 1e-6 : kRounding;
     const auto error = [](const auto& actual, const std::vector<double>& exact, auto is_counted) {
       double difference = 0, size = 0;
       for (size_t i = 0; i < exact.size(); ++i) {
@@ -120,7 +122,7 @@ class Problem {
       }
       return std::sqrt(difference / size);
     };
-    EXPECT_LT(error(out_, exact_out_, [](int64_t) { return true; }), kBound) << what;
+    EXPECT_LT(error(out_, exact_out_, [](int64_t) { return true; }), kMeanBound<T>) << what;
     if (case_.length == 1) return;  // gradients of q and k vanish
     const int64_t q = case_.heads * case_.head_dim, k = q + case_.kv_heads * case_.head_dim;
     for (const auto& [begin, end] : {std::pair{int64_t{0}, q}, {q, k}, {k, width()}}) {
@@ -128,7 +130,7 @@ class Problem {
                       [&, first = begin, last = end](int64_t i) {
                         return i % stride() >= first && i % stride() < last;
                       }),
-                kBound)
+                kMeanBound<T>)
           << what << ": gradient from column " << begin;
     }
   }
@@ -370,9 +372,10 @@ void run_emulated(Problem<T>& problem, int threads) {
 
 // Shorter sums than in bfloat16 (4 panels, not 8), the same chunks of keys.
 const std::vector<Case>& float_cases() {
-  static const std::vector<Case> all = {{1, 1, 1, 1, 32},    {2, 31, 2, 2, 32}, {1, 33, 5, 1, 64},
-                                        {2, 65, 4, 2, 32},   {1, 65, 1, 1, 96}, {1, 97, 2, 1, 32},
-                                        {1, 129, 2, 1, 128}, {1, 545, 1, 1, 32}};
+  static const std::vector<Case> all = {
+      {1, 1, 1, 1, 32},    {2, 31, 2, 2, 32},  {1, 33, 5, 1, 64},
+      {2, 65, 4, 2, 32},   {1, 65, 1, 1, 96},  {1, 97, 2, 1, 32},
+      {1, 129, 2, 1, 128}, {1, 33, 1, 1, 256}, {1, 545, 1, 1, 32}};
   return all;
 }
 
@@ -400,9 +403,9 @@ TYPED_TEST(AttentionTiles, AgreeWithTheirEmulation) {
   for (const auto& version : versions<TypeParam>()) {
     Problem<TypeParam> problem(c);
     version.run(problem, 1);
-    const double bound = 2 * (testing::rounding_error<TypeParam>() + kExpError);
-    EXPECT_LT(difference(problem.out(), emulated.out()), bound) << version.name;
-    EXPECT_LT(difference(problem.grad_qkv(), emulated.grad_qkv()), bound) << version.name;
+    EXPECT_LT(difference(problem.out(), emulated.out()), kMeanBound<TypeParam>) << version.name;
+    EXPECT_LT(difference(problem.grad_qkv(), emulated.grad_qkv()), kMeanBound<TypeParam>)
+        << version.name;
   }
 }
 
