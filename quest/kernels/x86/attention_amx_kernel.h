@@ -7,9 +7,9 @@
 // the other if T is float. Panels of rows are the left factors of products, panels of columns the
 // right ones.
 //
-// FP32 makes six products of three times the memory: a product takes longer than to fetch its
-// factors from the L2 cache, if one of the two stays in the L1 cache (32 KB at most) and the other
-// is fetched a step ahead. So sums are shorter (block_depth) and loops ordered by the factor that
+// FP32 makes six products of three times the memory: they take longer than fetching their factors
+// from the L2 cache, if one of the two stays in the L1 cache (24 KB with D = 128) and the other is
+// fetched a step ahead. So sums are shorter (block_depth) and loops ordered by the factor that
 // stays; bfloat16 has the order that was found best for it.
 //
 // Tiles is what gemm_bf16_amx_kernel.h asks for and functions on rows of 32 values; weights and
@@ -93,7 +93,7 @@ int64_t out_offset(const Attention<T>& a, int64_t b, int64_t h) {
   return (b * a.length * a.heads + h) * a.head_dim;
 }
 
-// pack_panel and pack_float_panel.
+// pack_panel or pack_float_panel, by the type.
 template <class Tiles, bool kRowTiles>
 void pack_values(const bfloat16* data, int64_t vector_stride, int64_t k_stride, int64_t first,
                  int64_t count, int64_t k, bfloat16* panel) {
