@@ -1,5 +1,7 @@
 #include "quest/kernels/attention.h"
 
+#include <type_traits>
+
 #include "quest/base/error.h"
 #include "quest/base/integer_math.h"
 #include "quest/kernels/attention_levels.h"
@@ -26,11 +28,15 @@ int64_t choose_parts(int64_t groups, int64_t blocks, int threads) {
 
 }  // namespace
 
+template <class T>
 const char* attention_version(int64_t head_dim, IsaLevel level) {
 #ifdef __x86_64__
   if (head_dim < 32 || head_dim % 32 != 0 || head_dim > kMaxAttentionHeadDim ||
       !cpu_features().avx512bf16) {
     return nullptr;
+  }
+  if constexpr (std::is_same_v<T, float>) {
+    return level >= IsaLevel::kAmx ? "AMX tiles, FP32 values as three bfloat16 pieces" : nullptr;
   }
   if (level >= IsaLevel::kAmx) return "AMX tiles";
   if (level >= IsaLevel::kAvx512Vnni) return "AVX512-BF16 tiles";
@@ -41,11 +47,13 @@ const char* attention_version(int64_t head_dim, IsaLevel level) {
   return nullptr;
 }
 
+template <class T>
 bool attention_supports(int64_t head_dim, IsaLevel level) {
-  return attention_version(head_dim, level) != nullptr;
+  return attention_version<T>(head_dim, level) != nullptr;
 }
 
-AttentionPlan plan_attention(const Attention& a, int threads) {
+template <class T>
+AttentionPlan plan_attention(const Attention<T>& a, int threads) {
   QUEST_CHECK(
       a.batch >= 1 && a.length >= 1 && a.kv_heads >= 1 && a.heads >= a.kv_heads &&
           a.heads % a.kv_heads == 0,
@@ -67,9 +75,10 @@ AttentionPlan plan_attention(const Attention& a, int threads) {
   return plan;
 }
 
-void attention_forward(const Attention& attention, const AttentionPlan& plan, int64_t begin,
+template <class T>
+void attention_forward(const Attention<T>& attention, const AttentionPlan& plan, int64_t begin,
                        int64_t end, IsaLevel level) {
-  QUEST_ASSERT(attention_supports(attention.head_dim, level), "attention at a level without it");
+  QUEST_ASSERT(attention_supports<T>(attention.head_dim, level), "attention at a level without it");
 #ifdef __x86_64__
   return level >= IsaLevel::kAmx
              ? detail::attention_forward_amx(attention, plan, begin, end)
@@ -77,14 +86,30 @@ void attention_forward(const Attention& attention, const AttentionPlan& plan, in
 #endif
 }
 
-void attention_backward(const Attention& attention, const AttentionGrads& grads, int64_t begin,
-                        int64_t end, IsaLevel level) {
-  QUEST_ASSERT(attention_supports(attention.head_dim, level), "attention at a level without it");
+template <class T>
+void attention_backward(const Attention<T>& attention, const AttentionGrads<T>& grads,
+                        int64_t begin, int64_t end, IsaLevel level) {
+  QUEST_ASSERT(attention_supports<T>(attention.head_dim, level), "attention at a level without it");
 #ifdef __x86_64__
   return level >= IsaLevel::kAmx
              ? detail::attention_backward_amx(attention, grads, begin, end)
              : detail::attention_backward_avx512bf16(attention, grads, begin, end);
 #endif
 }
+
+template const char* attention_version<bfloat16>(int64_t, IsaLevel);
+template const char* attention_version<float>(int64_t, IsaLevel);
+template bool attention_supports<bfloat16>(int64_t, IsaLevel);
+template bool attention_supports<float>(int64_t, IsaLevel);
+template AttentionPlan plan_attention(const Attention<bfloat16>&, int);
+template AttentionPlan plan_attention(const Attention<float>&, int);
+template void attention_forward(const Attention<bfloat16>&, const AttentionPlan&, int64_t, int64_t,
+                                IsaLevel);
+template void attention_forward(const Attention<float>&, const AttentionPlan&, int64_t, int64_t,
+                                IsaLevel);
+template void attention_backward(const Attention<bfloat16>&, const AttentionGrads<bfloat16>&,
+                                 int64_t, int64_t, IsaLevel);
+template void attention_backward(const Attention<float>&, const AttentionGrads<float>&, int64_t,
+                                 int64_t, IsaLevel);
 
 }  // namespace quest::kernels

@@ -1,5 +1,5 @@
-// Causal self-attention of training in bfloat16, forward and backward, on tiles of AMX or, on CPUs
-// with AVX512-BF16 alone, of vectors.
+// Causal self-attention of training in bfloat16 or FP32, forward and backward, on tiles of AMX or,
+// in bfloat16 on CPUs with AVX512-BF16 alone, of vectors.
 //
 //   S = q k^T / sqrt(D);  P = softmax of S over keys at or before the query;  out = P v
 //
@@ -8,12 +8,18 @@
 // between. The backward pass computes P again from the logsumexp. Where attention_supports says no,
 // callers use LibTorch's flash attention.
 //
+// In FP32 each factor of a product (q, k, v, the gradient, P and dS) is three bfloat16 pieces and
+// each product six products of pieces, as exact as an FP32 one (gemm_bf16.h). Without AMX's tiles
+// that is slower than FP32 arithmetic, so vectors have bfloat16 only.
+//
 // The definition is attention_reference (scalar/attention.cpp, in double). Tiles agree with it
-// within the rounding of P, dS and the results to bfloat16 and of FP32 sums, takes denormals as
-// zero, and gives the same bits for any split into tasks and any number of threads.
+// within the rounding of FP32 sums and of 2^x and, in bfloat16, of P, dS and the results; they take
+// denormals (of pieces, too) as zero, and give the same bits for any split into tasks and any
+// number of threads. Infinite values give NaN.
 //
 // Each call is single-threaded; calls on different tasks may run at once. Memory of a call: about
-// 2 T D values forward, 7 T D values and 3 T D floats backward.
+// 2 T D bfloat16 values forward, 7 T D and 3 T D floats backward; in FP32 three times as many
+// bfloat16 values.
 //
 //   const AttentionPlan plan = plan_attention(attention, threads);
 //   attention_forward(attention, plan, 0, plan.forward_tasks);       // deal out tasks
@@ -31,19 +37,21 @@ namespace quest::kernels {
 
 // B batch, T tokens, H heads, G key-value heads (divides H; H / G neighbouring heads share one), D
 // head size.
+template <class T>  // bfloat16 or float
 struct Attention {
   int64_t batch = 0, length = 0;                  // B, T
   int64_t heads = 0, kv_heads = 0, head_dim = 0;  // H, G, D
   // Row b T + t: H heads of q, G of k, G of v, D values each; row stride in values.
-  const bfloat16* qkv = nullptr;
+  const T* qkv = nullptr;
   int64_t row_stride = 0;
-  bfloat16* out = nullptr;     // (B, T, H D): written by forward, read by backward
+  T* out = nullptr;            // (B, T, H D): written by forward, read by backward
   float* logsumexp = nullptr;  // (B, H, T) of S, natural logarithm: the same
 };
 
+template <class T>
 struct AttentionGrads {
-  const bfloat16* grad_out = nullptr;  // (B, T, H D)
-  bfloat16* grad_qkv = nullptr;        // as qkv, the same row stride
+  const T* grad_out = nullptr;  // (B, T, H D)
+  T* grad_qkv = nullptr;        // as qkv, the same row stride
 };
 
 struct AttentionPlan {
@@ -54,24 +62,32 @@ struct AttentionPlan {
 
 inline constexpr int64_t kMaxAttentionHeadDim = 256;
 
-// "AMX tiles", "AVX512-BF16 tiles"; null where the level or the CPU has neither, or D is no
-// multiple of 32 up to kMaxAttentionHeadDim.
+// "AMX tiles", "AVX512-BF16 tiles" (bfloat16), "AMX tiles, FP32 values as three bfloat16 pieces";
+// null where the level or the CPU has none for the type, or D is no multiple of 32 up to
+// kMaxAttentionHeadDim.
+template <class T>
 const char* attention_version(int64_t head_dim, IsaLevel level = isa_level());
+template <class T>
 bool attention_supports(int64_t head_dim, IsaLevel level = isa_level());
 
 // Throws kUsage for shapes that do not fit together.
-AttentionPlan plan_attention(const Attention& attention, int threads);
+template <class T>
+AttentionPlan plan_attention(const Attention<T>& attention, int threads);
 
 // Tasks [begin, end).
-void attention_forward(const Attention& attention, const AttentionPlan& plan, int64_t begin,
+template <class T>
+void attention_forward(const Attention<T>& attention, const AttentionPlan& plan, int64_t begin,
                        int64_t end, IsaLevel level = isa_level());
-void attention_backward(const Attention& attention, const AttentionGrads& grads, int64_t begin,
-                        int64_t end, IsaLevel level = isa_level());
+template <class T>
+void attention_backward(const Attention<T>& attention, const AttentionGrads<T>& grads,
+                        int64_t begin, int64_t end, IsaLevel level = isa_level());
 
 // The definition, from qkv alone: out (B, T, H D), logsumexp (B, H, T); and grad_qkv (B T, (H + 2G)
 // D). Any D.
-void attention_reference(const Attention& attention, double* out, double* logsumexp);
-void attention_backward_reference(const Attention& attention, const bfloat16* grad_out,
+template <class T>
+void attention_reference(const Attention<T>& attention, double* out, double* logsumexp);
+template <class T>
+void attention_backward_reference(const Attention<T>& attention, const T* grad_out,
                                   double* grad_qkv);
 
 }  // namespace quest::kernels

@@ -20,27 +20,44 @@ struct EmulatedAttention : EmulatedTiles {
     for (int c = 0; c < 16; ++c) sum += totals[c];
     return sum;
   }
-  static void weigh(const float* scores, float factor, float offset, float* totals,
-                    bfloat16* weights) {
-    for (int c = 0; c < 32; ++c) {
-      const float weight = std::exp2(std::fma(scores[c], factor, -offset));
-      totals[c % 16] += weight;
-      weights[c] = bfloat16(weight);
+  // 32 values as kPieces pieces, a block of 1024 apart.
+  template <int kPieces>
+  static void store_pieces(const float* values, bfloat16* out) {
+    if constexpr (kPieces == 1) {
+      round_row(values, out);
+    } else {
+      const float one = 1;
+      split(values, &one, 0, 32, out, out + 1024, out + 2048);
     }
   }
+  template <int kPieces>
+  static void weigh(const float* scores, float factor, float offset, float* totals,
+                    bfloat16* weights) {
+    float weight[32];
+    for (int c = 0; c < 32; ++c) {
+      weight[c] = std::exp2(std::fma(scores[c], factor, -offset));
+      totals[c % 16] += weight[c];
+    }
+    store_pieces<kPieces>(weight, weights);
+  }
+  template <int kPieces>
   static void differentiate(const float* scores, const float* grad_weights, float factor,
                             const float* offsets, const float* deltas, bfloat16* weights,
                             bfloat16* slopes) {
+    float weight[32], slope[32];
     for (int c = 0; c < 32; ++c) {
-      const float weight = std::exp2(std::fma(scores[c], factor, -offsets[c]));
-      weights[c] = bfloat16(weight);
-      slopes[c] = bfloat16(weight * (grad_weights[c] - deltas[c]));
+      weight[c] = std::exp2(std::fma(scores[c], factor, -offsets[c]));
+      slope[c] = weight[c] * (grad_weights[c] - deltas[c]);
     }
+    store_pieces<kPieces>(weight, weights);
+    store_pieces<kPieces>(slope, slopes);
   }
-  static void scale(const float* sums, float factor, bfloat16* out) {
-    for (int c = 0; c < 32; ++c) out[c] = bfloat16(sums[c] * factor);
+  template <class T>
+  static void scale(const float* sums, float factor, T* out) {
+    for (int c = 0; c < 32; ++c) out[c] = T(sums[c] * factor);
   }
-  static float dot(const bfloat16* a, const bfloat16* b, int64_t count) {
+  template <class T>
+  static float dot(const T* a, const T* b, int64_t count) {
     float sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += static_cast<float>(a[i]) * static_cast<float>(b[i]);
     return sum;

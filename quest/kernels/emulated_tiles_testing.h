@@ -57,15 +57,18 @@ struct EmulatedTiles {
       std::memcpy(&x, bytes, 2);
       return static_cast<float>(x);
     };
+    float b[32][16];
+    for (int k = 0; k < 32; ++k) {
+      for (int n = 0; n < 16; ++n) b[k][n] = value(&tile[kB][k / 2][4 * n + 2 * (k % 2)]);
+    }
     for (int r = 0; r < 16; ++r) {
-      for (int n = 0; n < 16; ++n) {
-        float sum;
-        std::memcpy(&sum, &tile[kSums][r][4 * n], 4);
-        for (int k = 0; k < 32; ++k) {
-          sum += value(&tile[kA][r][2 * k]) * value(&tile[kB][k / 2][4 * n + 2 * (k % 2)]);
-        }
-        std::memcpy(&tile[kSums][r][4 * n], &sum, 4);
+      float sums[16];
+      std::memcpy(sums, tile[kSums][r], 64);
+      for (int k = 0; k < 32; ++k) {
+        const float a = value(&tile[kA][r][2 * k]);
+        for (int n = 0; n < 16; ++n) sums[n] += a * b[k][n];
       }
+      std::memcpy(tile[kSums][r], sums, 64);
     }
   }
 

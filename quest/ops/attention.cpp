@@ -105,21 +105,24 @@ at::Tensor differentiate_libtorch(const at::Tensor& qkv, const AttentionShape& s
   return grad_qkv;
 }
 
-bool uses_tiles(at::ScalarType type, const AttentionShape& shape) {
-  return type == at::kBFloat16 && kernels::attention_supports(shape.head_dim);
+// The version of the kernels that these values go through; null: LibTorch's attention. FP32 has one
+// on AMX alone: on vectors, its six products of pieces are slower than LibTorch's FP32 ones.
+const char* tiles_version(at::ScalarType type, const AttentionShape& shape) {
+  if (type == at::kBFloat16) return kernels::attention_version<bfloat16>(shape.head_dim);
+  if (type == at::kFloat) return kernels::attention_version<float>(shape.head_dim);
+  return nullptr;
 }
 
-kernels::Attention kernel_of(const at::Tensor& qkv, const AttentionShape& shape,
-                             const Attended& kept) {
-  return {qkv.size(0),
-          qkv.size(1),
-          shape.heads,
-          shape.kv_heads,
-          shape.head_dim,
-          data<bfloat16>(qkv),
-          qkv.size(2),
-          data<bfloat16>(kept.out),
-          data<float>(kept.logsumexp)};
+bool uses_tiles(at::ScalarType type, const AttentionShape& shape) {
+  return tiles_version(type, shape) != nullptr;
+}
+
+template <class T>
+kernels::Attention<T> kernel_of(const at::Tensor& qkv, const AttentionShape& shape,
+                                const Attended& kept) {
+  return {qkv.size(0),    qkv.size(1),       shape.heads,
+          shape.kv_heads, shape.head_dim,    data<T>(qkv),
+          qkv.size(2),    data<T>(kept.out), data<float>(kept.logsumexp)};
 }
 
 Attended attend_tiles(const at::Tensor& qkv, const AttentionShape& shape) {
@@ -128,10 +131,12 @@ Attended attend_tiles(const at::Tensor& qkv, const AttentionShape& shape) {
   const Attended kept{at::empty({b, t, shape.heads * shape.head_dim}, options),
                       at::empty({b, shape.heads, t}, options.dtype(at::kFloat))};
   if (kept.out.numel() == 0) return kept;
-  const kernels::Attention attention = kernel_of(qkv, shape, kept);
-  const kernels::AttentionPlan plan = kernels::plan_attention(attention, at::get_num_threads());
-  at::parallel_for(0, plan.forward_tasks, 1, [&](int64_t begin, int64_t end) {
-    kernels::attention_forward(attention, plan, begin, end);
+  with_kernel_type(qkv.scalar_type(), "attention", [&](auto element) {
+    const auto attention = kernel_of<decltype(element)>(qkv, shape, kept);
+    const kernels::AttentionPlan plan = kernels::plan_attention(attention, at::get_num_threads());
+    at::parallel_for(0, plan.forward_tasks, 1, [&](int64_t begin, int64_t end) {
+      kernels::attention_forward(attention, plan, begin, end);
+    });
   });
   return kept;
 }
@@ -140,11 +145,14 @@ at::Tensor differentiate_tiles(const at::Tensor& qkv, const AttentionShape& shap
                                const Attended& kept, const at::Tensor& grad_out) {
   at::Tensor grad_qkv = at::empty_like(qkv);
   if (grad_qkv.numel() == 0) return grad_qkv;
-  const kernels::Attention attention = kernel_of(qkv, shape, kept);
-  const kernels::AttentionPlan plan = kernels::plan_attention(attention, at::get_num_threads());
-  const kernels::AttentionGrads grads{data<bfloat16>(grad_out), data<bfloat16>(grad_qkv)};
-  at::parallel_for(0, plan.backward_tasks, 1, [&](int64_t begin, int64_t end) {
-    kernels::attention_backward(attention, grads, begin, end);
+  with_kernel_type(qkv.scalar_type(), "attention", [&](auto element) {
+    using T = decltype(element);
+    const auto attention = kernel_of<T>(qkv, shape, kept);
+    const kernels::AttentionPlan plan = kernels::plan_attention(attention, at::get_num_threads());
+    const kernels::AttentionGrads<T> grads{data<T>(grad_out), data<T>(grad_qkv)};
+    at::parallel_for(0, plan.backward_tasks, 1, [&](int64_t begin, int64_t end) {
+      kernels::attention_backward(attention, grads, begin, end);
+    });
   });
   return grad_qkv;
 }
@@ -393,8 +401,8 @@ std::string attention_plan(at::ScalarType type, const AttentionShape& shape,
     return gpu_uses_cudnn(shape, 2) ? "cuDNN's attention" : "LibTorch's flash attention";
   }
   if (type == at::kDouble) return "the definition";
-  return uses_tiles(type, shape) ? kernels::attention_version(shape.head_dim)
-                                 : "LibTorch's flash attention";
+  const char* version = tiles_version(type, shape);
+  return version != nullptr ? version : "LibTorch's flash attention";
 }
 
 }  // namespace quest::ops

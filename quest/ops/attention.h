@@ -1,8 +1,9 @@
 // Rotary embedding and causal self-attention on the fused qkv matrix.
 //
-// In training, bfloat16 goes through kernels/attention.h where the CPU has AMX and the head size
-// fits, all else through LibTorch's flash attention; rotary embedding is kernels/rope.h. Legend: B
-// batch, T tokens, H heads, G key-value heads (divides H), D head size.
+// In training, bfloat16 (where the CPU has AMX or AVX512-BF16) and FP32 (where it has AMX) go
+// through kernels/attention.h if the head size fits, all else through LibTorch's flash attention;
+// rotary embedding is kernels/rope.h. Legend: B batch, T tokens, H heads, G key-value heads
+// (divides H), D head size.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +37,8 @@ at::Tensor rotated_self_attention(const at::Tensor& qkv, const AttentionShape& s
 // The same of q (B, T, H, D), the last of the positions of k and v (B, S, G, D), S >= T.
 at::Tensor rotated_attention_to(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
-// "AMX tiles", "LibTorch's flash attention" or (double) "the definition": what
-// causal_self_attention runs on.
+// "AMX tiles" (and how FP32 is multiplied there), "AVX512-BF16 tiles", "LibTorch's flash attention"
+// or (double) "the definition": what causal_self_attention runs on.
 std::string attention_plan(at::ScalarType type, const AttentionShape& shape,
                            at::DeviceType device = at::kCPU);
 

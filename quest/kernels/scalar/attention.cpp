@@ -9,9 +9,10 @@ namespace quest::kernels {
 namespace {
 
 // One query head of one sequence: where its values lie in a matrix like qkv, and P row by row.
+template <class T>
 class Head {
  public:
-  Head(const Attention& attention, int64_t b, int64_t h)
+  Head(const Attention<T>& attention, int64_t b, int64_t h)
       : a_(attention),
         row_(b * a_.length),
         q_(h * a_.head_dim),
@@ -43,13 +44,14 @@ class Head {
   }
 
  private:
-  const Attention& a_;
+  const Attention<T>& a_;
   int64_t row_, q_, k_, v_;
 };
 
 }  // namespace
 
-void attention_reference(const Attention& a, double* out, double* logsumexp) {
+template <class T>
+void attention_reference(const Attention<T>& a, double* out, double* logsumexp) {
   std::vector<double> p;
   for (int64_t b = 0; b < a.batch; ++b) {
     for (int64_t h = 0; h < a.heads; ++h) {
@@ -69,7 +71,8 @@ void attention_reference(const Attention& a, double* out, double* logsumexp) {
 
 // With g the gradient of a row of out: dV_j += P_ij g;  dP_ij = g v_j;  dS_ij = P_ij (dP_ij - sum_j
 // P_ij dP_ij);  dQ_i = dS_ij K_j / sqrt(D);  dK_j += dS_ij Q_i / sqrt(D).
-void attention_backward_reference(const Attention& a, const bfloat16* grad_out, double* grad_qkv) {
+template <class T>
+void attention_backward_reference(const Attention<T>& a, const T* grad_out, double* grad_qkv) {
   std::vector<double> p, dp;
   for (int64_t row = 0; row < a.batch * a.length; ++row) {
     std::fill_n(grad_qkv + row * a.row_stride, (a.heads + 2 * a.kv_heads) * a.head_dim, 0.0);
@@ -102,5 +105,10 @@ void attention_backward_reference(const Attention& a, const bfloat16* grad_out, 
     }
   }
 }
+
+template void attention_reference(const Attention<bfloat16>&, double*, double*);
+template void attention_reference(const Attention<float>&, double*, double*);
+template void attention_backward_reference(const Attention<bfloat16>&, const bfloat16*, double*);
+template void attention_backward_reference(const Attention<float>&, const float*, double*);
 
 }  // namespace quest::kernels

@@ -159,8 +159,13 @@ struct Bf16TilesOn : Instructions {
                        bfloat16* middle, bfloat16* low) {
     const __m512 scale0 = scale_stride == 0 ? _mm512_set1_ps(*scales) : _mm512_loadu_ps(scales);
     const __m512 scale1 = scale_stride == 0 ? scale0 : _mm512_loadu_ps(scales + 16);
-    __m512 rest0 = _mm512_mul_ps(_mm512_loadu_ps(x), scale0);
-    __m512 rest1 = _mm512_mul_ps(_mm512_loadu_ps(x + 16), scale1);
+    store_split(_mm512_mul_ps(_mm512_loadu_ps(x), scale0),
+                _mm512_mul_ps(_mm512_loadu_ps(x + 16), scale1), high, middle, low);
+  }
+
+  // The pieces of 32 values.
+  static void store_split(__m512 rest0, __m512 rest1, bfloat16* high, bfloat16* middle,
+                          bfloat16* low) {
     for (bfloat16* out : {high, middle, low}) {
       const auto piece = (__m512i)_mm512_cvtne2ps_pbh(rest1, rest0);
       _mm512_storeu_si512(out, piece);

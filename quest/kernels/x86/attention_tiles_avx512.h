@@ -3,7 +3,8 @@
 #pragma once
 
 #include "quest/kernels/x86/amx_bf16_tiles.h"
-#include "quest/kernels/x86/attention_amx_kernel.h"
+#include "quest/kernels/x86/attention_amx_backward.h"
+#include "quest/kernels/x86/attention_amx_forward.h"
 #include "quest/kernels/x86/lane.h"
 #include "quest/kernels/x86/lanes_avx512.h"
 
@@ -29,6 +30,15 @@ struct AttentionTiles : Bf16TilesOn<Instructions> {
   QUEST_LANE void store_rounded(bfloat16* out, __m512 first, __m512 second) {
     _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(second, first));
   }
+  // Rounded, or as three pieces a block apart.
+  template <int kPieces>
+  QUEST_LANE void store_pieces(bfloat16* out, __m512 first, __m512 second) {
+    if constexpr (kPieces == 1) {
+      store_rounded(out, first, second);
+    } else {
+      Bf16TilesOn<Instructions>::store_split(first, second, out, out + kBlock, out + 2 * kBlock);
+    }
+  }
 
   QUEST_LANE void raise_maximum(const float* scores, float* maxima) {
     const __m512 of_row = _mm512_max_ps(_mm512_loadu_ps(scores), _mm512_loadu_ps(scores + 16));
@@ -37,15 +47,17 @@ struct AttentionTiles : Bf16TilesOn<Instructions> {
   QUEST_LANE float largest(const float* maxima) { return L::maximum(_mm512_loadu_ps(maxima)); }
   QUEST_LANE float total(const float* totals) { return L::sum(_mm512_loadu_ps(totals)); }
 
+  template <int kPieces>
   QUEST_LANE void weigh(const float* scores, float factor, float offset, float* totals,
                         bfloat16* weights) {
     const __m512 f = _mm512_set1_ps(factor), o = _mm512_set1_ps(offset);
     const __m512 first = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores), f, o));
     const __m512 second = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + 16), f, o));
     _mm512_storeu_ps(totals, _mm512_add_ps(_mm512_loadu_ps(totals), _mm512_add_ps(first, second)));
-    store_rounded(weights, first, second);
+    store_pieces<kPieces>(weights, first, second);
   }
 
+  template <int kPieces>
   QUEST_LANE void differentiate(const float* scores, const float* grad_weights, float factor,
                                 const float* offsets, const float* deltas, bfloat16* weights,
                                 bfloat16* slopes) {
@@ -58,8 +70,8 @@ struct AttentionTiles : Bf16TilesOn<Instructions> {
       s[i] = _mm512_mul_ps(w[i], _mm512_sub_ps(_mm512_loadu_ps(grad_weights + 16 * i),
                                                _mm512_loadu_ps(deltas + 16 * i)));
     }
-    store_rounded(weights, w[0], w[1]);
-    store_rounded(slopes, s[0], s[1]);
+    store_pieces<kPieces>(weights, w[0], w[1]);
+    store_pieces<kPieces>(slopes, s[0], s[1]);
   }
 
   QUEST_LANE void scale(const float* sums, float factor, bfloat16* out) {
@@ -67,8 +79,14 @@ struct AttentionTiles : Bf16TilesOn<Instructions> {
     store_rounded(out, _mm512_mul_ps(_mm512_loadu_ps(sums), f),
                   _mm512_mul_ps(_mm512_loadu_ps(sums + 16), f));
   }
+  QUEST_LANE void scale(const float* sums, float factor, float* out) {
+    const __m512 f = _mm512_set1_ps(factor);
+    _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_loadu_ps(sums), f));
+    _mm512_storeu_ps(out + 16, _mm512_mul_ps(_mm512_loadu_ps(sums + 16), f));
+  }
 
-  QUEST_LANE float dot(const bfloat16* a, const bfloat16* b, int64_t count) {
+  template <class T>
+  QUEST_LANE float dot(const T* a, const T* b, int64_t count) {
     __m512 sum = _mm512_setzero_ps();
     for (int64_t i = 0; i < count; i += 16) {
       sum = _mm512_fmadd_ps(L::load(a + i), L::load(b + i), sum);
@@ -91,8 +109,8 @@ class WithoutDenormals {
 };
 
 // f(memory) with tiles and memory of this kind.
-template <class Tiles, class Memory, class F>
-void with_tiles(const Attention& attention, const F& f) {
+template <class Tiles, class Memory, class T, class F>
+void with_tiles(const Attention<T>& attention, const F& f) {
   Arena size(nullptr);
   static_cast<void>(Memory(attention, size));
   const Scratch<char> scratch(size.bytes());
@@ -104,22 +122,22 @@ void with_tiles(const Attention& attention, const F& f) {
   Tiles::end();
 }
 
-template <class Instructions>
-void run_forward(const Attention& attention, const AttentionPlan& plan, int64_t begin,
+template <class Instructions, class T>
+void run_forward(const Attention<T>& attention, const AttentionPlan& plan, int64_t begin,
                  int64_t end) {
   using Tiles = AttentionTiles<Instructions>;
-  with_tiles<Tiles, ForwardMemory>(attention, [&](const ForwardMemory& memory) {
+  with_tiles<Tiles, ForwardMemory<T>>(attention, [&](const ForwardMemory<T>& memory) {
     for (int64_t task = begin; task < end; ++task) {
       forward_task<Tiles>(attention, plan, task, memory);
     }
   });
 }
 
-template <class Instructions>
-void run_backward(const Attention& attention, const AttentionGrads& grads, int64_t begin,
+template <class Instructions, class T>
+void run_backward(const Attention<T>& attention, const AttentionGrads<T>& grads, int64_t begin,
                   int64_t end) {
   using Tiles = AttentionTiles<Instructions>;
-  with_tiles<Tiles, BackwardMemory>(attention, [&](const BackwardMemory& memory) {
+  with_tiles<Tiles, BackwardMemory<T>>(attention, [&](const BackwardMemory<T>& memory) {
     for (int64_t task = begin; task < end; ++task) {
       backward_task<Tiles>(attention, grads, task, memory);
     }

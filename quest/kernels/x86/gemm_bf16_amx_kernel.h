@@ -178,14 +178,12 @@ void pack_panels(const Vectors<T>& x, int64_t first, int64_t panels, int64_t pan
   }
 }
 
-// One panel.
-template <class Tiles, bool kRowTiles>
-void pack_panel(const bfloat16* data, int64_t vector_stride, int64_t k_stride, int64_t first,
+// One panel, of vectors [first, first + 32) of `count`.
+template <class Tiles, bool kRowTiles, class T>
+void pack_panel(const T* data, int64_t vector_stride, int64_t k_stride, int64_t first,
                 int64_t count, int64_t k, bfloat16* panel) {
-  const Vectors<bfloat16> x{data, vector_stride, k_stride, count, k};
-  for (int64_t at = 0; at < k; at += kBf16StepDepth, panel += kStepElements) {
-    pack_step<Tiles, kRowTiles>(x, first, at, nullptr, panel);
-  }
+  pack_panels<Tiles, kRowTiles>(Vectors<T>{data, vector_stride, k_stride, count, k}, first, 1, 0,
+                                panel);
 }
 
 template <class Tiles, bool kRowTiles>
