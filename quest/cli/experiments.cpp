@@ -249,7 +249,8 @@ Findings judge_fig8(Scale, std::span<const TrainedRun> runs) {
   Findings out;
   const std::vector<std::string> seeds = seeds_of(runs);
   Row with{"with Hadamard", {}}, without{"without", {}}, gaussian{"N(0,1)", {}};
-  // Rows are measured by their own RMS: short ones have fewer large values than N(0,1).
+  // Rows are measured by their own RMS: short ones have fewer large values than N(0,1). The paper's
+  // own curve with the transform reaches 1.8 times the share of N(0,1), at step 5500.
   Check near{"with Hadamard at most twice the share of Gaussian data:", true};
   for (const std::string& seed : seeds) {
     const TrainedRun& hadamard = run_of(runs, "w8a8", seed);
@@ -397,8 +398,8 @@ std::vector<Experiment> make_experiments() {
        .training = fig3_training,
        .judge = judge_fig3},
       {.name = "fig8",
-       .claim = "with the Hadamard transform W8A8 masks no more than Gaussian data would, without "
-                "it more",
+       .claim = "with the Hadamard transform W8A8 masks at most twice what Gaussian data would, "
+                "without it more than with it",
        .figure = "fig8",
        .tolerance = 0.5,
        .training = fig8_training,
