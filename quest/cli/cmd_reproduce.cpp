@@ -1,5 +1,8 @@
 // quest reproduce: the paper's experiments at a scale, end to end, against what they must show.
+#include <algorithm>
+#include <cctype>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,10 +21,12 @@
 #include "quest/cli/experiments.h"
 #include "quest/cli/model_folder.h"
 #include "quest/cli/paper_data.h"
+#include "quest/cli/paper_values.h"
 #include "quest/cli/sweep_runner.h"
 #include "quest/cli_run/whole_numbers.h"
 #include "quest/plot/gnuplot.h"
 #include "quest/plot/paper_figures.h"
+#include "quest/plot/sweep_table.h"
 #include "quest/train/evaluation.h"
 #include "quest/train/run_folder.h"
 
@@ -43,7 +48,8 @@ struct Result {
   const Experiment* experiment = nullptr;
   Findings findings;
   std::vector<std::string> different;  // from the stored expectation
-  std::string compared;                // with what, or why with nothing
+  std::string compared;                // with what
+  std::string orders_only;             // why with nothing
   bool passed() const {
     const auto& c = findings.checks;
     return different.empty() &&
@@ -57,7 +63,7 @@ class Reproduction {
       : a_(arguments), scale_(scale_from_name(arguments.scale)) {}
 
   Result run(const Experiment& e) {
-    Result result{&e, {}, {}, {}};
+    Result result{&e, {}, {}, {}, {}};
     if (!e.training) {
       result.findings = refit();
       compare(result);
@@ -219,43 +225,81 @@ class Reproduction {
     return judge_law(scaling::fit_scaling_law(paper.runs, fit).law, paper.law);
   }
 
-  void compare(Result& result) const {
+  // What values are compared with, and how the report calls it; or why there is nothing.
+  struct Expectation {
+    std::map<std::string, Expected> values;
+    std::string origin, none;
+  };
+
+  // What this text gave before; at scale paper otherwise what the paper has.
+  Expectation expectation(const Experiment& e) const {
+    Expectation out;
+    out.none = "no stored expectation for this text";
     if (a_.steps > 0) {
-      result.compared = "with --steps there is no expectation to compare with";
-      return;
+      out.none = "with --steps there is no expectation";
+      return out;
     }
     const Json all = read_json(expectations_file());
-    const auto [scale, source] = expectation_place(*result.experiment);
-    const Json* entry = nullptr;
-    if (all.contains(scale) && all[scale].contains(source) &&
-        all[scale][source].contains(result.experiment->name)) {
-      entry = &all[scale][source][result.experiment->name];
+    const auto [scale, source] = expectation_place(e);
+    if (all.contains(scale) && all[scale].contains(source) && all[scale][source].contains(e.name)) {
+      for (const auto& [name, value] : all[scale][source][e.name].items()) {
+        out.values[name] = {value.get<double>(), e.tolerance};
+      }
+      out.origin = fmt::format("the stored expectation, within {:g} %", 100 * e.tolerance);
+      out.none = "no stored expectation for these seeds";
+    } else if (scale_ == Scale::kPaper) {
+      const plot::PaperData paper = plot::read_paper_data(paper_data_folder(a_.paper_data));
+      for (const auto& [label, expected] : paper_values(e.name, paper)) {
+        for (const int64_t seed : a_.seeds) {
+          out.values[fmt::format("{} seed {}", label, seed)] = expected;
+        }
+      }
+      out.origin = "the paper's own, which are of C4: on another text they differ";
     }
-    if (entry == nullptr) {
-      result.compared = "no stored expectation at this scale for this text";
+    return out;
+  }
+
+  void compare(Result& result) const {
+    const Expectation expected = expectation(*result.experiment);
+    const std::map<std::string, double>& found = result.findings.values;
+    const auto here = std::count_if(expected.values.begin(), expected.values.end(),
+                                    [&](const auto& item) { return found.contains(item.first); });
+    if (here == 0) {
+      result.orders_only = expected.none;
       return;
     }
-    std::map<std::string, double> expected;
-    int64_t here = 0;
-    for (const auto& [name, value] : entry->items()) {
-      expected[name] = value.get<double>();
-      here += static_cast<int64_t>(result.findings.values.count(name));
-    }
-    result.different = differences(result.findings.values, expected, result.experiment->tolerance);
-    result.compared = fmt::format("{} compared with the stored expectation, within {:g} %",
-                                  format_count(here, "value"), 100 * result.experiment->tolerance);
+    result.different = differences(found, expected.values);
+    result.compared =
+        fmt::format("{} compared with {}", format_count(here, "value"), expected.origin);
+  }
+
+  void draw(const Experiment& e, const std::vector<TrainedRun>& runs) const {
+    if (a_.no_pictures) return;
+    plot::Figure figure = e.figure.empty() ? lines(e) : paper_figure(e, runs);
+    if (!e.title.empty()) figure.title = e.title;
+    figure.scale = 0.6;
+    plot::write_figure(figure, file(e, "png"));
   }
 
   // Of several seeds: all runs where they are points, the first seed's where each is a curve or a
   // map.
-  void draw(const Experiment& e, const std::vector<TrainedRun>& runs) const {
-    if (e.figure.empty() || a_.no_pictures) return;
+  plot::Figure paper_figure(const Experiment& e, const std::vector<TrainedRun>& runs) const {
     plot::FigureOptions options;
     const plot::OwnData takes = plot::figure_info(e.figure).takes;
     const std::string first = std::to_string(a_.seeds.front());
-    if (takes == plot::OwnData::kSweep) options.own = {folder(e, a_.seeds.front()).string()};
+    if (takes == plot::OwnData::kSweep) {
+      options.own = {folder(e, a_.seeds.front()).string()};
+      options.labels = {"seed " + first};
+    }
     for (const TrainedRun& run : runs) {
-      if (!run.rounded.empty() || takes == plot::OwnData::kSweep) continue;
+      if (takes == plot::OwnData::kSweep) break;
+      if (!run.rounded.empty()) {
+        scaling::ScalingRun rounded = scaling::read_run_summary(run.folder);
+        rounded.format = run.rounded;
+        rounded.loss = run.loss;
+        options.own_rounded.push_back(rounded);
+        continue;
+      }
       if (takes == plot::OwnData::kDiagnostics) {
         if (run.seed != first) continue;
         options.labels.push_back(run_label(run));
@@ -266,9 +310,17 @@ class Reproduction {
     if (plot::figure_info(e.figure).has_paper_data) {
       paper = plot::read_paper_data(paper_data_folder(a_.paper_data));
     }
-    plot::Figure figure = plot::paper_figure(e.figure, paper, options);
-    figure.scale = 0.6;
-    plot::write_figure(figure, file(e, "png"));
+    return plot::paper_figure(e.figure, paper, options);
+  }
+
+  plot::Figure lines(const Experiment& e) const {
+    std::vector<plot::NamedSweep> sweeps;
+    for (const int64_t seed : a_.seeds) {
+      sweeps.push_back({fmt::format("seed {}", seed), plot::read_sweep_table(folder(e, seed))});
+    }
+    plot::Figure figure;
+    figure.panels.emplace_back(plot::sweep_chart(sweeps, e.lines_over));
+    return figure;
   }
 
   const ReproduceArguments& a_;
@@ -282,7 +334,47 @@ std::string report_text(const Result& r, const std::string& command) {
     out += fmt::format("- {}: {}\n", check.holds ? "holds" : "FAILS", check.text);
   }
   for (const std::string& line : r.different) out += fmt::format("- DIFFERS: {}\n", line);
-  return out + fmt::format("- {}\n", r.compared);
+  return out + fmt::format("- {}\n", r.orders_only.empty() ? r.compared : r.orders_only);
+}
+
+// As a shell takes it.
+std::string shell_word(const std::string& text) {
+  const auto plain = [](unsigned char c) {
+    return std::isalnum(c) != 0 ||
+           std::string_view("_-./,:=+@%").find(static_cast<char>(c)) != std::string_view::npos;
+  };
+  if (!text.empty() && std::all_of(text.begin(), text.end(), plain)) return text;
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+// The command that does this again: what differs from the defaults.
+std::string command_text(const std::string& name, const ReproduceArguments& a) {
+  const ReproduceArguments standard;
+  std::string out = "quest reproduce " + name;
+  const auto add = [&](const char* option, const auto& value, const auto& usual) {
+    if (value != usual) out += fmt::format(" {} {}", option, shell_word(fmt::format("{}", value)));
+  };
+  add("--scale", a.scale, standard.scale);
+  add("--data", a.data, standard.data);
+  add("--out", a.out, standard.out);
+  add("--seeds", fmt::format("{}", fmt::join(a.seeds, ",")),
+      fmt::format("{}", fmt::join(standard.seeds, ",")));
+  add("--device", a.device, standard.device);
+  add("--jobs", a.jobs, standard.jobs);
+  add("--steps", a.steps, standard.steps);
+  add("--paper-data", a.paper_data, standard.paper_data);
+  if (a.no_pictures) out += " --no-pictures";
+  return out;
+}
+
+// The same seed twice would be two columns of the same runs.
+void check_seeds(const std::vector<int64_t>& seeds) {
+  for (auto seed = seeds.begin(); seed != seeds.end(); ++seed) {
+    QUEST_CHECK(std::find(seeds.begin(), seed, *seed) == seed, ErrorKind::kUsage,
+                "--seeds {}: {} is there twice; give each seed once", fmt::join(seeds, ","), *seed);
+  }
 }
 
 std::vector<const Experiment*> chosen(const ReproduceArguments& a) {
@@ -303,6 +395,7 @@ void run_reproduce(const ReproduceArguments& a) {
     for (const Experiment& e : experiments()) fmt::print("{:<15} {}\n", e.name, e.claim);
     return;
   }
+  check_seeds(a.seeds);
   Reproduction reproduction(a);
   const bool trains = std::any_of(list.begin(), list.end(),
                                   [](const Experiment* e) { return e->training != nullptr; });
@@ -326,9 +419,7 @@ void run_reproduce(const ReproduceArguments& a) {
       log::warn("stopped by a signal; the same command goes on");
       return;
     }
-    const std::string command = fmt::format("quest reproduce {} --scale {} --seeds {}", e->name,
-                                            a.scale, fmt::join(a.seeds, ","));
-    const std::string text = report_text(result, command);
+    const std::string text = report_text(result, command_text(e->name, a));
     write_file_atomically(reproduction.file(*e, "md"), text);
     fmt::print("{}\n", text);
     std::fflush(stdout);
@@ -337,7 +428,7 @@ void run_reproduce(const ReproduceArguments& a) {
   if (!a.record.empty()) reproduction.record(results);
   int64_t failed = 0;
   for (const Result& r : results) {
-    fmt::print("{:<15} {}\n", r.experiment->name, r.passed() ? "reproduced" : "NOT reproduced");
+    fmt::print("{:<15} {}\n", r.experiment->name, verdict_text(r.passed(), r.orders_only));
     failed += !r.passed();
   }
   QUEST_CHECK(failed == 0, ErrorKind::kNumeric, "{} of {} not reproduced", failed,

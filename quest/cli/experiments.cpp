@@ -249,7 +249,8 @@ Findings judge_fig8(Scale, std::span<const TrainedRun> runs) {
   Findings out;
   const std::vector<std::string> seeds = seeds_of(runs);
   Row with{"with Hadamard", {}}, without{"without", {}}, gaussian{"N(0,1)", {}};
-  // Rows are measured by their own RMS: short ones have fewer large values than N(0,1).
+  // Rows are measured by their own RMS: short ones have fewer large values than N(0,1). The paper's
+  // own curve with the transform reaches 1.8 times the share of N(0,1), at step 5500.
   Check near{"with Hadamard at most twice the share of Gaussian data:", true};
   for (const std::string& seed : seeds) {
     const TrainedRun& hadamard = run_of(runs, "w8a8", seed);
@@ -397,8 +398,8 @@ std::vector<Experiment> make_experiments() {
        .training = fig3_training,
        .judge = judge_fig3},
       {.name = "fig8",
-       .claim = "with the Hadamard transform W8A8 masks no more than Gaussian data would, without "
-                "it more",
+       .claim = "with the Hadamard transform W8A8 masks at most twice what Gaussian data would, "
+                "without it more than with it",
        .figure = "fig8",
        .tolerance = 0.5,
        .training = fig8_training,
@@ -406,6 +407,7 @@ std::vector<Experiment> make_experiments() {
       {.name = "fig10",
        .claim = "the trust region of half a step (s = 1) is a good one",
        .figure = "fig10",
+       .title = "Figure 10: validation loss of W2A2 by trust factor s",
        .training = fig10_training,
        .judge = judge_fig10},
       {.name = "fig11",
@@ -418,6 +420,8 @@ std::vector<Experiment> make_experiments() {
       {.name = "w1a1-stability",
        .claim = "W1A1 does not diverge over an eightfold range of learning rates, nor by the seed",
        .figure = "",
+       .title = "W1A1: loss against learning rate",
+       .lines_over = "optimizer.lr",
        .tolerance = 0.03,
        .training = w1a1_training,
        .judge = judge_w1a1},
@@ -488,19 +492,24 @@ Findings judge_law(const scaling::ScalingLaw& fitted, const scaling::ScalingLaw&
 }
 
 std::vector<std::string> differences(const std::map<std::string, double>& found,
-                                     const std::map<std::string, double>& expected,
-                                     double tolerance) {
+                                     const std::map<std::string, Expected>& expected) {
   std::vector<std::string> out;
-  for (const auto& [name, theirs] : expected) {
+  for (const auto& [name, wanted] : expected) {
     const auto ours = found.find(name);
     if (ours == found.end()) continue;  // another seed, or fewer of them
-    const double off = ours->second / theirs - 1;
-    if (!(std::abs(off) <= tolerance)) {
-      out.push_back(fmt::format("{}: {:.5g}, expected {:.5g} within {:g} %", name, ours->second,
-                                theirs, 100 * tolerance));
+    const double off = ours->second / wanted.value - 1;
+    if (!(std::abs(off) <= wanted.tolerance)) {
+      out.push_back(fmt::format("{}: {:.5g}, expected {:.5g} within {:.3g} %", name, ours->second,
+                                wanted.value, 100 * wanted.tolerance));
     }
   }
   return out;
+}
+
+std::string verdict_text(bool passed, std::string_view orders_only) {
+  if (!passed) return "NOT reproduced";
+  return orders_only.empty() ? "reproduced"
+                             : fmt::format("reproduced (orders only: {})", orders_only);
 }
 
 }  // namespace quest::cli

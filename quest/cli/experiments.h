@@ -59,9 +59,12 @@ struct Findings {
 };
 
 struct Experiment {
-  std::string name;         // "fig3"
-  std::string claim;        // what the paper shows, one line
-  std::string figure;       // of `quest plot`, drawn from the runs; empty: none
+  std::string name;        // "fig3"
+  std::string claim;       // what the paper shows, one line
+  std::string figure;      // of `quest plot`, drawn from the runs
+  std::string title = {};  // above the picture; empty: the figure's own
+  // Without a figure: the setting against which losses are drawn, a line for each seed.
+  std::string lines_over = {};
   double tolerance = 0.02;  // relative, of values against a stored expectation
   // Null: it trains nothing (table1).
   std::function<Training(Scale)> training;
@@ -82,9 +85,17 @@ std::string run_label(const TrainedRun& run);
 // The same with its seed: its name among the values.
 std::string value_name(const TrainedRun& run);
 
-// What is off by more than the tolerance, or missing: lines for the user.
+struct Expected {
+  double value = 0;
+  double tolerance = 0.02;  // relative
+};
+
+// What is off by more than the tolerance: lines for the user. Values that were not found are of
+// other seeds, and left out.
 std::vector<std::string> differences(const std::map<std::string, double>& found,
-                                     const std::map<std::string, double>& expected,
-                                     double tolerance);
+                                     const std::map<std::string, Expected>& expected);
+
+// How an experiment ended. orders_only: why its values were compared with nothing, or empty.
+std::string verdict_text(bool passed, std::string_view orders_only);
 
 }  // namespace quest::cli

@@ -183,11 +183,15 @@ TEST(Experiments, LawAndExpectationsAreCompared) {
   other.eff["w4a4"] = 0.71;
   EXPECT_FALSE(all_hold(judge_law(law, other)));
 
-  const std::map<std::string, double> expected = {{"a", 2}, {"b", 3}};
-  EXPECT_THAT(differences({{"a", 2.03}, {"b", 2.97}}, expected, 0.02), IsEmpty());
-  EXPECT_THAT(differences({{"a", 2.05}}, expected, 0.02),
+  const std::map<std::string, Expected> expected = {{"a", {2, 0.02}}, {"b", {3, 0.1}}};
+  EXPECT_THAT(differences({{"a", 2.03}, {"b", 2.8}}, expected), IsEmpty());
+  EXPECT_THAT(differences({{"a", 2.05}}, expected),
               ::testing::ElementsAre(HasSubstr("a: 2.05, expected 2 within 2 %")));
-  EXPECT_EQ(differences({{"a", NAN}, {"b", 3}}, expected, 0.02).size(), 1u);
+  EXPECT_EQ(differences({{"a", NAN}, {"b", 3}}, expected).size(), 1u);
+
+  EXPECT_EQ(verdict_text(true, ""), "reproduced");
+  EXPECT_EQ(verdict_text(true, "no text"), "reproduced (orders only: no text)");
+  EXPECT_EQ(verdict_text(false, "no text"), "NOT reproduced");
 }
 
 }  // namespace

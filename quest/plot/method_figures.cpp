@@ -93,21 +93,34 @@ OwnMethod method_of(const std::string& format, int next_color) {
   return method;
 }
 
-void add_own(Chart& chart, const std::vector<ScalingRun>& runs) {
+struct OwnRun : ScalingRun {
+  bool rounded = false;  // after training, as QuaRot does: in its color
+};
+constexpr int kRoundedColor = 4;
+
+std::vector<OwnRun> all_own(const FigureOptions& options) {
+  std::vector<OwnRun> all;
+  for (const ScalingRun& run : own_runs(options)) all.push_back({run, false});
+  for (const ScalingRun& run : options.own_rounded) all.push_back({run, true});
+  return all;
+}
+
+void add_own(Chart& chart, const std::vector<OwnRun>& runs) {
   constexpr int kOtherColors[] = {5, 3, 4, 6};
   std::map<std::string, std::map<double, double>> points;
   std::map<std::string, int> colors;
   std::optional<double> reference;  // BF16: a line for all widths
   size_t others = 0;
-  for (const ScalingRun& run : runs) {
+  for (const OwnRun& run : runs) {
     if (run.format == scaling::kReferenceFormat) {
       reference = std::min(run.loss, reference.value_or(run.loss));
       continue;
     }
     const int next = kOtherColors[others % std::size(kOtherColors)];
-    const OwnMethod method = method_of(run.format, next);
+    const OwnMethod method = run.rounded ? OwnMethod{"BF16 rounded after training", kRoundedColor}
+                                         : method_of(run.format, next);
     const bool first = colors.emplace(method.name, method.color).second;
-    if (first && method.color == next) ++others;
+    if (first && !run.rounded && method.color == next) ++others;
     const auto at = points[method.name].emplace(format_bits(run.format), run.loss).first;
     at->second = std::min(at->second, run.loss);  // the best of several
   }
@@ -131,13 +144,13 @@ void add_own(Chart& chart, const std::vector<ScalingRun>& runs) {
   chart.series.push_back(line);
 }
 
-using RunsBySize = std::map<double, std::vector<ScalingRun>>;
+using RunsBySize = std::map<double, std::vector<OwnRun>>;
 
 bool same_size(double params, double other) { return std::fabs(params / other - 1) < 0.1; }
 
-RunsBySize by_size(const std::vector<ScalingRun>& runs) {
+RunsBySize by_size(const std::vector<OwnRun>& runs) {
   RunsBySize groups;
-  for (const ScalingRun& run : runs) {
+  for (const OwnRun& run : runs) {
     const auto same = std::find_if(groups.begin(), groups.end(), [&](const auto& group) {
       return same_size(run.params, group.first);
     });
@@ -181,7 +194,7 @@ Figure loss_by_bits(const PaperData& paper, const FigureOptions& options) {
   figure.note = options.own.empty() ? "validation " + paper_note
                 : options.own_only  ? own_note
                                     : "paper: " + paper_note + "; " + own_note;
-  RunsBySize own = by_size(own_runs(options));
+  RunsBySize own = by_size(all_own(options));
   std::vector<Chart> charts;
   if (!options.own_only) {
     charts.push_back(paper_panel(paper, "30M", 30482560, own));

@@ -41,7 +41,10 @@ const FigureInfo& figure_info(std::string_view name);
 struct FigureOptions {
   std::vector<std::string> own = {};     // paths, of the kind that the figure takes
   std::vector<std::string> labels = {};  // of own, in the legend; empty: the paths' last part
-  bool own_only = false;                 // leave out the paper's points
+  // fig3: own BF16 models that were rounded after training: the format is what they were rounded
+  // to.
+  std::vector<scaling::ScalingRun> own_rounded = {};
+  bool own_only = false;                            // leave out the paper's points
   std::optional<scaling::ScalingLaw> own_law = {};  // instead of the authors' (fig4: beside it)
   std::string side = "weight";                      // fig8: "weight" or "input"
   double memory_bytes = 0.4e9;                      // fig14: of the weights

@@ -232,6 +232,14 @@ TEST_F(OwnRuns, AreLaidOverTheLawFigures) {
   EXPECT_EQ(y_at(chart_of(methods, 0), "own QuEST", 4), 3.3) << "the best of two";
   EXPECT_EQ(y_at(chart_of(methods, 0), "own STE", 4), 3.9);
   EXPECT_EQ(y_at(chart_of(methods, 0), "own BF16", 1), 3.2) << "a line for all widths";
+  // What was rounded after training is no QuEST, and is drawn in QuaRot's color.
+  FigureOptions rounded = own;
+  rounded.own_rounded = {{"w4a4", 30482560, 3e9, 3.6, "r"}, {"w2a2", 30482560, 3e9, 4.5, "r"}};
+  const Chart with_rounded = chart_of(draw("fig3", rounded), 0);
+  EXPECT_EQ(y_at(with_rounded, "own QuEST", 4), 3.3);
+  EXPECT_EQ(y_at(with_rounded, "own BF16 rounded after training", 2), 4.5);
+  EXPECT_EQ(series_of(with_rounded, "own BF16 rounded after training").color,
+            series_of(with_rounded, "QuaRot (post-training)").color);
   const Figure alone = draw("fig3", {.own = {path("t.csv")}, .own_only = true});
   EXPECT_EQ(chart_of(alone, 0).title, "own runs, 1M parameters");
   for (const char* name : {"fig1", "fig3", "fig5", "fig11", "fig13"}) {

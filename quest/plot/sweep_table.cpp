@@ -100,6 +100,12 @@ std::string joined(const std::vector<std::string>& words) {
   return text.empty() ? "none" : text;
 }
 
+void check_key(const SweepTable& table, const std::string& key) {
+  QUEST_CHECK(std::find(table.keys.begin(), table.keys.end(), key) != table.keys.end(),
+              ErrorKind::kUsage, "the sweep has no setting '{}'; it has {}", key,
+              joined(table.keys));
+}
+
 }  // namespace
 
 SweepTable parse_sweep_table(std::string_view text, std::string_view source) {
@@ -140,11 +146,7 @@ std::vector<std::string> varied_keys(const SweepTable& table) {
 
 HeatMap sweep_heat_map(const SweepTable& table, const std::string& x_key, const std::string& y_key,
                        bool perplexity) {
-  for (const std::string& key : {x_key, y_key}) {
-    QUEST_CHECK(std::find(table.keys.begin(), table.keys.end(), key) != table.keys.end(),
-                ErrorKind::kUsage, "the sweep has no setting '{}'; it has {}", key,
-                joined(table.keys));
-  }
+  for (const std::string& key : {x_key, y_key}) check_key(table, key);
   QUEST_CHECK(x_key != y_key, ErrorKind::kUsage, "--x and --y are both {}; give two settings",
               x_key);
   HeatMap map;
@@ -165,6 +167,36 @@ HeatMap sweep_heat_map(const SweepTable& table, const std::string& x_key, const 
     if (!cell || value < *cell) cell = value;
   }
   return map;
+}
+
+Chart sweep_chart(std::span<const NamedSweep> sweeps, const std::string& key) {
+  Chart chart;
+  chart.x = {.label = key, .log = true};
+  chart.y = {.label = "validation loss (nats per token)"};
+  std::map<double, std::string> tics;
+  for (const NamedSweep& sweep : sweeps) {
+    check_key(sweep.table, key);
+    std::map<double, double> losses;
+    for (const SweepTrial& trial : sweep.table.trials) {
+      if (trial.state != "done" || !trial.loss) continue;
+      const std::string& text = trial.settings.at(key);
+      const std::optional<double> value = number_of(text);
+      QUEST_CHECK(value && *value > 0, ErrorKind::kData,
+                  "{}: {} is '{}', must be a positive number for a logarithmic axis", sweep.name,
+                  key, text);
+      tics[*value] = text;
+      const auto at = losses.emplace(*value, *trial.loss).first;
+      at->second = std::min(at->second, *trial.loss);
+    }
+    Series line{.name = sweep.name,
+                .color = static_cast<int>(chart.series.size()),
+                .marker = Marker::kDiamond,
+                .dash = 2};
+    for (const auto& [x, y] : losses) line.points.push_back({x, y});
+    chart.series.push_back(line);
+  }
+  for (const auto& [at, text] : tics) chart.x.tics.push_back({at, text});
+  return chart;
 }
 
 }  // namespace quest::plot

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,5 +46,14 @@ std::vector<std::string> varied_keys(const SweepTable& table);
 // does not have, listing its keys.
 HeatMap sweep_heat_map(const SweepTable& table, const std::string& x_key, const std::string& y_key,
                        bool perplexity);
+
+// A line for each sweep: the loss of the trials that are done against one setting, on a logarithmic
+// axis; the best of those that share a value. Throws kUsage for a key that a sweep does not have,
+// kData for a value of it that is no positive number.
+struct NamedSweep {
+  std::string name;  // in the legend
+  SweepTable table;
+};
+Chart sweep_chart(std::span<const NamedSweep> sweeps, const std::string& key);
 
 }  // namespace quest::plot

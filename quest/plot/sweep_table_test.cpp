@@ -76,5 +76,31 @@ TEST(SweepHeatMap, KeepsTheOrderOfWords) {
             (std::vector<std::string>{"w4a4", "bf16"}));
 }
 
+TEST(SweepChart, HasALineForEachSweep) {
+  const std::string key = "optimizer.lr";
+  const std::vector<NamedSweep> sweeps = {{"seed 0", table_of("0,done,8e-3,1,0,1,1,3.5,r\n"
+                                                              "1,done,1e-3,1,0,1,1,3.75,r\n"
+                                                              "2,done,1e-3,2,0,1,1,3.25,r\n"
+                                                              "3,failed,1,1,0,1,1,,r\n")},
+                                          {"seed 1", table_of("0,done,2e-3,1,1,1,1,4,r\n")}};
+  const Chart chart = sweep_chart(sweeps, key);
+  EXPECT_TRUE(chart.x.log);
+  ASSERT_EQ(chart.series.size(), 2u);
+  const Series& first = chart.series[0];
+  ASSERT_EQ(first.points.size(), 2u) << "by rising value, the failed one left out";
+  EXPECT_EQ(first.points[0].x, 1e-3);
+  EXPECT_EQ(first.points[0].y, 3.25) << "the best of two";
+  EXPECT_EQ(first.points[1].y, 3.5);
+  EXPECT_NE(first.color, chart.series[1].color);
+  ASSERT_EQ(chart.x.tics.size(), 3u) << "each value of either";
+  EXPECT_EQ(chart.x.tics[1].text, "2e-3");
+  EXPECT_QUEST_ERROR(sweep_chart(sweeps, "lr"), ErrorKind::kUsage, "no setting 'lr'");
+  for (const char* value : {"0", "-1", "high"}) {
+    const std::vector<NamedSweep> bad = {
+        {"x", table_of(fmt::format("0,done,{},1,0,1,1,3,r\n", value))}};
+    EXPECT_QUEST_ERROR(sweep_chart(bad, key), ErrorKind::kData, "positive number");
+  }
+}
+
 }  // namespace
 }  // namespace quest::plot

@@ -308,7 +308,7 @@ void declare_data(Declaration& d, TrainConfig& c) {
             "FP8 backward: rotate both sides of each product along its sum by a Hadamard transform "
             "(blocks of 128, or of the largest power of two that divides the length) before they "
             "are rounded: the rounding of a few large gradients is averaged, but codes are rounded "
-            "too and it takes longer",
+            "too, and it is slower than the BF16 backward pass",
             Facts{"", true, true});
   d.boolean("train.cuda_graphs", c.train.cuda_graphs,
             "GPU: record a step once as CUDA graphs and replay them; false: start every operation "

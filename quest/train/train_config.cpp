@@ -78,6 +78,19 @@ std::string to_toml(const TrainConfig& config, bool identity_only, bool comments
   return out;
 }
 
+// Settings of FP8 backward products that differ from the defaults: "train.gradient_format e5m2".
+std::string chosen_fp8_settings(const TrainConfig::Train& train) {
+  const TrainConfig::Train standard;
+  std::string out;
+  const auto add = [&](const char* key, const auto& value, const auto& usual) {
+    if (value != usual) out += fmt::format("{}{} {}", out.empty() ? "" : ", ", key, value);
+  };
+  add("train.gradient_format", train.gradient_format, standard.gradient_format);
+  add("train.gradient_rounding", train.gradient_rounding, standard.gradient_rounding);
+  add("train.gradient_hadamard", train.gradient_hadamard, standard.gradient_hadamard);
+  return out;
+}
+
 }  // namespace
 
 const std::vector<ModelPreset>& model_presets() {
@@ -163,13 +176,9 @@ void finish_config(TrainConfig& config) {
               "checkpoint");
 
   const auto& train = config.train;
-  QUEST_CHECK(
-      train.backward == "fp8" || (train.gradient_format == "e4m3" &&
-                                  train.gradient_rounding == "nearest" && !train.gradient_hadamard),
-      ErrorKind::kUsage,
-      "train.gradient_format {}, train.gradient_rounding {} and train.gradient_hadamard {} are of "
-      "FP8 backward products: set train.backward to fp8",
-      train.gradient_format, train.gradient_rounding, train.gradient_hadamard);
+  const std::string fp8_settings = chosen_fp8_settings(train);
+  QUEST_CHECK(train.backward == "fp8" || fp8_settings.empty(), ErrorKind::kUsage,
+              "only FP8 backward products take {}: set train.backward to fp8", fp8_settings);
   QUEST_CHECK(train.backward == "bf16" || train.device == "cuda", ErrorKind::kUsage,
               "train.backward {} needs a GPU: set train.device to cuda", train.backward);
   const int lengths = (train.steps > 0) + (train.tokens > 0) + (train.epochs > 0);

@@ -199,14 +199,20 @@ TEST(TrainConfig, SettingsOfFp8BackwardNeedIt) {
     config.train.device = "cuda";
     const std::string before = config_hash(config);
     apply_setting(config, key, value);
-    EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, "set train.backward to fp8");
-    EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, fmt::format("{} {}", key, value));
+    // Named alone: the two that have their defaults were not given.
+    EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage,
+                       fmt::format("take {} {}: set train.backward to fp8", key, value));
     EXPECT_NE(config_hash(config), before) << key;
     config.train.backward = "fp8";
     EXPECT_NO_THROW(finish_config(config)) << key;
     config.train.device = "cpu";
     EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, "set train.device to cuda");
   }
+  TrainConfig config = minimal();
+  apply_setting(config, "train.gradient_format", "e5m2");
+  apply_setting(config, "train.gradient_hadamard", "true");
+  EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage,
+                     "take train.gradient_format e5m2, train.gradient_hadamard true: set");
 }
 
 TEST(TrainConfig, TheConfigsOfThisProjectAreValid) {

@@ -8,6 +8,7 @@
 
 #include "quest/base/atomic_folder.h"
 #include "quest/base/testing_command.h"
+#include "quest/plot/gnuplot.h"
 #include "quest/text/testing_text.h"
 
 namespace {
@@ -37,21 +38,31 @@ TEST_F(ReproduceTest, RefitsThePapersLaw) {
 
 TEST_F(ReproduceTest, TrainsAndGoesOnWithWhatIsThere) {
   folder_.write("a.txt", quest::testing::kSampleText);
-  ASSERT_EQ(run("data a.txt --tokenizer bytes --validation-fraction 0.2 --out data").code, 0);
-  const std::string command = "reproduce fig11 --data data --steps 4 --no-pictures --out r";
+  ASSERT_EQ(run("data a.txt --tokenizer bytes --validation-fraction 0.2 --out 'my data'").code, 0);
+  const bool pictures = !quest::plot::find_gnuplot().empty();
+  const std::string again = std::string("reproduce w1a1-stability --data 'my data' --out r") +
+                            " --steps 4" + (pictures ? "" : " --no-pictures");
+  const std::string command = again + " --scale tiny --seeds 0";  // which are the defaults
   EXPECT_EQ(run(command + " --dry-run").code, 0);
-  EXPECT_TRUE(says("quant.recipe=int4_4of8")) << printed();
+  EXPECT_TRUE(says("optimizer.lr=0.008")) << printed();
   EXPECT_FALSE(fs::exists(folder_ / "r"));
   const auto first = run(command);
   // Four steps show nothing: whether the checks hold is left open, that they are made is not.
   EXPECT_TRUE(first.code == 0 || first.errors.find("not reproduced") != std::string::npos)
       << first.errors;
-  const std::string report = quest::read_file(folder_ / "r/fig11-tiny.md");
-  EXPECT_NE(report.find("4:8 sparse INT4 below INT2"), std::string::npos) << report;
-  const auto time = fs::last_write_time(folder_ / "r/fig11-tiny/seed-0/runs");
+  EXPECT_TRUE(says(first.code == 0 ? "reproduced (orders only: with --steps" : "NOT reproduced"))
+      << printed();
+  const std::string report = quest::read_file(folder_ / "r/w1a1-stability-tiny.md");
+  for (const std::string& text :
+       {std::string("W1A1 trains at every learning rate"),
+        std::string("- with --steps there is no expectation"), "\n    quest " + again + "\n"}) {
+    EXPECT_NE(report.find(text), std::string::npos) << text << " is not in\n" << report;
+  }
+  EXPECT_EQ(fs::exists(folder_ / "r/w1a1-stability-tiny.png"), pictures);
+  const auto time = fs::last_write_time(folder_ / "r/w1a1-stability-tiny/seed-0/runs");
   EXPECT_EQ(run(command).code, first.code);
-  EXPECT_EQ(fs::last_write_time(folder_ / "r/fig11-tiny/seed-0/runs"), time);
-  EXPECT_EQ(quest::read_file(folder_ / "r/fig11-tiny.md"), report);
+  EXPECT_EQ(fs::last_write_time(folder_ / "r/w1a1-stability-tiny/seed-0/runs"), time);
+  EXPECT_EQ(quest::read_file(folder_ / "r/w1a1-stability-tiny.md"), report);
 }
 
 // Where no GPU can be used, the first run says so, and the others are not tried.
@@ -81,6 +92,7 @@ TEST_F(ReproduceTest, SaysWhatIsWrong) {
   expect("reproduce fig3 --data nowhere", 4, "quest data");
   expect("reproduce table1 --paper-data nowhere", 4, "nowhere");
   expect("reproduce fig3 --scale large", 2, "large");
+  expect("reproduce table1 --seeds 0,1,0", 2, "--seeds 0,1,0: 0 is there twice");
 }
 
 }  // namespace

@@ -142,7 +142,8 @@ TEST_F(SweepProgram, GridGoesOnAfterAKill) {
 TEST_F(SweepProgram, AFailingTrialIsRecordedAndASignalPassedOn) {
   const std::string failing = "--grid lr=1000,1e-3 --clip-norm 0 --guards.nonfinite stop";
   const CommandResult first = testing::run_command(sweep("failing", failing));
-  EXPECT_EQ(first.code, 0) << first.errors;
+  EXPECT_EQ(first.code, 3) << first.errors;  // only after the others were trained
+  EXPECT_NE(first.errors.find("1 of 2 trials failed: 001;"), std::string::npos) << first.errors;
   const SweepTable failed = table("failing");
   EXPECT_EQ(failed.rows[0].state, "failed");
   EXPECT_FALSE(failed.rows[0].loss);
@@ -152,7 +153,7 @@ TEST_F(SweepProgram, AFailingTrialIsRecordedAndASignalPassedOn) {
             std::string::npos);
   // It stays failed, and is tried again only on demand.
   const CommandResult second = testing::run_command(sweep("failing", failing));
-  EXPECT_EQ(second.code, 0);
+  EXPECT_EQ(second.code, 3);
   EXPECT_NE(second.output.find("guards.nonfinite is stop"), std::string::npos) << second.output;
   EXPECT_EQ(second.output.find("[1/2]"), std::string::npos) << second.output;
   const CommandResult stopped =
