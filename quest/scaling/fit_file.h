@@ -5,7 +5,8 @@
 //   stored.law.loss(800e6, 80e9, "w4a4");
 //
 // Keys: A, alpha, B, beta, E; eff by format; rms_residual; eff_interval_95 and
-// parameter_interval_95; runs; residuals, one object a run; and, if there was a bootstrap,
+// parameter_interval_95; eff_not_known, the unidentified_formats, if any; runs; residuals, one
+// object a run; and, if there was a bootstrap,
 //   "bootstrap": {"columns": ["A", "alpha", "B", "beta", "E", format...], "laws": [[...], ...]}
 // one row a refit, six digits a number.
 #pragma once
