@@ -175,6 +175,9 @@ StoredFit read_fit_file(const std::filesystem::path& path) {
     stored.law.eff[format] = json_get<double>(*eff, format, where + ": eff");
   }
   check_law(stored.law, where);
+  if (json.contains("eff_not_known")) {
+    stored.unidentified = json_get<std::vector<std::string>>(json, "eff_not_known", where);
+  }
   if (const auto bootstrap = json.find("bootstrap"); bootstrap != json.end()) {
     stored.bootstrap_laws = read_bootstrap(*bootstrap, stored.law, where);
   }

@@ -42,6 +42,7 @@ struct StoredFit {
   ScalingLaw law;
   std::vector<ScalingLaw> bootstrap_laws;                  // empty: fitted without bootstrap
   std::map<std::string, FittedRange, std::less<>> ranges;  // empty: the file lists no runs
+  std::vector<std::string> unidentified;                   // formats whose eff the runs do not tell
 };
 // Throws kIo, or kData naming the key that is missing or out of range.
 StoredFit read_fit_file(const std::filesystem::path& path);

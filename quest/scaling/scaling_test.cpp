@@ -204,6 +204,7 @@ TEST(FitScalingLaw, NamesFormatsThatTheRunsDoNotTell) {
     EXPECT_EQ(std::count(unknown.begin(), unknown.end(), "bf16"), 0) << count;
     const StoredFit stored = read_fit_file(folder.write("fit.json", fit_text(fit_json(fit, some))));
     EXPECT_EQ(stored.bootstrap_laws.size(), fit.bootstrap_laws.size());
+    EXPECT_EQ(stored.unidentified, unknown);
     for (const ScalingLaw& law : fit.bootstrap_laws) {
       for (const auto& [format, eff] : law.eff) EXPECT_GE(eff, 0.99 / kEfficiencyBound) << format;
     }
