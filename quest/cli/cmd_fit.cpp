@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,10 +10,11 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "quest/base/atomic_folder.h"
+#include "quest/base/atomic_file.h"
 #include "quest/base/error.h"
 #include "quest/base/thread_pool.h"
 #include "quest/cli/commands.h"
+#include "quest/cli/law_options.h"
 #include "quest/cli/quantities.h"
 #include "quest/scaling/fit_file.h"
 #include "quest/scaling/scaling_law.h"
@@ -37,6 +39,11 @@ std::string interval_text(const FitResult& fit, const std::string& name, bool of
   return fmt::format("  {:.5g} to {:.5g}", it->second.low, it->second.high);
 }
 
+// Four decimals, or three digits of what these leave of less.
+std::string eff_text(double eff) {
+  return eff >= 0.01 ? fmt::format("{:.4f}", eff) : fmt::format("{:.3g}", eff);
+}
+
 void print_fit(const FitResult& fit, size_t runs, double huber_delta) {
   fmt::print("L = A / (N eff)^alpha + B / D^beta + E, {} of {} runs, rms of ln(L) {:.5f}\n",
              huber_delta > 0 ? fmt::format("Huber loss, delta {:g},", huber_delta)
@@ -56,8 +63,10 @@ void print_fit(const FitResult& fit, size_t runs, double huber_delta) {
   std::vector<std::pair<std::string, double>> formats(fit.law.eff.begin(), fit.law.eff.end());
   std::stable_sort(formats.begin(), formats.end(),
                    [](const auto& a, const auto& b) { return a.second > b.second; });
+  const std::vector<std::string> unknown = scaling::unidentified_formats(fit);
   for (const auto& [name, eff] : formats) {
-    fmt::print("{:<20} {:>10.4f}{}\n", name, eff,
+    const bool known = std::find(unknown.begin(), unknown.end(), name) == unknown.end();
+    fmt::print("{:<20} {:>10}{}\n", name, known ? eff_text(eff) : "not known",
                name == scaling::kReferenceFormat ? "" : interval_text(fit, name, true));
   }
 }
@@ -96,9 +105,12 @@ void run_fit(const FitArguments& arguments) {
                      return a.params < b.params;
                    })->params));
   }
+  std::optional<AtomicFile> json_file;  // before the work: a place that cannot be written to
+  if (!arguments.json.empty()) json_file.emplace(arguments.json);
   scaling::FitOptions options = arguments.options;
   options.threads = default_thread_count();
   const FitResult fit = scaling::fit_scaling_law(fitted, options);
+  warn_about_fit(fit, fitted);
   print_fit(fit, fitted.size(), options.huber_delta);
   nlohmann::ordered_json json = scaling::fit_json(fit, fitted);
   json["huber_delta"] = options.huber_delta;
@@ -110,7 +122,10 @@ void run_fit(const FitArguments& arguments) {
     print_errors("Held out: predicted, not fitted", held, predicted);
     json["held_out"] = scaling::errors_json(held, predicted);
   }
-  if (!arguments.json.empty()) write_file_atomically(arguments.json, scaling::fit_text(json));
+  if (json_file) {
+    json_file->write(scaling::fit_text(json));
+    json_file->publish();
+  }
 }
 
 }  // namespace
@@ -131,11 +146,7 @@ void add_fit_command(CLI::App& app) {
   command->add_option("--starts", arguments->options.starts, "random first guesses")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
-  command
-      ->add_option("--bootstrap", arguments->options.bootstrap,
-                   "refits for the 95 % intervals (0: no intervals)")
-      ->check(CLI::Range(0, 100000))
-      ->capture_default_str();
+  add_bootstrap_option(*command, arguments->options.bootstrap);
   command->add_option("--seed", arguments->options.seed, "of guesses and bootstrap")
       ->capture_default_str();
   command->add_option("--hold-out", arguments->hold_out,

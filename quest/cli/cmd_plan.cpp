@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -12,10 +13,11 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "quest/base/atomic_folder.h"
+#include "quest/base/atomic_file.h"
 #include "quest/base/error.h"
 #include "quest/base/thread_pool.h"
 #include "quest/cli/commands.h"
+#include "quest/cli/law_options.h"
 #include "quest/cli/paper_data.h"
 #include "quest/cli/plan_costs.h"
 #include "quest/cli/quantities.h"
@@ -55,7 +57,11 @@ struct LawSource {
 };
 
 LawSource find_law(const PlanArguments& arguments) {
-  if (!arguments.fit.empty()) return {scaling::read_fit_file(arguments.fit), arguments.fit};
+  if (!arguments.fit.empty()) {
+    LawSource stored = {scaling::read_fit_file(arguments.fit), arguments.fit};
+    warn_of_unidentified(stored.fit.unidentified);
+    return stored;
+  }
   std::vector<std::string> inputs = arguments.runs;
   const bool paper = inputs.empty();
   if (paper) inputs.push_back((paper_data_folder() / "runs.csv").string());
@@ -63,8 +69,11 @@ LawSource find_law(const PlanArguments& arguments) {
   scaling::FitOptions options = arguments.fit_options;
   options.threads = default_thread_count();
   scaling::FitResult fit = scaling::fit_scaling_law(runs, options);
+  warn_about_fit(fit, runs);
+  std::vector<std::string> unidentified = scaling::unidentified_formats(fit);
   LawSource source;
-  source.fit = {std::move(fit.law), std::move(fit.bootstrap_laws), scaling::fitted_ranges(runs)};
+  source.fit = {std::move(fit.law), std::move(fit.bootstrap_laws), scaling::fitted_ranges(runs),
+                std::move(unidentified)};
   source.text = fmt::format("{} runs{}", runs.size(), paper ? " of the paper" : "");
   return source;
 }
@@ -381,6 +390,22 @@ OrderedJson plans_json(const PlanArguments& arguments, const LawSource& source,
   return json;
 }
 
+// "; the least memory ...", where the budget is below it.
+std::string least_memory_text(const std::vector<scaling::FormatCosts>& costs,
+                              const scaling::PlanQuestion& question) {
+  const double params = scaling::smallest_size(question);
+  double least = kUnlimited;
+  std::string format;
+  for (const scaling::FormatCosts& one : costs) {
+    if (!one.memory_bytes || one.memory_bytes(params) >= least) continue;
+    least = one.memory_bytes(params);
+    format = one.format;
+  }
+  if (format.empty() || least <= question.budget.memory_bytes) return "";
+  return fmt::format("; the least memory is {}, of {} parameters in {}: raise --memory",
+                     bytes_text(least), count_text(params), format);
+}
+
 void run_plan(PlanArguments& arguments) {
   arguments.deployment.tables = {table_format_from_name(arguments.embedding),
                                  table_format_from_name(arguments.head)};
@@ -390,6 +415,8 @@ void run_plan(PlanArguments& arguments) {
   QUEST_CHECK(different.size() == arguments.formats.size(), ErrorKind::kUsage,
               "--formats names one twice");
   const scaling::PlanQuestion question = question_of(arguments);
+  std::optional<AtomicFile> json_file;  // before the work: a place that cannot be written to
+  if (!arguments.json.empty()) json_file.emplace(arguments.json);
   const LawSource source = find_law(arguments);
   const std::vector<DeployedCosts> deployed = all_costs(arguments, source.fit.law);
   std::vector<scaling::FormatCosts> costs;
@@ -398,12 +425,13 @@ void run_plan(PlanArguments& arguments) {
       scaling::plan_formats(source.fit.law, source.fit.bootstrap_laws, costs, question);
   const std::vector<Row> rows = rows_of(plans, deployed, source);
   print_plans(arguments, source, rows);
-  if (!arguments.json.empty()) {
-    write_file_atomically(arguments.json,
-                          plans_json(arguments, source, rows, question).dump(2) + "\n");
+  if (json_file) {
+    json_file->write(plans_json(arguments, source, rows, question).dump(2) + "\n");
+    json_file->publish();
   }
   QUEST_CHECK(plans.front().plan.has_value(), ErrorKind::kUsage,
-              "no format has a plan within this budget (the reasons are above)");
+              "no format has a plan within this budget (the reasons are above){}",
+              least_memory_text(costs, question));
 }
 
 void add_budget_options(CLI::App& command, PlanArguments& a) {
@@ -483,12 +511,7 @@ void add_plan_command(CLI::App& app) {
   fit->excludes(runs);
   add_budget_options(*command, *arguments);
   add_choice_options(*command, *arguments);
-  command
-      ->add_option("--bootstrap", arguments->fit_options.bootstrap,
-                   "refits for the 95 % intervals (0: no intervals)")
-      ->check(CLI::Range(0, 100000))
-      ->excludes(fit)
-      ->capture_default_str();
+  add_bootstrap_option(*command, arguments->fit_options.bootstrap)->excludes(fit);
   command->add_option("--seed", arguments->fit_options.seed, "of the fit's guesses and bootstrap")
       ->check(whole_number_from(0))
       ->excludes(fit)

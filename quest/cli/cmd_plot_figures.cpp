@@ -10,6 +10,7 @@
 #include "quest/base/error.h"
 #include "quest/base/thread_pool.h"
 #include "quest/cli/commands.h"
+#include "quest/cli/law_options.h"
 #include "quest/cli/paper_data.h"
 #include "quest/plot/gnuplot.h"
 #include "quest/plot/paper_figures.h"
@@ -38,7 +39,10 @@ std::optional<scaling::ScalingLaw> fitted_law(const std::vector<std::string>& in
   scaling::FitOptions options;
   options.bootstrap = 0;
   options.threads = default_thread_count();
-  return scaling::fit_scaling_law(scaling::read_runs(inputs), options).law;
+  const std::vector<scaling::ScalingRun> runs = scaling::read_runs(inputs);
+  scaling::FitResult fit = scaling::fit_scaling_law(runs, options);
+  warn_about_fit(fit, runs);
+  return std::move(fit.law);
 }
 
 void run_figure(const std::string& name, const FigureArguments& arguments) {

@@ -500,6 +500,9 @@ SweepOutcome read_sweep(const fs::path& folder) {
   QUEST_CHECK(fs::exists(csv), ErrorKind::kIo, "{}: no trials.csv; is it the folder of a sweep?",
               folder.string());
   outcome.table = train::read_trials_csv(csv);
+  QUEST_CHECK(!outcome.table.rows.empty(), ErrorKind::kData,
+              "{}: ends after its heading, without a trial; `quest sweep --out {}` writes it anew",
+              csv.string(), folder.string());
   if (!fs::exists(folder / "failed")) return outcome;
   for (const auto& file : fs::directory_iterator(folder / "failed")) {
     if (file.path().extension() != ".txt") continue;      // one that is being written

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <map>
 
+#include <fmt/ranges.h>
+
 #include "quest/base/error.h"
 #include "quest/plot/chart_axis.h"
 #include "quest/plot/figure_groups.h"
@@ -25,7 +27,9 @@ struct EfficiencyGroup {
 };
 
 std::string group_of(const std::string& format) {
-  const QuantRecipe recipe = recipe_from_name(format);
+  const std::optional<QuantRecipe> known = known_recipe(format);
+  if (!known) return format_label(format);
+  const QuantRecipe& recipe = *known;
   const bool uniform = recipe.weight.grid == Grid::kUniform;
   if (format == scaling::kReferenceFormat) return "weights and activations";
   if (uniform && !recipe.activation.is_quantized()) {
@@ -47,6 +51,8 @@ std::vector<std::pair<std::string, EfficiencyGroup>> groups_of(const ScalingLaw&
       {"FP4", {3, Marker::kSquare, {}}},
       {"INT4, 4:8 sparse", {4, Marker::kSquare, {}}}};
   for (const auto& [format, eff] : law.eff) {
+    const std::optional<double> bits = find_format_bits(format);
+    if (!bits) continue;
     const std::string name = group_of(format);
     auto at = std::find_if(groups.begin(), groups.end(),
                            [&](const auto& group) { return group.first == name; });
@@ -54,9 +60,20 @@ std::vector<std::pair<std::string, EfficiencyGroup>> groups_of(const ScalingLaw&
       const int color = static_cast<int>(groups.size());
       at = groups.insert(groups.end(), {name, {color, Marker::kSquare, {}}});
     }
-    at->second.eff[format_bits(format)] = eff;
+    at->second.eff[*bits] = eff;
   }
   return groups;
+}
+
+// "; left out, as ...: mine" for the formats that have no place on the axis.
+std::string left_out_note(const ScalingLaw& law) {
+  std::vector<std::string> names;
+  for (const auto& [format, eff] : law.eff) {
+    if (!find_format_bits(format)) names.push_back(format);
+  }
+  if (names.empty()) return "";
+  return fmt::format("; left out, as their names do not begin with bits such as w4a4: {}",
+                     fmt::join(names, ", "));
 }
 
 void add_groups(Chart& chart, const ScalingLaw& law, bool of_a_bit, bool own) {
@@ -148,6 +165,7 @@ Figure efficiency(const PaperData& paper, const FigureOptions& options) {
   Figure figure;
   figure.title = "Figure 4: efficiency of precisions";
   figure.note = "eff(P): a model with precision P is worth eff(P) times its parameters in BF16";
+  if (options.own_law) figure.note += left_out_note(*options.own_law);
   for (const bool of_a_bit : {false, true}) {
     Chart chart;
     chart.title = of_a_bit ? "per bit: the highest is best at a given memory" : "per parameter";

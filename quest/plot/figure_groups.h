@@ -10,6 +10,7 @@
 #include "quest/plot/chart.h"
 #include "quest/plot/paper_data.h"
 #include "quest/plot/paper_figures.h"
+#include "quest/quant/quant_spec.h"
 
 namespace quest::plot {
 
@@ -38,9 +39,14 @@ Figure lsq_weight_decay(const PaperData& paper, const FigureOptions& options);  
 std::string format_label(std::string_view format);
 // The color of a width: the same in all figures.
 int width_color(double bits);
-// Bits that a weight of this format takes. Throws kUsage if it is no recipe.
+// The recipe of this name; nothing for formats that this program does not know, such as those of
+// another program's quantizers.
+std::optional<QuantRecipe> known_recipe(std::string_view format);
+// Bits that a weight of this format takes: the recipe's, or else those that its name begins with
+// ("w2a2_mine"). Without either nothing, and format_bits throws kUsage.
+std::optional<double> find_format_bits(std::string_view format);
 double format_bits(std::string_view format);
-// All runs of options.own.
+// All runs of options.own. Throws kUsage, naming file and row, for formats without bits.
 std::vector<scaling::ScalingRun> own_runs(const FigureOptions& options);
 // The label of own data number i.
 std::string own_label(const FigureOptions& options, size_t i);

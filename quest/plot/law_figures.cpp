@@ -254,7 +254,7 @@ Figure law_by_size(const PaperData& paper, const FigureOptions& options) {
 }
 
 Figure law_by_data(const PaperData& paper, const FigureOptions& options) {
-  const std::vector<ScalingRun> own = own_runs(options);
+  const std::vector<ScalingRun> own = scaling::read_runs(options.own);  // of any format
   std::vector<std::string> formats;
   if (!options.own_only) formats = {"w2a2", "w3a3", "w4a4"};
   std::map<double, int> colors = {{25, 0}, {50, 0}, {100, 0}};

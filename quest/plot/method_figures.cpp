@@ -70,15 +70,16 @@ std::set<std::string> words_of(std::string_view rest) {
 
 // What a recipe's name says beside the widths: w4a4 is QuEST, w4a4_nohadamard_ste is STE (the
 // paper's baselines have no transform), w4a4_lsq is LSQ, in the paper's colors; others are named as
-// they are, registered quantizers by their own names.
+// they are, quantizers that are registered or of another program by their own names.
 OwnMethod method_of(const std::string& format, int next_color) {
   static const std::regex widths("w[0-9]+a([0-9]+)");
   std::smatch match;
   if (!std::regex_search(format, match, widths)) return {format_label(format), next_color};
   std::set<std::string> words = words_of(match.prefix().str() + match.suffix().str());
-  const QuantRecipe recipe = recipe_from_name(format);
+  const std::optional<QuantRecipe> recipe = known_recipe(format);
   const auto registered = [](const QuantSpec& spec) { return spec.registered != nullptr; };
-  if (registered(recipe.weight) || registered(recipe.activation)) {
+  if (!recipe && words.empty()) return {format_label(format), next_color};  // w9a9
+  if (!recipe || registered(recipe->weight) || registered(recipe->activation)) {
     OwnMethod method{format_label(match.suffix().str()).substr(1), next_color};
     if (method.name == "LSQ") method.color = 2;
     if (match[1] == "16") method = {method.name + ", weights only", next_color};

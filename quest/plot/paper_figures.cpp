@@ -4,6 +4,8 @@
 #include <array>
 #include <cctype>
 #include <filesystem>
+#include <regex>
+#include <string>
 
 #include "quest/base/error.h"
 #include "quest/plot/figure_groups.h"
@@ -18,6 +20,9 @@ struct Entry {
   Figure (*draw)(const PaperData&, const FigureOptions&);
 };
 
+constexpr std::string_view kNoBits =
+    "the figure needs the bits of a weight, but this is no recipe of this program and no name that "
+    "begins with them; name it like w4a4_mine, or leave its runs out";
 constexpr std::string_view kRunsText = "finished runs: folders, or tables (CSV) as quest fit reads";
 constexpr std::string_view kDiagnosticsText = "runs trained with diagnostics.every";
 constexpr std::string_view kSweepText = "the folder of a quest sweep (trials.csv)";
@@ -151,12 +156,36 @@ int width_color(double bits) {
   return bits < 16 ? 5 : 6;
 }
 
+std::optional<QuantRecipe> known_recipe(std::string_view format) {
+  try {
+    return recipe_from_name(format);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUsage) throw;
+    return std::nullopt;
+  }
+}
+
+std::optional<double> find_format_bits(std::string_view format) {
+  if (const auto recipe = known_recipe(format)) return storage_bits(recipe->weight);
+  static const std::regex named_width("w([1-9]|1[0-6])a([1-9]|1[0-6])(_.*)?");
+  std::cmatch match;
+  if (!std::regex_match(format.begin(), format.end(), match, named_width)) return std::nullopt;
+  return std::stod(match[1].str());
+}
+
 double format_bits(std::string_view format) {
-  return storage_bits(recipe_from_name(format).weight);
+  const std::optional<double> bits = find_format_bits(format);
+  QUEST_CHECK(bits, ErrorKind::kUsage, "format '{}': {}", format, kNoBits);
+  return *bits;
 }
 
 std::vector<scaling::ScalingRun> own_runs(const FigureOptions& options) {
-  return scaling::read_runs(options.own);
+  std::vector<scaling::ScalingRun> runs = scaling::read_runs(options.own);
+  for (const scaling::ScalingRun& run : runs) {
+    QUEST_CHECK(find_format_bits(run.format), ErrorKind::kUsage, "{}: format '{}': {}", run.source,
+                run.format, kNoBits);
+  }
+  return runs;
 }
 
 std::string own_label(const FigureOptions& options, size_t i) {

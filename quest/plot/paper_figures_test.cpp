@@ -248,7 +248,32 @@ TEST_F(OwnRuns, AreLaidOverTheLawFigures) {
         << name;
   }
   folder_.write("u.csv", "format,params,tokens,loss\nq9,1,1,1\n");
-  EXPECT_QUEST_ERROR(draw("fig1", {.own = {path("u.csv")}}), ErrorKind::kUsage, "q9");
+  for (const char* name : {"fig1", "fig3", "fig11", "fig13"}) {
+    EXPECT_QUEST_ERROR(draw(name, {.own = {path("u.csv")}}), ErrorKind::kUsage,
+                       "u.csv line 2: format 'q9': the figure needs the bits");
+  }
+  EXPECT_EQ(chart_of(draw("fig5", {.own = {path("u.csv")}}), 3).title, "Q9") << "needs no bits";
+}
+
+// Of quantizers that another program registers: drawn by the width in their names.
+TEST_F(OwnRuns, OfUnknownFormatsBearTheirNames) {
+  folder_.write("t.csv",
+                "format,params,tokens,loss\nw2a2_mine,30482560,3e9,3.9\n"
+                "w4a4_mine,30482560,3e9,3.5\nw9a9,30482560,3e9,3.1\n");
+  FigureOptions own{.own = {path("t.csv")}};
+  EXPECT_EQ(y_at(chart_of(draw("fig1", own)), "own W2A2 MINE", 2 * 30482560. / 8), 3.9);
+  const Chart methods = chart_of(draw("fig3", own));
+  EXPECT_EQ(y_at(methods, "own MINE", 2), 3.9);
+  EXPECT_EQ(y_at(methods, "own MINE", 4), 3.5);
+  EXPECT_EQ(y_at(methods, "own W9A9", 9), 3.1);
+  EXPECT_EQ(chart_of(draw("fig13", own), 3).series.size(), 3u) << "other own formats";
+  own.own_law = paper().law;
+  own.own_law->eff = {{"bf16", 1}, {"w2a2_mine", 0.2}, {"soft", 0.3}};
+  own.own.clear();
+  const Figure efficiency = draw("fig4", own);
+  EXPECT_EQ(y_at(chart_of(efficiency), "own: W2A2 MINE", 2), 0.2);
+  EXPECT_EQ(efficiency.note.substr(efficiency.note.size() - 6), ": soft");
+  EXPECT_EQ(draw("fig4").note.find("left out"), std::string::npos);
 }
 
 // As the program that has torch registers them.

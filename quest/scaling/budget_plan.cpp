@@ -263,6 +263,11 @@ void check_question(const PlanQuestion& question) {
               "per parameter");
 }
 
+double smallest_size(const PlanQuestion& question) {
+  const std::vector<double>& sizes = question.sizes;
+  return sizes.empty() ? kSmallestSize : *std::min_element(sizes.begin(), sizes.end());
+}
+
 FormatPlan plan_format(const ScalingLaw& law, const FormatCosts& costs,
                        const PlanQuestion& question) {
   check_question(question);

@@ -81,6 +81,9 @@ struct FormatPlan {
 // bounds N or D less than the objective needs it; a limit that is not positive.
 void check_question(const PlanQuestion& question);
 
+// The least N that a plan may have.
+double smallest_size(const PlanQuestion& question);
+
 // The best plan under one law. Throws as check_question, and kUsage for a format that the law
 // lacks.
 FormatPlan plan_format(const ScalingLaw& law, const FormatCosts& costs,

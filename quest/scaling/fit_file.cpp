@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "quest/base/error.h"
 #include "quest/base/json_util.h"
@@ -18,8 +19,11 @@ double& parameter(ScalingLaw& law, size_t i) {
   return *fields[i];
 }
 
-// Six digits: far below what separates two refits.
-double shortened(double value) { return std::stod(fmt::format("{:.6g}", value)); }
+// Six digits: far below what separates two refits. (std::stod throws for what strtod reads as a
+// denormal.)
+double shortened(double value) {
+  return std::strtod(fmt::format("{:.6g}", value).c_str(), nullptr);
+}
 
 OrderedJson bootstrap_json(const FitResult& fit) {
   OrderedJson columns = OrderedJson::array(), laws = OrderedJson::array();
@@ -139,6 +143,7 @@ OrderedJson fit_json(const FitResult& fit, std::span<const ScalingRun> runs) {
   };
   add("eff_interval_95", fit.eff_interval);
   add("parameter_interval_95", fit.parameter_interval);
+  if (const auto names = unidentified_formats(fit); !names.empty()) json["eff_not_known"] = names;
   json["runs"] = runs.size();
   json["residuals"] = errors_json(runs, relative_errors(law, runs));
   if (!fit.bootstrap_laws.empty()) json["bootstrap"] = bootstrap_json(fit);
@@ -170,6 +175,9 @@ StoredFit read_fit_file(const std::filesystem::path& path) {
     stored.law.eff[format] = json_get<double>(*eff, format, where + ": eff");
   }
   check_law(stored.law, where);
+  if (json.contains("eff_not_known")) {
+    stored.unidentified = json_get<std::vector<std::string>>(json, "eff_not_known", where);
+  }
   if (const auto bootstrap = json.find("bootstrap"); bootstrap != json.end()) {
     stored.bootstrap_laws = read_bootstrap(*bootstrap, stored.law, where);
   }

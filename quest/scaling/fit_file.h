@@ -5,7 +5,8 @@
 //   stored.law.loss(800e6, 80e9, "w4a4");
 //
 // Keys: A, alpha, B, beta, E; eff by format; rms_residual; eff_interval_95 and
-// parameter_interval_95; runs; residuals, one object a run; and, if there was a bootstrap,
+// parameter_interval_95; eff_not_known, the unidentified_formats, if any; runs; residuals, one
+// object a run; and, if there was a bootstrap,
 //   "bootstrap": {"columns": ["A", "alpha", "B", "beta", "E", format...], "laws": [[...], ...]}
 // one row a refit, six digits a number.
 #pragma once
@@ -41,6 +42,7 @@ struct StoredFit {
   ScalingLaw law;
   std::vector<ScalingLaw> bootstrap_laws;                  // empty: fitted without bootstrap
   std::map<std::string, FittedRange, std::less<>> ranges;  // empty: the file lists no runs
+  std::vector<std::string> unidentified;                   // formats whose eff the runs do not tell
 };
 // Throws kIo, or kData naming the key that is missing or out of range.
 StoredFit read_fit_file(const std::filesystem::path& path);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <tuple>
 
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
@@ -13,7 +14,24 @@
 namespace quest::scaling {
 namespace {
 
-constexpr std::string_view kSpaces = " \t\r";  // around a cell
+constexpr std::string_view kSpaces = " \t\r";                // around a cell
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // which spreadsheets begin with
+
+// What no run has: a law through it would be a law of that run's mistake. A loss of 100 nats is ten
+// times that of guessing among 32000 tokens.
+struct Sound {
+  const char* name;
+  double most;
+  const char* unit;
+};
+constexpr Sound kSoundParams{"params", 1e18, "parameters"};
+constexpr Sound kSoundTokens{"tokens", 1e18, "tokens"};
+constexpr Sound kSoundLoss{"loss", 100, "nats a token; leave out runs that diverged"};
+
+void check_sound(double value, const Sound& sound) {
+  QUEST_CHECK(value <= sound.most, ErrorKind::kData, "{} is {:g}, must be at most {:g} {}",
+              sound.name, value, sound.most, sound.unit);
+}
 
 std::vector<std::string_view> cells_of(std::string_view line) {
   std::vector<std::string_view> cells;
@@ -61,9 +79,9 @@ class Columns {
                     "hadamard is '{}', must be 0 or 1", hadamard);
         run.format = format_of(cells[weight_], cells[activation_], hadamard == "1");
       }
-      run.params = positive(cells[params_], "params");
-      run.tokens = positive(cells[tokens_], "tokens");
-      run.loss = positive(cells[loss_], "loss");
+      run.params = positive(cells[params_], kSoundParams);
+      run.tokens = positive(cells[tokens_], kSoundTokens);
+      run.loss = positive(cells[loss_], kSoundLoss);
     } catch (const Error& error) {
       throw Error(error.kind(), where + ": " + error.what());
     }
@@ -82,12 +100,13 @@ class Columns {
     QUEST_CHECK(at, ErrorKind::kData, "{}: the first line names no column {}", where_, wanted);
     return *at;
   }
-  static double positive(std::string_view text, std::string_view name) {
+  static double positive(std::string_view text, const Sound& sound) {
     double value = 0;
     const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
     QUEST_CHECK(code == std::errc() && end == text.data() + text.size() && std::isfinite(value) &&
                     value > 0,
-                ErrorKind::kData, "{} is '{}', must be a positive number", name, text);
+                ErrorKind::kData, "{} is '{}', must be a positive number", sound.name, text);
+    check_sound(value, sound);
     return value;
   }
 
@@ -127,15 +146,28 @@ std::string format_of(std::string_view weight_format, std::string_view activatio
   return hadamard ? name : name + "_nohadamard";
 }
 
+std::vector<std::pair<size_t, size_t>> repeated_runs(std::span<const ScalingRun> runs) {
+  std::map<std::tuple<std::string_view, double, double, double>, size_t> seen;
+  std::vector<std::pair<size_t, size_t>> repeated;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const ScalingRun& run = runs[i];
+    const auto [first, is_new] =
+        seen.try_emplace({run.format, run.params, run.tokens, run.loss}, i);
+    if (!is_new) repeated.emplace_back(first->second, i);
+  }
+  return repeated;
+}
+
 std::vector<ScalingRun> read_run_table(const std::filesystem::path& path) {
-  const std::string text = read_file(path);
+  const std::string content = read_file(path);
+  std::string_view text = content;
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   std::vector<ScalingRun> runs;
   std::optional<Columns> columns;
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line =
-        trimmed(std::string_view(text).substr(begin, end - begin), kSpaces);
+    const std::string_view line = trimmed(text.substr(begin, end - begin), kSpaces);
     begin = end + 1;
     ++number;
     if (line.empty() || line.starts_with('#')) continue;
@@ -167,6 +199,9 @@ ScalingRun read_run_summary(const std::filesystem::path& run) {
     QUEST_CHECK(std::isfinite(value) && value > 0, ErrorKind::kData,
                 "{}: {} is {}, must be positive", where, name, value);
   }
+  QUEST_CHECK(result.loss <= kSoundLoss.most, ErrorKind::kData,
+              "{}: validation_loss is {:g}, must be at most {:g} {}", where, result.loss,
+              kSoundLoss.most, kSoundLoss.unit);
   return result;
 }
 

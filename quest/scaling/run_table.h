@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace quest::scaling {
@@ -31,6 +32,9 @@ ScalingRun read_run_summary(const std::filesystem::path& run);
 
 // All runs of `inputs`, in their order: a folder is a finished run, a file a table.
 std::vector<ScalingRun> read_runs(std::span<const std::string> inputs);
+
+// Runs that equal an earlier one in format, params, tokens and loss: (the earlier, this) by index.
+std::vector<std::pair<size_t, size_t>> repeated_runs(std::span<const ScalingRun> runs);
 
 // The recipe's name of a row of the paper's table: "int4" and "int4" with Hadamard -> "w4a4".
 // Throws kData for a name that is no such format.

@@ -1,13 +1,11 @@
 #include "quest/scaling/scaling_law.h"
 
 #include <algorithm>
+#include <ceres/ceres.h>
 #include <cmath>
 #include <numeric>
 #include <optional>
 #include <set>
-
-// Ceres writes to its own log; the fit asks it to be silent.
-#include <ceres/ceres.h>
 
 #include "quest/base/error.h"
 #include "quest/base/philox.h"
@@ -32,7 +30,17 @@ struct Point {
   int format;
 };
 
-// ln L - ln L(measured).
+// Runs that say nothing of a format's efficiency would send it to 0 or to infinity.
+const double kLogEffBound = std::log(kEfficiencyBound);
+
+bool is_finite(double x) { return std::isfinite(x); }
+template <class T, int kCount>
+bool is_finite(const ceres::Jet<T, kCount>& x) {
+  return std::isfinite(x.a) && x.v.allFinite();
+}
+
+// ln L - ln L(measured). False where that or its gradient is not finite: the solver then takes a
+// shorter step, and writes nothing to its own log.
 struct Residual {
   explicit Residual(const Point& p) : point(p) {}
   template <class T>
@@ -42,7 +50,7 @@ struct Residual {
     const T law = exp(shared[kLogA] - shared[kAlpha] * (T(point.log_params) + log_eff[0])) +
                   exp(shared[kLogB] - shared[kBeta] * T(point.log_tokens)) + e[0];
     residual[0] = log(law) - T(point.log_loss);
-    return true;
+    return is_finite(residual[0]);
   }
   template <class T>
   bool operator()(const T* shared, const T* e, T* residual) const {
@@ -80,6 +88,10 @@ std::optional<Solution> descend(std::span<const Point> points, const Unknowns& f
     problem.SetParameterBlockConstant(&u.e);
   } else {
     problem.SetParameterLowerBound(&u.e, 0, 0.0);
+  }
+  for (double& log_eff : u.log_eff) {
+    problem.SetParameterLowerBound(&log_eff, 0, -kLogEffBound);
+    problem.SetParameterUpperBound(&log_eff, 0, kLogEffBound);
   }
   ceres::Solver::Options options;
   options.linear_solver_type = ceres::DENSE_QR;
@@ -314,6 +326,19 @@ FitResult fit_scaling_law(std::span<const ScalingRun> runs, const FitOptions& op
               ErrorKind::kUsage, "[fit] starts {}, bootstrap {}, Huber delta {}, threads {}",
               options.starts, options.bootstrap, options.huber_delta, options.threads);
   return Fit(runs, options).run();
+}
+
+std::vector<std::string> unidentified_formats(const FitResult& fit) {
+  constexpr double kWidest = 1e3;                   // of an interval, high over low
+  const double edge = std::sqrt(kEfficiencyBound);  // beyond, no model is worth its format
+  std::vector<std::string> names;
+  for (const auto& [name, eff] : fit.law.eff) {
+    const auto interval = fit.eff_interval.find(name);
+    const bool wide = interval != fit.eff_interval.end() &&
+                      interval->second.high > kWidest * interval->second.low;
+    if (wide || eff < 1 / edge || eff > edge) names.push_back(name);
+  }
+  return names;
 }
 
 std::vector<double> relative_errors(const ScalingLaw& law, std::span<const ScalingRun> runs) {

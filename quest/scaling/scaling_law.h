@@ -35,6 +35,9 @@ struct ScalingLaw {
   double loss(double params, double tokens, std::string_view format) const;
 };
 
+// The fit keeps every eff within 1 / kEfficiencyBound and kEfficiencyBound.
+inline constexpr double kEfficiencyBound = 1e12;
+
 struct FitOptions {
   int starts = 32;         // random first guesses; the best end is taken
   double huber_delta = 0;  // of the residuals of the logarithm; 0: least squares
@@ -63,6 +66,10 @@ struct FitResult {
 // Throws kData if the runs cannot carry the fit: no bf16 run, fewer runs than unknowns, only one
 // size or one count of tokens, or no start that converges.
 FitResult fit_scaling_law(std::span<const ScalingRun> runs, const FitOptions& options);
+
+// Formats whose eff the runs do not tell: its interval spans more than a factor of 1000, or it lies
+// outside of 1e-6 to 1e6. Their numbers in the law are of no meaning.
+std::vector<std::string> unidentified_formats(const FitResult& fit);
 
 // law / measured - 1 for each run. Throws kUsage for a format that the law lacks.
 std::vector<double> relative_errors(const ScalingLaw& law, std::span<const ScalingRun> runs);

@@ -9,6 +9,7 @@
 
 #include "quest/base/json_util.h"
 #include "quest/base/testing.h"
+#include "quest/scaling/fit_file.h"
 #include "quest/scaling/run_table.h"
 #include "quest/scaling/scaling_law.h"
 
@@ -78,10 +79,34 @@ TEST(RunTable, ColumnsInAnyOrderAndErrorsWithTheirLine) {
   EXPECT_QUEST_ERROR(read(header + "bf16,1,1,x\n"), ErrorKind::kData, "loss is 'x'");
   EXPECT_QUEST_ERROR(read(header + "bf16,1,1,nan\n"), ErrorKind::kData, "loss is 'nan'");
   EXPECT_QUEST_ERROR(read(header + "bf16,-1,1,2\n"), ErrorKind::kData, "params is '-1'");
+  EXPECT_QUEST_ERROR(read(header + "bf16,1,1,1e300\n"), ErrorKind::kData,
+                     "line 2: loss is 1e+300, must be at most 100 nats a token");
+  EXPECT_QUEST_ERROR(read(header + "bf16,1,1,1e400\n"), ErrorKind::kData, "loss is '1e400'");
+  EXPECT_QUEST_ERROR(read(header + "bf16,1e19,1,2\n"), ErrorKind::kData, "params is 1e+19");
   EXPECT_QUEST_ERROR(read(header + ",1,1,2\n"), ErrorKind::kData, "format is empty");
   EXPECT_QUEST_ERROR(read_run_table(folder / "none.csv"), ErrorKind::kIo, "none.csv");
   EXPECT_QUEST_ERROR(format_of("int9", "int9", true), ErrorKind::kData, "int9");
   EXPECT_EQ(format_of("int4", "bf16", true), "w4a16");
+}
+
+TEST(RunTable, PassesOverAByteOrderMark) {
+  const TemporaryFolder folder;
+  const auto runs = read_run_table(folder.write("runs.csv",
+                                                "\xEF\xBB\xBF"
+                                                "format,params,tokens,loss\nw4a4,3e7,1e9,3.5\n"));
+  ASSERT_EQ(runs.size(), 1u);
+  EXPECT_EQ(runs[0].format, "w4a4");
+}
+
+TEST(RunTable, NamesRepeatedRuns) {
+  const std::vector<ScalingRun> once = read_run_table(kPaper + "runs.csv");
+  EXPECT_TRUE(repeated_runs(once).empty());
+  std::vector<ScalingRun> runs = once;
+  runs.push_back(once[7]);
+  runs.push_back(once[7]);
+  runs.back().loss += 1e-9;  // another seed
+  ASSERT_EQ(repeated_runs(runs).size(), 1u);
+  EXPECT_EQ(repeated_runs(runs)[0], (std::pair<size_t, size_t>{7, 104}));
 }
 
 TEST(RunTable, ReadsARunsSummary) {
@@ -97,6 +122,9 @@ TEST(RunTable, ReadsARunsSummary) {
   folder.write("summary.json", R"({"recipe": "w2a2", "non_embedding_parameters": 1000,
                                    "tokens": 20000, "validation_loss": -1})");
   EXPECT_QUEST_ERROR(read_run_summary(folder.path()), ErrorKind::kData, "validation_loss is -1");
+  folder.write("summary.json", R"({"recipe": "w2a2", "non_embedding_parameters": 1000,
+                                   "tokens": 20000, "validation_loss": 1e300})");
+  EXPECT_QUEST_ERROR(read_run_summary(folder.path()), ErrorKind::kData, "leave out runs");
 }
 
 TEST(ScalingLaw, IsTheFormula) {
@@ -154,6 +182,35 @@ TEST(FitScalingLaw, SameNumbersForAnyThreads) {
   EXPECT_EQ(one.law.a, three.law.a);
   EXPECT_EQ(one.eff_interval.at("w1a1").low, three.eff_interval.at("w1a1").low);
   EXPECT_LE(one.eff_interval.at("w1a1").low, one.eff_interval.at("w1a1").high);
+}
+
+// The first rows of the paper's table leave eff, alpha and A to run off together: nothing that
+// cannot be evaluated reaches the solver's log, the file can be read back, and what the runs do not
+// tell is named.
+TEST(FitScalingLaw, NamesFormatsThatTheRunsDoNotTell) {
+  std::vector<ScalingRun> runs = read_run_table(kPaper + "runs.csv");
+  FitOptions options;
+  options.threads = 2;
+  options.starts = 8;
+  options.bootstrap = 40;
+  const TemporaryFolder folder;
+  for (const size_t count : {19, 29}) {
+    const std::vector<ScalingRun> some(runs.begin(), runs.begin() + static_cast<long>(count));
+    ::testing::internal::CaptureStderr();
+    const FitResult fit = fit_scaling_law(some, options);
+    EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+    const std::vector<std::string> unknown = unidentified_formats(fit);
+    EXPECT_EQ(std::count(unknown.begin(), unknown.end(), "w1a1_nohadamard"), 1) << count;
+    EXPECT_EQ(std::count(unknown.begin(), unknown.end(), "bf16"), 0) << count;
+    const StoredFit stored = read_fit_file(folder.write("fit.json", fit_text(fit_json(fit, some))));
+    EXPECT_EQ(stored.bootstrap_laws.size(), fit.bootstrap_laws.size());
+    EXPECT_EQ(stored.unidentified, unknown);
+    for (const ScalingLaw& law : fit.bootstrap_laws) {
+      for (const auto& [format, eff] : law.eff) EXPECT_GE(eff, 0.99 / kEfficiencyBound) << format;
+    }
+  }
+  options.bootstrap = 20;
+  EXPECT_EQ(unidentified_formats(fit_scaling_law(runs, options)), std::vector<std::string>());
 }
 
 TEST(FitScalingLaw, RefusesRunsThatCannotCarryIt) {
