@@ -12,6 +12,7 @@
 #include "quest/base/log.h"
 #include "quest/base/progress.h"
 #include "quest/cli_run/whole_numbers.h"
+#include "quest/packed/packed_report.h"
 
 namespace quest::cli {
 namespace {
@@ -35,6 +36,15 @@ void warn_of_other_config(const fs::path& folder) {
   } catch (const Error& error) {
     log::warn("cannot tell whether config.json is the one that was exported: {}", error.what());
   }
+}
+
+// It runs all the same: it may have been compared with another training's checkpoint.
+void warn_of_failed_verify(const PackedModel& model) {
+  if (verify_text(model) != "failed") return;
+  log::warn(
+      "{}: `quest verify` failed for this model (verify.json says where): verify it against "
+      "the checkpoint that it was made from, or export it again",
+      model.folder().string());
 }
 
 }  // namespace
@@ -84,7 +94,9 @@ PackedModel open_packed_model(const std::string& folder, int threads, FileAccess
   QUEST_CHECK(fs::exists(path / "config.json", error), ErrorKind::kIo,
               "{} holds no model, config.json is missing: {}", folder, wanted);
   warn_of_other_config(path);
-  return PackedModel(path, /*check_values=*/true, threads, access);
+  PackedModel model(path, /*check_values=*/true, threads, access);
+  warn_of_failed_verify(model);
+  return model;
 }
 
 void check_result_file(const std::string& path) {

@@ -41,7 +41,7 @@ void add_run_options(CLI::App& app, RunOptions& options);
 void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with_context = true);
 
 // The packed model in a folder, proven. Throws kIo and says what MODEL is to be where there is
-// none; warns if config.json is not the one that was exported.
+// none; warns if config.json is not the one that was exported, and if verify.json says "failed".
 PackedModel open_packed_model(const std::string& folder, int threads = 0,
                               FileAccess access = FileAccess::kMap);
 // Throws kIo unless the folder of a file to be written (empty: none) is there: before the work.
