@@ -1,7 +1,8 @@
-"""Tests of the helper scripts: the list of skipped tests, the demo's table, the filter of prose, the comparisons with llama.cpp and PyTorch."""
+"""Tests of the helper scripts and the Makefile: the list of skipped tests, the demo's table, the filter of prose, the comparisons with llama.cpp and PyTorch."""
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,29 @@ class ListSkipped(unittest.TestCase):
 
     def test_missing_log_is_an_error(self):
         self.assertNotEqual(run("list_skipped.py", "/nonexistent/log").returncode, 0)
+
+
+@unittest.skipUnless(shutil.which("make"), "no make")
+class Makefile(unittest.TestCase):
+    def made(self, preset):
+        command = ["make", "-n", "build", f"PRESET={preset}", "JOBS=1"]
+        return subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
+
+    def test_each_preset_is_built_in_its_own_folder(self):
+        presets = json.loads((SCRIPTS.parent / "CMakePresets.json").read_text(encoding="utf-8"))
+        for preset in presets["configurePresets"]:
+            if preset.get("hidden"):
+                continue
+            result = self.made(preset["name"])
+            self.assertEqual(result.returncode, 0, result.stderr)
+            folder = preset["binaryDir"].removeprefix("${sourceDir}/")
+            self.assertIn(f"cmake --preset {preset['name']} ", result.stdout)
+            self.assertIn(f"cmake --build {folder} ", result.stdout)
+
+    def test_an_unknown_preset_lists_those_that_exist(self):
+        result = self.made("foo")
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("no PRESET 'foo'; there are cpu, cuda and asan", result.stderr)
 
 
 class Prose(unittest.TestCase):
