@@ -125,6 +125,13 @@ std::optional<PackedSettings> read_packed(const Json& config, const std::string&
                         .head = json_get<std::string>(*it, "head", place)};
 }
 
+void check_whole_rotation(const Json& rope, const std::string& where) {
+  const auto rotated = json_get_or<double>(rope, "partial_rotary_factor", 1.0, where);
+  QUEST_CHECK(rotated == 1.0, ErrorKind::kData,
+              "{}: partial_rotary_factor is {}; only 1, the rotation of whole heads, is supported",
+              where, rotated);
+}
+
 void check_supported(const Json& config, const std::string& where) {
   const auto type = json_get_or<std::string>(config, "model_type", "llama", where);
   QUEST_CHECK(type == "llama", ErrorKind::kData, "{}: model_type is '{}'; only llama is supported",
@@ -136,6 +143,17 @@ void check_supported(const Json& config, const std::string& where) {
   const auto activation = json_get_or<std::string>(config, "hidden_act", "silu", where);
   QUEST_CHECK(activation == "silu", ErrorKind::kData,
               "{}: hidden_act is '{}'; only silu (SwiGLU) is supported", where, activation);
+  // Attention to the whole text only. Some files name a window and say that it is not used.
+  const auto window = config.find("sliding_window");
+  QUEST_CHECK(window == config.end() || window->is_null() ||
+                  !json_get_or<bool>(config, "use_sliding_window", true, where),
+              ErrorKind::kData,
+              "{}: sliding_window is {}; models with windows of attention are not supported", where,
+              window->dump());
+  check_whole_rotation(config, where);
+  if (const auto rope = config.find("rope_parameters"); rope != config.end() && rope->is_object()) {
+    check_whole_rotation(*rope, where + ": rope_parameters");
+  }
 }
 
 }  // namespace

@@ -114,6 +114,20 @@ TEST(LlamaConfig, RefusesWhatItCannotRun) {
   refuses("model_type", "gpt2", "gpt2");
   refuses("attention_bias", true, "attention_bias");
   refuses("hidden_act", "gelu", "gelu");
+  refuses("partial_rotary_factor", 0.5, "partial_rotary_factor is 0.5");
+  refuses("rope_parameters", Json{{"rope_theta", 1e4}, {"partial_rotary_factor", 0.25}},
+          "rope_parameters: partial_rotary_factor is 0.25");
+  refuses("sliding_window", 16, "sliding_window is 16");
+  for (const auto& [key, value] : {std::pair<const char*, Json>("partial_rotary_factor", 1),
+                                   {"partial_rotary_factor", nullptr},
+                                   {"sliding_window", nullptr},
+                                   {"use_sliding_window", true}}) {
+    EXPECT_NO_THROW(load_llama_config(with(key, value), nullptr)) << key;
+  }
+  Json unused = Json::parse(good);
+  unused["sliding_window"] = 4096;
+  unused["use_sliding_window"] = false;
+  EXPECT_NO_THROW(load_llama_config(folder.write("config.json", unused.dump()), nullptr));
   refuses("hidden_size", -1, "hidden_size");
   refuses("hidden_size", 24, "K=24");
   refuses("num_key_value_heads", 3, "num_kv_heads");
