@@ -1,4 +1,4 @@
-"""Tests of the helper scripts and the Makefile: the list of skipped tests, the demo's table, the filter of prose, the comparisons with llama.cpp and PyTorch."""
+"""Tests of the helper scripts, the Makefile and the stamp of the version: the list of skipped tests, the demo's table, the filter of prose, the comparisons with llama.cpp and PyTorch."""
 
 import json
 import pathlib
@@ -67,6 +67,35 @@ class Makefile(unittest.TestCase):
         result = self.made("foo")
         self.assertNotEqual(result.returncode, 0)
         self.assertIn("no PRESET 'foo'; there are cpu, cuda and asan", result.stderr)
+
+
+@unittest.skipUnless(shutil.which("cmake") and shutil.which("git"), "no cmake or git")
+class GitStamp(unittest.TestCase):
+    def test_it_follows_commits_and_is_else_left_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            tree, header = pathlib.Path(folder) / "a tree", pathlib.Path(folder) / "stamp" / "git_describe.h"
+            tree.mkdir()
+
+            def git(*arguments):
+                names = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+                command = ["git", "-C", tree, *names, *arguments]
+                return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+            def stamp():
+                values = ["-DGIT=git", f"-DSOURCE={tree}", f"-DOUTPUT={header}"]
+                script = SCRIPTS.parent / "cmake" / "git_stamp.cmake"
+                subprocess.run(["cmake", *values, "-P", script], check=True)
+                return header.read_text(encoding="utf-8")
+
+            self.assertEqual(stamp(), '#define QUEST_GIT_DESCRIBE ""\n')  # no repository
+            git("init", "-q")
+            for message in ("first", "second"):
+                git("commit", "-q", "--allow-empty", "-m", message)
+                text = stamp()
+                self.assertEqual(text, f'#define QUEST_GIT_DESCRIBE "{git("rev-parse", "--short", "HEAD")}"\n')
+            written = header.stat().st_mtime_ns
+            self.assertEqual(stamp(), text)
+            self.assertEqual(header.stat().st_mtime_ns, written)
 
 
 class Prose(unittest.TestCase):
