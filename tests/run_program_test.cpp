@@ -95,6 +95,21 @@ TEST(QuestRun, ChatsAndObeysCommands) {
   EXPECT_NE(talk.errors.find("/frob"), std::string::npos) << talk.errors;
 }
 
+TEST(QuestRun, BiasesAndStopsAreRepeatable) {
+  // 97 is 'a', 98 'b', which is all that is written.
+  const std::string bias = " --max-tokens 8 --logit-bias 97=inf";
+  EXPECT_EQ(run("generate " + model() + bias).code, 2);
+  const std::string only_b = " --max-tokens 8 --logit-bias 98=1e6 --logit-bias 97=-inf ";
+  const Outcome written = run("generate" + only_b + model() + " --prompt H");
+  EXPECT_EQ(written.output, "Hbbbbbbbb\n") << written.errors;
+  // The option takes one text at a time, so MODEL may follow; and the first that comes ends it.
+  const Outcome stopped = run("generate" + only_b + "--prompt H --stop xyz --stop bbb " + model());
+  EXPECT_EQ(stopped.output, "H\n") << stopped.errors;
+  const Outcome talk = run("chat" + only_b + model(), "Hi\n");
+  EXPECT_EQ(talk.code, 0) << talk.errors;
+  EXPECT_NE(talk.output.find("bbbbbbbb"), std::string::npos) << talk.output;
+}
+
 TEST(QuestRun, InspectsMeasuresAndKnowsTheMachine) {
   const Outcome inspected = run("inspect " + model());
   ASSERT_EQ(inspected.code, 0) << inspected.errors;
@@ -130,6 +145,9 @@ TEST(QuestRun, SaysWhatIsWrong) {
   expect("generate " + model() + "-missing", 4, "-missing");
   expect("generate " + model() + " --temperature -1", 2, "temperature is -1");
   expect("generate " + model() + " --logit-bias 5", 2, "TOKEN=NUMBER");
+  expect("chat " + model() + " --logit-bias 5=x", 2, "TOKEN=NUMBER");
+  expect("generate " + model() + " --stop x --stop ''", 2, "--stop is empty");
+  expect("chat " + model() + " --stop=", 2, "--stop");
   expect("generate " + model() + " --prompt a --prompt-file b", 2, "exclude each other");
   expect("generate " + model() + " --context 100", 2, "rope_scaling");
   expect("generate " + model() + " --prompt " + std::string(64, 'a'), 2, "64 tokens");
