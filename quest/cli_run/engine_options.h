@@ -22,6 +22,8 @@ struct EngineArguments {
   int64_t context = 0;
   int64_t chunk = 0;  // 0: the engine's usual one
   std::string load = "auto";
+  std::string rope_type;  // --rope-scaling; empty: the model's own
+  double rope_factor = 1;
 };
 
 // Makes an engine other than the CPU's, and fills in what `arguments` leaves to it; nullptr where
@@ -37,7 +39,7 @@ struct RunOptions {
 };
 void add_run_options(CLI::App& app, RunOptions& options);
 
-// MODEL, --tokenizer, --load, --kv-cache, --chunk and, if wanted, --context.
+// MODEL, --tokenizer, --load, --kv-cache, --chunk, --rope-scaling and, if wanted, --context.
 void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with_context = true);
 
 // The packed model in a folder, proven. Throws kIo and says what MODEL is to be where there is

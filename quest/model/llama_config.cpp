@@ -1,6 +1,7 @@
 #include "quest/model/llama_config.h"
 
 #include <cmath>
+#include <utility>
 
 #include "quest/base/error.h"
 #include "quest/base/json_util.h"
@@ -232,6 +233,27 @@ void validate(const LlamaConfig& config, const QuantRecipe& recipe) {
     check_product(recipe.weight, product.layer, "weights", product.k);
     check_product(recipe.activation, product.layer, "activations", product.k);
   }
+}
+
+int64_t extend_context(LlamaConfig& config, const std::string& type, double factor) {
+  QUEST_CHECK(type == "linear" || type == "dynamic" || type == "llama3", ErrorKind::kUsage,
+              "rope scaling is of type '{}'; supported are linear, dynamic, llama3", type);
+  QUEST_CHECK(factor >= 1 && factor <= 1e6, ErrorKind::kUsage,
+              "the factor of rope scaling is {}, must be between 1 and 1e6", factor);
+  QUEST_CHECK(config.rope_scaling.type == "none", ErrorKind::kUsage,
+              "the model has a rope scaling of its own ({}, factor {}): it can have no other",
+              config.rope_scaling.type, config.rope_scaling.factor);
+  const int64_t trained = config.max_position_embeddings;
+  const auto longer = static_cast<int64_t>(static_cast<double>(trained) * factor);
+  LlamaConfig extended = config;
+  extended.rope_scaling.type = type;
+  extended.rope_scaling.factor = factor;
+  if (type == "llama3") extended.rope_scaling.original_max_position = trained;
+  // "dynamic" counts from the trained length, which stays; an engine's context may be beyond it.
+  if (type != "dynamic") extended.max_position_embeddings = longer;
+  validate(extended);
+  config = std::move(extended);
+  return longer;
 }
 
 std::string llama_config_json(const LlamaConfig& config, const QuantRecipe& recipe,
