@@ -1,10 +1,17 @@
-# `make` lists what there is. Variables: PRESET=cpu|cuda (default cpu), JOBS=n, PREFIX=/usr/local,
+# `make` lists what there is. Variables: PRESET=cpu|cuda|asan (default cpu), JOBS=n, PREFIX=/usr/local,
 # QUEST_TORCH_DIR=/path/to/libtorch (a torch of your own instead of .venv's), TARGETS="quest ..." (build
 # only these), ARCHITECTURES="80;90a" (PRESET=cuda: compute capabilities to compile for; default 90a).
 PRESET ?= cpu
 PREFIX ?= /usr/local
 JOBS ?= $(shell scripts/jobs.sh)
-BUILD := $(if $(filter cuda,$(PRESET)),build-cuda,build)
+# The presets of CMakePresets.json and their build folders.
+BUILD_cpu := build
+BUILD_cuda := build-cuda
+BUILD_asan := build-asan
+BUILD := $(BUILD_$(PRESET))
+ifeq ($(BUILD),)
+$(error there is no PRESET '$(PRESET)'; there are cpu, cuda and asan)
+endif
 CCACHE := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 TORCH := $(if $(QUEST_TORCH_DIR),-DQUEST_TORCH_DIR="$(QUEST_TORCH_DIR)")
 GPUS := $(if $(ARCHITECTURES),-DCMAKE_CUDA_ARCHITECTURES="$(ARCHITECTURES)")
@@ -20,7 +27,7 @@ help:  ## this list
 setup:  ## install what is missing (apt packages, torch into .venv); says what
 	@scripts/setup.sh $(PRESET)
 
-build:  ## setup, configure, compile; programs are then in build/bin/ (PRESET=cuda: build-cuda/bin/)
+build:  ## setup, configure, compile; programs are then in build/bin/ (PRESET=cuda: build-cuda/bin/; asan: build-asan/bin/)
 	@scripts/setup.sh $(PRESET) --quiet
 	cmake --preset $(PRESET) $(CCACHE) $(TORCH) $(GPUS)
 	cmake --build $(BUILD) --parallel $(JOBS) $(if $(TARGETS),--target $(TARGETS))

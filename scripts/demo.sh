@@ -31,7 +31,7 @@ trap on_exit EXIT
 
 current="setup and build"
 step "1/7 setup and build"
-make --no-print-directory build TARGETS="quest quest-run"
+make --no-print-directory build PRESET=cpu TARGETS="quest quest-run"
 
 current="corpus"
 step "2/7 corpus"
@@ -89,7 +89,9 @@ current="packed models"
 step "7/7 packed models"
 for recipe in w4a4 w1a1; do
   packed="$demo/packed/$recipe"
-  if [ ! -f "$packed/verify.json" ]; then
+  # Kept only if it was made from this run's weights and proven: not after a proof that failed, nor after
+  # another training.
+  if [ ! -d "$packed" ] || ! "$quest" inspect "$packed" --against "$demo/runs/$recipe" >/dev/null; then
     rm -rf "$packed"
     "$quest" export "$demo/runs/$recipe" --out "$packed"
     "$quest" verify "$packed" --against "$demo/runs/$recipe" --tokens "$demo/data/validation.qtok" \

@@ -95,6 +95,54 @@ TEST(QuestRun, ChatsAndObeysCommands) {
   EXPECT_NE(talk.errors.find("/frob"), std::string::npos) << talk.errors;
 }
 
+TEST(QuestRun, BiasesAndStopsAreRepeatable) {
+  // 97 is 'a', 98 'b', which is all that is written.
+  const std::string bias = " --max-tokens 8 --logit-bias 97=inf";
+  EXPECT_EQ(run("generate " + model() + bias).code, 2);
+  const std::string only_b = " --max-tokens 8 --logit-bias 98=1e6 --logit-bias 97=-inf ";
+  const Outcome written = run("generate" + only_b + model() + " --prompt H");
+  EXPECT_EQ(written.output, "Hbbbbbbbb\n") << written.errors;
+  // The option takes one text at a time, so MODEL may follow; and the first that comes ends it.
+  const Outcome stopped = run("generate" + only_b + "--prompt H --stop xyz --stop bbb " + model());
+  EXPECT_EQ(stopped.output, "H\n") << stopped.errors;
+  const Outcome talk = run("chat" + only_b + model(), "Hi\n");
+  EXPECT_EQ(talk.code, 0) << talk.errors;
+  EXPECT_NE(talk.output.find("bbbbbbbb"), std::string::npos) << talk.output;
+}
+
+// The same text as with a config.json that says it, without that one's warning.
+TEST(QuestRun, RopeScalingLengthensTheContext) {
+  const TemporaryFolder folder;
+  std::filesystem::copy(model(), folder / "m");
+  const std::string prompt = " --prompt " + std::string(100, 'a') + " --max-tokens 8 --ignore-end";
+  for (const std::string type : {"linear", "dynamic", "llama3"}) {
+    Json config = read_json(std::filesystem::path(model()) / "config.json");
+    config["rope_scaling"] = {{"rope_type", type}, {"factor", 2}};
+    if (type == "llama3") {
+      config["rope_scaling"]["low_freq_factor"] = 1;
+      config["rope_scaling"]["high_freq_factor"] = 4;
+      config["rope_scaling"]["original_max_position_embeddings"] = 64;
+    }
+    if (type != "dynamic") config["max_position_embeddings"] = 128;
+    folder.write("m/config.json", config.dump());
+    const std::string edited = (folder / "m").string();
+    const Outcome want = run("generate " + edited + prompt + " --context 128");
+    const Outcome got = run("generate " + model() + prompt + " --rope-scaling " + type + ":2");
+    ASSERT_EQ(got.code, 0) << got.errors;
+    EXPECT_EQ(got.output, want.output) << type << want.errors;
+    EXPECT_EQ(got.errors.find("config.json"), std::string::npos) << got.errors;
+    EXPECT_NE(got.errors.find("a context of 128 tokens"), std::string::npos) << got.errors;
+    EXPECT_EQ(run("generate " + edited + prompt + " --rope-scaling linear:2").code, 2);
+  }
+  const std::string text = folder.write("a.txt", std::string(300, 'x')).string();
+  EXPECT_EQ(run("eval " + model() + " " + text + " --rope-scaling dynamic:2").code, 0);
+  EXPECT_EQ(run("bench " + model() +
+                " --rope-scaling linear:2 --prompt-tokens 100 --tokens 8 "
+                "--repeats 1")
+                .code,
+            0);
+}
+
 TEST(QuestRun, InspectsMeasuresAndKnowsTheMachine) {
   const Outcome inspected = run("inspect " + model());
   ASSERT_EQ(inspected.code, 0) << inspected.errors;
@@ -130,8 +178,17 @@ TEST(QuestRun, SaysWhatIsWrong) {
   expect("generate " + model() + "-missing", 4, "-missing");
   expect("generate " + model() + " --temperature -1", 2, "temperature is -1");
   expect("generate " + model() + " --logit-bias 5", 2, "TOKEN=NUMBER");
+  expect("chat " + model() + " --logit-bias 5=x", 2, "TOKEN=NUMBER");
+  expect("generate " + model() + " --stop x --stop ''", 2, "--stop is empty");
+  expect("chat " + model() + " --stop=", 2, "--stop");
   expect("generate " + model() + " --prompt a --prompt-file b", 2, "exclude each other");
   expect("generate " + model() + " --context 100", 2, "rope_scaling");
+  expect("generate " + model() + " --rope-scaling linear", 2, "is not TYPE:FACTOR");
+  expect("eval " + model() + " x --rope-scaling :2", 2, "is not TYPE:FACTOR");
+  expect("chat " + model() + " --rope-scaling dynamic:2x", 2, "is not TYPE:FACTOR");
+  expect("generate " + model() + " --rope-scaling yarn:2", 2, "linear, dynamic, llama3");
+  expect("generate " + model() + " --rope-scaling linear:0.5", 2, "between 1 and 1e6");
+  expect("generate " + model() + " --rope-scaling linear:2 --context 129", 2, "trained for 128");
   expect("generate " + model() + " --prompt " + std::string(64, 'a'), 2, "64 tokens");
   expect("generate " + model() + " --threads 100000", 2, "threads");
   expect("eval " + model(), 2, "exactly one");

@@ -1,7 +1,8 @@
-"""Tests of the helper scripts: the list of skipped tests, the demo's table, the filter of prose, the comparisons with llama.cpp and PyTorch."""
+"""Tests of the helper scripts, the Makefile and the stamp of the version: the list of skipped tests, the demo's table, the filter of prose, the comparisons with llama.cpp and PyTorch."""
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,58 @@ class ListSkipped(unittest.TestCase):
 
     def test_missing_log_is_an_error(self):
         self.assertNotEqual(run("list_skipped.py", "/nonexistent/log").returncode, 0)
+
+
+@unittest.skipUnless(shutil.which("make"), "no make")
+class Makefile(unittest.TestCase):
+    def made(self, preset):
+        command = ["make", "-n", "build", f"PRESET={preset}", "JOBS=1"]
+        return subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
+
+    def test_each_preset_is_built_in_its_own_folder(self):
+        presets = json.loads((SCRIPTS.parent / "CMakePresets.json").read_text(encoding="utf-8"))
+        for preset in presets["configurePresets"]:
+            if preset.get("hidden"):
+                continue
+            result = self.made(preset["name"])
+            self.assertEqual(result.returncode, 0, result.stderr)
+            folder = preset["binaryDir"].removeprefix("${sourceDir}/")
+            self.assertIn(f"cmake --preset {preset['name']} ", result.stdout)
+            self.assertIn(f"cmake --build {folder} ", result.stdout)
+
+    def test_an_unknown_preset_lists_those_that_exist(self):
+        result = self.made("foo")
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("no PRESET 'foo'; there are cpu, cuda and asan", result.stderr)
+
+
+@unittest.skipUnless(shutil.which("cmake") and shutil.which("git"), "no cmake or git")
+class GitStamp(unittest.TestCase):
+    def test_it_follows_commits_and_is_else_left_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            tree, header = pathlib.Path(folder) / "a tree", pathlib.Path(folder) / "stamp" / "git_describe.h"
+            tree.mkdir()
+
+            def git(*arguments):
+                names = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+                command = ["git", "-C", tree, *names, *arguments]
+                return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+            def stamp():
+                values = ["-DGIT=git", f"-DSOURCE={tree}", f"-DOUTPUT={header}"]
+                script = SCRIPTS.parent / "cmake" / "git_stamp.cmake"
+                subprocess.run(["cmake", *values, "-P", script], check=True)
+                return header.read_text(encoding="utf-8")
+
+            self.assertEqual(stamp(), '#define QUEST_GIT_DESCRIBE ""\n')  # no repository
+            git("init", "-q")
+            for message in ("first", "second"):
+                git("commit", "-q", "--allow-empty", "-m", message)
+                text = stamp()
+                self.assertEqual(text, f'#define QUEST_GIT_DESCRIBE "{git("rev-parse", "--short", "HEAD")}"\n')
+            written = header.stat().st_mtime_ns
+            self.assertEqual(stamp(), text)
+            self.assertEqual(header.stat().st_mtime_ns, written)
 
 
 class Prose(unittest.TestCase):

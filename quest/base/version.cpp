@@ -1,10 +1,12 @@
 #include "quest/base/version.h"
 
+#include "git_describe.h"  // QUEST_GIT_DESCRIBE; cmake/git_stamp.cmake writes it
+
 namespace quest {
 
 namespace {
 
-// QUEST_VERSION, QUEST_BUILD_TYPE and QUEST_GIT_DESCRIBE come from cmake/QuestVersion.cmake.
+// QUEST_VERSION and QUEST_BUILD_TYPE come from cmake/QuestVersion.cmake.
 #if defined(__clang__)
 constexpr const char* kCompiler = "Clang " __clang_version__;
 #elif defined(__GNUC__)

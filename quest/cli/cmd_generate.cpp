@@ -27,7 +27,7 @@ struct GenerateArguments {
   std::string model;
   LoadOptions load;
   PromptArguments prompt;
-  std::string stop;
+  std::vector<std::string> stop;
   int64_t tokens = 200;
   SamplerSettings sampler;
   bool ignore_end = false;
@@ -56,7 +56,7 @@ void generate(const GenerateArguments& arguments, LoadedModel& loaded) {
               format_count(wanted, "token"), arguments.tokens);
   }
   StreamingDecoder decoder(tokenizer);
-  StopFilter filter({arguments.stop});
+  StopFilter filter(arguments.stop);
   for (const int32_t id : ids) {
     print_now(decoder.push(id));
   }
@@ -102,7 +102,8 @@ void add_generate_command(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();
   add_sampler_options(*command, arguments->sampler);
-  command->add_option("--stop", arguments->stop, "stop before this text");
+  add_logit_bias_option(*command, arguments->sampler);
+  add_stop_option(*command, arguments->stop);
   command->add_flag("--ignore-end", arguments->ignore_end,
                     "go on when the model ends the document");
   command->add_option("--tokenizer", arguments->load.tokenizer,

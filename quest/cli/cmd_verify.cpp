@@ -148,10 +148,11 @@ void run_verify(const VerifyArguments& arguments) {
   const std::filesystem::path file = folder / "verify.json";
   write_file_atomically(file, json.dump(2) + "\n");
   for (const std::string& difference : result.differences) log::error("{}", difference);
-  QUEST_CHECK(result.passed(), ErrorKind::kData, "{} does not stand for {}: {} (written to {})",
-              arguments.packed, source.string(),
+  QUEST_CHECK(result.passed(), ErrorKind::kData,
+              "{} does not stand for {}: {} (written to {}), the first: {}", arguments.packed,
+              source.string(),
               format_count(static_cast<int64_t>(result.differences.size()), "difference"),
-              file.string());
+              file.string(), result.differences.front());
   fmt::print("passed         {}\n", file.string());
 }
 

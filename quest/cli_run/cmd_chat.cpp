@@ -121,8 +121,8 @@ void add_run_chat_command(CLI::App& app, SharedOptions options) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();
   add_sampler_options(*command, arguments->settings.sampler);
-  command->add_option("--stop", arguments->settings.stop,
-                      "an answer ends before this (repeatable)");
+  add_logit_bias_option(*command, arguments->settings.sampler);
+  add_stop_option(*command, arguments->settings.stop);
   command->callback([options, arguments] { run(*options, *arguments); });
 }
 

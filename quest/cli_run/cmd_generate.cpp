@@ -19,7 +19,6 @@ struct Arguments {
   EngineArguments engine;
   PromptArguments prompt;
   GenerationSettings settings;
-  std::vector<std::string> logit_bias;
 };
 
 // Bytes that are no UTF-8 stay only where bytes are tokens.
@@ -31,9 +30,6 @@ void repair_prompt(std::string& prompt, const Tokenizer& tokenizer) {
 }
 
 void run(const RunOptions& options, Arguments& arguments) {
-  for (const std::string& bias : arguments.logit_bias) {
-    arguments.settings.sampler.logit_bias.push_back(parse_logit_bias(bias));
-  }
   validate(arguments.settings.sampler);
   std::string prompt = read_prompt(arguments.prompt);
   install_shutdown_handlers();
@@ -65,9 +61,8 @@ void add_run_generate_command(CLI::App& app, SharedOptions options) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();
   add_sampler_options(*command, settings.sampler);
-  command->add_option("--logit-bias", arguments->logit_bias,
-                      "TOKEN=NUMBER, added to the token's logit; -inf excludes it (repeatable)");
-  command->add_option("--stop", settings.stop, "stop before this text (repeatable)");
+  add_logit_bias_option(*command, settings.sampler);
+  add_stop_option(*command, settings.stop);
   command->add_flag("--ignore-end", settings.ignore_end, "go on when the model ends the document");
   command->add_flag("!--no-echo", settings.echo, "do not write the prompt before the text");
   command->callback([options, arguments] { run(*options, *arguments); });

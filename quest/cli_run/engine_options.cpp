@@ -1,5 +1,7 @@
 #include "quest/cli_run/engine_options.h"
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 
 #include <CLI/CLI.hpp>
@@ -12,6 +14,7 @@
 #include "quest/base/log.h"
 #include "quest/base/progress.h"
 #include "quest/cli_run/whole_numbers.h"
+#include "quest/packed/packed_report.h"
 
 namespace quest::cli {
 namespace {
@@ -35,6 +38,36 @@ void warn_of_other_config(const fs::path& folder) {
   } catch (const Error& error) {
     log::warn("cannot tell whether config.json is the one that was exported: {}", error.what());
   }
+}
+
+// It runs all the same: it may have been compared with another training's checkpoint.
+void warn_of_failed_verify(const PackedModel& model) {
+  if (verify_text(model) != "failed") return;
+  log::warn(
+      "{}: `quest verify` failed for this model (verify.json says where): verify it against "
+      "the checkpoint that it was made from, or export it again",
+      model.folder().string());
+}
+
+// "dynamic:4" to type and factor; which there are, extend_context knows.
+void parse_rope_scaling(const std::string& text, EngineArguments& arguments) {
+  const size_t colon = std::min(text.find(':'), text.size());
+  const char* end = text.data() + text.size();
+  const char* number = text.data() + std::min(colon + 1, text.size());
+  const auto [rest, error] = std::from_chars(number, end, arguments.rope_factor);
+  QUEST_CHECK(colon > 0 && error == std::errc() && rest == end, ErrorKind::kUsage,
+              "--rope-scaling '{}' is not TYPE:FACTOR, as in dynamic:4 or linear:2", text);
+  arguments.rope_type = text.substr(0, colon);
+}
+
+// --rope-scaling: of the model, and the longer context unless another is asked for.
+void apply_rope_scaling(PackedModel& model, EngineArguments& arguments) {
+  if (arguments.rope_type.empty()) return;
+  const int64_t trained = model.config().max_position_embeddings;
+  const int64_t longer = model.extend_context(arguments.rope_type, arguments.rope_factor);
+  if (arguments.context == 0) arguments.context = longer;
+  log::info("{}: a context of {} tokens by {} rope scaling; the model was trained for {}",
+            arguments.model, arguments.context, arguments.rope_type, trained);
 }
 
 }  // namespace
@@ -68,6 +101,11 @@ void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with
                   "prompt tokens computed at once (0: the engine's usual number, 512 on a CPU)")
       ->check(CLI::Range(0, 65536))
       ->capture_default_str();
+  command.add_option_function<std::string>(
+      "--rope-scaling",
+      [&arguments](const std::string& text) { parse_rope_scaling(text, arguments); },
+      "TYPE:FACTOR, for texts FACTOR times as long as the model was trained for; linear, dynamic "
+      "or llama3 (default: what config.json says)");
   if (with_context) {
     command.add_option("--context", arguments.context, "most tokens of a text (0: the model's)")
         ->check(whole_number_from(0))
@@ -84,7 +122,9 @@ PackedModel open_packed_model(const std::string& folder, int threads, FileAccess
   QUEST_CHECK(fs::exists(path / "config.json", error), ErrorKind::kIo,
               "{} holds no model, config.json is missing: {}", folder, wanted);
   warn_of_other_config(path);
-  return PackedModel(path, /*check_values=*/true, threads, access);
+  PackedModel model(path, /*check_values=*/true, threads, access);
+  warn_of_failed_verify(model);
+  return model;
 }
 
 void check_result_file(const std::string& path) {
@@ -118,9 +158,12 @@ FileAccess access_of(const EngineArguments& arguments) {
 
 std::unique_ptr<CpuEngine> load_cpu_engine(const RunOptions& options,
                                            const EngineArguments& arguments) {
-  const EngineOptions engine = cpu_options(options, arguments);
-  return std::make_unique<CpuEngine>(
-      open_packed_model(arguments.model, options.threads, access_of(arguments)), engine);
+  EngineOptions engine = cpu_options(options, arguments);
+  PackedModel model = open_packed_model(arguments.model, options.threads, access_of(arguments));
+  EngineArguments chosen = arguments;
+  apply_rope_scaling(model, chosen);
+  engine.context = chosen.context;
+  return std::make_unique<CpuEngine>(std::move(model), engine);
 }
 
 LoadedEngine load_engine(const RunOptions& options, const EngineArguments& arguments) {
@@ -142,9 +185,10 @@ LoadedEngine load_engine(const RunOptions& options, const EngineArguments& argum
                   format_quantity(static_cast<double>(model.file_bytes()), "B"));
   std::string where = "GPU";
   EngineArguments chosen = arguments;
+  apply_rope_scaling(model, chosen);
   if (options.make_engine) loaded.engine = options.make_engine(model, chosen);
   if (loaded.engine == nullptr) {
-    auto engine = std::make_unique<CpuEngine>(std::move(model), cpu_options(options, arguments));
+    auto engine = std::make_unique<CpuEngine>(std::move(model), cpu_options(options, chosen));
     where = format_count(engine->threads(), "thread");
     loaded.engine = std::move(engine);
     if (chosen.kv.empty()) chosen.kv = "fp16";

@@ -22,6 +22,8 @@ struct EngineArguments {
   int64_t context = 0;
   int64_t chunk = 0;  // 0: the engine's usual one
   std::string load = "auto";
+  std::string rope_type;  // --rope-scaling; empty: the model's own
+  double rope_factor = 1;
 };
 
 // Makes an engine other than the CPU's, and fills in what `arguments` leaves to it; nullptr where
@@ -37,11 +39,11 @@ struct RunOptions {
 };
 void add_run_options(CLI::App& app, RunOptions& options);
 
-// MODEL, --tokenizer, --load, --kv-cache, --chunk and, if wanted, --context.
+// MODEL, --tokenizer, --load, --kv-cache, --chunk, --rope-scaling and, if wanted, --context.
 void add_engine_options(CLI::App& command, EngineArguments& arguments, bool with_context = true);
 
 // The packed model in a folder, proven. Throws kIo and says what MODEL is to be where there is
-// none; warns if config.json is not the one that was exported.
+// none; warns if config.json is not the one that was exported, and if verify.json says "failed".
 PackedModel open_packed_model(const std::string& folder, int threads = 0,
                               FileAccess access = FileAccess::kMap);
 // Throws kIo unless the folder of a file to be written (empty: none) is there: before the work.

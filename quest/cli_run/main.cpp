@@ -2,7 +2,9 @@
 #include <memory>
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
+#include "quest/base/cpu_features.h"
 #include "quest/base/version.h"
 #include "quest/cli_run/commands.h"
 #include "quest/cli_run/run_program.h"
@@ -10,7 +12,12 @@
 int main(int argc, char** argv) {
   using namespace quest;
   CLI::App app{"quest-run: run packed low-bit language models on a CPU"};
-  app.set_version_flag("--version", version_text());
+  app.set_version_flag(
+      "--version",
+      [] {
+        return fmt::format("{}\nCPU kernels  {}", version_text(), isa_level_name(isa_level()));
+      },
+      "the program's version and the kernels that run here");
   app.require_subcommand(1);
   app.fallthrough();  // --threads and --print-plans may also follow the command
   const auto options = std::make_shared<cli::RunOptions>();

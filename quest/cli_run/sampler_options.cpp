@@ -33,6 +33,33 @@ void add_sampler_options(CLI::App& command, SamplerSettings& settings) {
       ->capture_default_str();
 }
 
+void add_logit_bias_option(CLI::App& command, SamplerSettings& settings) {
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--logit-bias",
+          [&settings](const std::vector<std::string>& texts) {
+            for (const std::string& text : texts) {
+              settings.logit_bias.push_back(parse_logit_bias(text));
+            }
+          },
+          "TOKEN=NUMBER, added to the token's logit; -inf excludes it (repeatable)")
+      ->allow_extra_args(false);
+}
+
+void add_stop_option(CLI::App& command, std::vector<std::string>& stops) {
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--stop",
+          [&stops](const std::vector<std::string>& texts) {
+            for (const std::string& text : texts) {
+              QUEST_CHECK(!text.empty(), ErrorKind::kUsage, "--stop is empty: it would never stop");
+            }
+            stops = texts;
+          },
+          "the text ends before this (repeatable)")
+      ->allow_extra_args(false);
+}
+
 void add_prompt_options(CLI::App& command, PromptArguments& arguments) {
   command.add_option("--prompt", arguments.prompt, "text to go on from (default: none)");
   command.add_option("--prompt-file", arguments.prompt_file, "file with the prompt; - is stdin");

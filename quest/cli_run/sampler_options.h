@@ -17,6 +17,11 @@ namespace quest::cli {
 // the command.
 void add_sampler_options(CLI::App& command, SamplerSettings& settings);
 
+// --logit-bias, repeatable.
+void add_logit_bias_option(CLI::App& command, SamplerSettings& settings);
+// --stop, repeatable; an empty one throws kUsage. `stops` must outlive the command.
+void add_stop_option(CLI::App& command, std::vector<std::string>& stops);
+
 struct PromptArguments {
   std::string prompt, prompt_file;
 };

@@ -1,6 +1,7 @@
 #include "quest/model/llama_config.h"
 
 #include <cmath>
+#include <utility>
 
 #include "quest/base/error.h"
 #include "quest/base/json_util.h"
@@ -125,6 +126,13 @@ std::optional<PackedSettings> read_packed(const Json& config, const std::string&
                         .head = json_get<std::string>(*it, "head", place)};
 }
 
+void check_whole_rotation(const Json& rope, const std::string& where) {
+  const auto rotated = json_get_or<double>(rope, "partial_rotary_factor", 1.0, where);
+  QUEST_CHECK(rotated == 1.0, ErrorKind::kData,
+              "{}: partial_rotary_factor is {}; only 1, the rotation of whole heads, is supported",
+              where, rotated);
+}
+
 void check_supported(const Json& config, const std::string& where) {
   const auto type = json_get_or<std::string>(config, "model_type", "llama", where);
   QUEST_CHECK(type == "llama", ErrorKind::kData, "{}: model_type is '{}'; only llama is supported",
@@ -136,6 +144,17 @@ void check_supported(const Json& config, const std::string& where) {
   const auto activation = json_get_or<std::string>(config, "hidden_act", "silu", where);
   QUEST_CHECK(activation == "silu", ErrorKind::kData,
               "{}: hidden_act is '{}'; only silu (SwiGLU) is supported", where, activation);
+  // Attention to the whole text only. Some files name a window and say that it is not used.
+  const auto window = config.find("sliding_window");
+  QUEST_CHECK(window == config.end() || window->is_null() ||
+                  !json_get_or<bool>(config, "use_sliding_window", true, where),
+              ErrorKind::kData,
+              "{}: sliding_window is {}; models with windows of attention are not supported", where,
+              window->dump());
+  check_whole_rotation(config, where);
+  if (const auto rope = config.find("rope_parameters"); rope != config.end() && rope->is_object()) {
+    check_whole_rotation(*rope, where + ": rope_parameters");
+  }
 }
 
 }  // namespace
@@ -214,6 +233,27 @@ void validate(const LlamaConfig& config, const QuantRecipe& recipe) {
     check_product(recipe.weight, product.layer, "weights", product.k);
     check_product(recipe.activation, product.layer, "activations", product.k);
   }
+}
+
+int64_t extend_context(LlamaConfig& config, const std::string& type, double factor) {
+  QUEST_CHECK(type == "linear" || type == "dynamic" || type == "llama3", ErrorKind::kUsage,
+              "rope scaling is of type '{}'; supported are linear, dynamic, llama3", type);
+  QUEST_CHECK(factor >= 1 && factor <= 1e6, ErrorKind::kUsage,
+              "the factor of rope scaling is {}, must be between 1 and 1e6", factor);
+  QUEST_CHECK(config.rope_scaling.type == "none", ErrorKind::kUsage,
+              "the model has a rope scaling of its own ({}, factor {}): it can have no other",
+              config.rope_scaling.type, config.rope_scaling.factor);
+  const int64_t trained = config.max_position_embeddings;
+  const auto longer = static_cast<int64_t>(static_cast<double>(trained) * factor);
+  LlamaConfig extended = config;
+  extended.rope_scaling.type = type;
+  extended.rope_scaling.factor = factor;
+  if (type == "llama3") extended.rope_scaling.original_max_position = trained;
+  // "dynamic" counts from the trained length, which stays; an engine's context may be beyond it.
+  if (type != "dynamic") extended.max_position_embeddings = longer;
+  validate(extended);
+  config = std::move(extended);
+  return longer;
 }
 
 std::string llama_config_json(const LlamaConfig& config, const QuantRecipe& recipe,

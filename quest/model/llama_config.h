@@ -65,6 +65,12 @@ void validate(const LlamaConfig& config);
 // 4:8).
 void validate(const LlamaConfig& config, const QuantRecipe& recipe);
 
+// For texts longer than the model was trained for: sets rope_scaling to this type and factor and
+// returns the context that it allows, `factor` times max_position_embeddings, rounded down. Types:
+// "linear", "dynamic", "llama3" (low and high frequency factors 1 and 4, as Llama 3.1 has them).
+// Throws kUsage for another type, a factor outside [1, 1e6] and a model that is scaled already.
+int64_t extend_context(LlamaConfig& config, const std::string& type, double factor);
+
 // What the config.json of a packed model (quest/packed/packed_model.h) says besides shape and
 // recipe.
 struct PackedSettings {

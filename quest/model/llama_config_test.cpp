@@ -1,5 +1,7 @@
 #include "quest/model/llama_config.h"
 
+#include <limits>
+
 #include <gtest/gtest.h>
 
 #include "quest/base/json_util.h"
@@ -114,6 +116,20 @@ TEST(LlamaConfig, RefusesWhatItCannotRun) {
   refuses("model_type", "gpt2", "gpt2");
   refuses("attention_bias", true, "attention_bias");
   refuses("hidden_act", "gelu", "gelu");
+  refuses("partial_rotary_factor", 0.5, "partial_rotary_factor is 0.5");
+  refuses("rope_parameters", Json{{"rope_theta", 1e4}, {"partial_rotary_factor", 0.25}},
+          "rope_parameters: partial_rotary_factor is 0.25");
+  refuses("sliding_window", 16, "sliding_window is 16");
+  for (const auto& [key, value] : {std::pair<const char*, Json>("partial_rotary_factor", 1),
+                                   {"partial_rotary_factor", nullptr},
+                                   {"sliding_window", nullptr},
+                                   {"use_sliding_window", true}}) {
+    EXPECT_NO_THROW(load_llama_config(with(key, value), nullptr)) << key;
+  }
+  Json unused = Json::parse(good);
+  unused["sliding_window"] = 4096;
+  unused["use_sliding_window"] = false;
+  EXPECT_NO_THROW(load_llama_config(folder.write("config.json", unused.dump()), nullptr));
   refuses("hidden_size", -1, "hidden_size");
   refuses("hidden_size", 24, "K=24");
   refuses("num_key_value_heads", 3, "num_kv_heads");
@@ -130,6 +146,32 @@ TEST(LlamaConfig, RefusesWhatItCannotRun) {
     const auto path = folder.write("config.json", good.substr(0, length));
     EXPECT_THROW(load_llama_config(path, nullptr), Error) << length;
   }
+}
+
+TEST(LlamaConfig, TheContextIsExtendedByRopeScaling) {
+  LlamaConfig trained = small();
+  trained.max_position_embeddings = 65;
+  const auto extended = [&](const char* type, double factor) {
+    LlamaConfig config = trained;
+    EXPECT_EQ(extend_context(config, type, factor), static_cast<int64_t>(65 * factor)) << type;
+    return config;
+  };
+  EXPECT_EQ(extended("linear", 2.5).max_position_embeddings, 162);
+  EXPECT_EQ(extended("linear", 2.5).rope_scaling.factor, 2.5);
+  EXPECT_EQ(extended("dynamic", 4).max_position_embeddings, 65);
+  const RopeScaling want = {"llama3", 8, 1, 4, 65};
+  EXPECT_EQ(extended("llama3", 8).rope_scaling, want);
+  EXPECT_EQ(extended("llama3", 8).max_position_embeddings, 520);
+  for (const double factor : {0.5, -1.0, 1e7, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_QUEST_ERROR(extended("linear", factor), ErrorKind::kUsage, "factor of rope scaling");
+  }
+  EXPECT_QUEST_ERROR(extended("none", 2), ErrorKind::kUsage, "'none'");
+  LlamaConfig scaled = extended("linear", 2);
+  const LlamaConfig before = scaled;
+  EXPECT_QUEST_ERROR(extend_context(scaled, "linear", 2), ErrorKind::kUsage, "of its own (linear");
+  EXPECT_EQ(scaled, before);
+  trained.max_position_embeddings = int64_t{1} << 30;
+  EXPECT_QUEST_ERROR(extended("linear", 4), ErrorKind::kUsage, "max_position_embeddings");
 }
 
 TEST(LlamaConfig, ValidatesShapesAgainstTheRecipe) {

@@ -31,8 +31,8 @@
 //   PackedModel model("demo/packed/w4a4");
 //   model.block(0).gate_up.n
 //
-// Thread rules: const after construction. Views live as long as the model. Errors: kIo, kData with
-// file and tensor.
+// Thread rules: const after construction and extend_context. Views live as long as the model.
+// Errors: kIo, kData with file and tensor.
 #pragma once
 
 #include <cstdint>
@@ -96,6 +96,11 @@ class PackedModel {
                        int threads = 0, FileAccess access = FileAccess::kMap);
 
   const LlamaConfig& config() const { return config_; }
+  // As the function of this name in llama_config.h, before an engine takes the model: no weight
+  // depends on it.
+  int64_t extend_context(const std::string& type, double factor) {
+    return quest::extend_context(config_, type, factor);
+  }
   const QuantRecipe& recipe() const { return recipe_; }
   const PackedTable& embedding() const { return embedding_; }
   const PackedTable& head() const { return head_; }

@@ -36,21 +36,6 @@ std::string table_text(const PackedTable& table) {
   return fmt::format("{} ({} x {})", table_format_name(table.format), table.rows, table.columns);
 }
 
-// What `quest verify` left in the folder.
-std::string verify_text(const PackedModel& model) {
-  const fs::path path = model.folder() / "verify.json";
-  if (!fs::exists(path)) return "not yet: quest verify MODEL --against CHECKPOINT";
-  try {
-    const Json json = read_json(path);
-    if (json_get<std::string>(json, "checksum", path.string()) != model.checksum()) {
-      return "verify.json is of another file";
-    }
-    return json_get<std::string>(json, "result", path.string());
-  } catch (const Error& error) {
-    return fmt::format("verify.json cannot be read: {}", error.what());
-  }
-}
-
 std::string parts_text(const PackedModel& model) {
   std::map<std::string, Part> parts;
   for (const TensorSize& size : model.sizes()) {
@@ -73,6 +58,23 @@ std::string parts_text(const PackedModel& model) {
 }
 
 }  // namespace
+
+std::string verify_text(const PackedModel& model) {
+  const fs::path path = model.folder() / "verify.json";
+  if (!fs::exists(path)) return "not yet: quest verify MODEL --against CHECKPOINT";
+  try {
+    const Json json = read_json(path);
+    if (json_get<std::string>(json, "checksum", path.string()) != model.checksum()) {
+      return "verify.json is of another file";
+    }
+    const auto result = json_get<std::string>(json, "result", path.string());
+    return result == "passed" || result == "failed"
+               ? result
+               : fmt::format("verify.json cannot be read: its result is '{}'", result);
+  } catch (const Error& error) {
+    return fmt::format("verify.json cannot be read: {}", error.what());
+  }
+}
 
 PackedTotals packed_totals(const PackedModel& model) {
   PackedTotals totals;

@@ -16,6 +16,11 @@ struct PackedTotals {
 };
 PackedTotals packed_totals(const PackedModel& model);
 
+// What verify.json in the model's folder says of it: "passed" or "failed"; otherwise why it says
+// nothing: there is none, it is of another file, or it cannot be read. Never throws for its
+// content.
+std::string verify_text(const PackedModel& model);
+
 // Shape, recipe, formats, sizes by part and in all, bits per parameter, checksum, and what
 // verify.json says. all_tensors: also a line for each tensor of the file.
 std::string packed_report(const PackedModel& model, bool all_tensors = false);

@@ -16,8 +16,10 @@ int64_t checked_context(int64_t asked, const LlamaConfig& config) {
       context <= config.max_position_embeddings || config.rope_scaling.type == "dynamic",
       ErrorKind::kUsage,
       "the context is {} tokens, but the model was trained for {} and its rope_scaling is '{}': "
-      "set \"rope_scaling\" in config.json (type \"dynamic\", or \"linear\" with a factor and a "
-      "larger max_position_embeddings)",
+      "give quest-run --rope-scaling dynamic:FACTOR (or linear, llama3), or set \"rope_scaling\" "
+      "in "
+      "config.json (type \"dynamic\", or \"linear\" with a factor and a larger "
+      "max_position_embeddings)",
       context, config.max_position_embeddings, config.rope_scaling.type);
   return context;
 }

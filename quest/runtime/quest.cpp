@@ -75,6 +75,25 @@ void check_count(int64_t count) {
   QUEST_CHECK(count >= 0, ErrorKind::kUsage, "the count is {}", count);
 }
 
+// What is wrong in the lists is found here; a token that is not the model's, by the generator.
+void read_lists(const quest_sampling& s, GenerationSettings& settings) {
+  check_count(s.logit_bias_count);
+  check_count(s.stop_count);
+  if (s.logit_bias_count > 0) check_pointer(s.logit_bias, "logit_bias");
+  if (s.stop_count > 0) check_pointer(s.stops, "stops");
+  for (int64_t i = 0; i < s.logit_bias_count; ++i) {
+    settings.sampler.logit_bias.emplace_back(s.logit_bias[i].token, s.logit_bias[i].bias);
+  }
+  if (s.stop != nullptr) settings.stop.emplace_back(s.stop);
+  for (int64_t i = 0; i < s.stop_count; ++i) {
+    check_pointer(s.stops[i], "a text of stops");
+    settings.stop.emplace_back(s.stops[i]);
+  }
+  for (const std::string& stop : settings.stop) {
+    QUEST_CHECK(!stop.empty(), ErrorKind::kUsage, "a stop text is empty: leave it out");
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -150,8 +169,15 @@ int64_t quest_detokenize(quest_model* model, const int32_t* tokens, int64_t coun
 quest_sampling quest_default_sampling(void) {
   const GenerationSettings settings;
   const SamplerSettings& s = settings.sampler;
-  return {settings.max_tokens,  s.temperature, s.top_k, s.top_p, s.min_p,
-          s.repetition_penalty, s.seed,        nullptr};
+  quest_sampling sampling = {};
+  sampling.max_tokens = settings.max_tokens;
+  sampling.temperature = s.temperature;
+  sampling.top_k = s.top_k;
+  sampling.top_p = s.top_p;
+  sampling.min_p = s.min_p;
+  sampling.repetition_penalty = s.repetition_penalty;
+  sampling.seed = s.seed;
+  return sampling;
 }
 
 quest_status quest_generate(quest_model* model, const char* prompt, const quest_sampling* sampling,
@@ -169,7 +195,7 @@ quest_status quest_generate(quest_model* model, const char* prompt, const quest_
     settings.sampler.min_p = s.min_p;
     settings.sampler.repetition_penalty = s.repetition_penalty;
     settings.sampler.seed = s.seed;
-    if (s.stop != nullptr) settings.stop.emplace_back(s.stop);
+    read_lists(s, settings);
     model->generator.generate(
         encode_prompt(*model->tokenizer, prompt), settings, [&](std::string_view text) {
           return sink(text.data() == nullptr ? "" : text.data(), text.size(), user) != 0;

@@ -45,6 +45,13 @@ typedef struct quest_options {
   int int8_cache;  /* keys and values in 8 bits instead of 16 */
 } quest_options;
 
+typedef struct quest_logit_bias {
+  int32_t token;
+  float bias; /* added to the token's logit; -INFINITY excludes it */
+} quest_logit_bias;
+
+/* Fields are added at the end, and 0 or NULL there means none; compile against the header of the
+ * library that is linked. */
 typedef struct quest_sampling {
   int64_t max_tokens;        /* to write at most */
   double temperature;        /* 0: always the most probable token */
@@ -53,7 +60,11 @@ typedef struct quest_sampling {
   double min_p;              /* 0: all */
   double repetition_penalty; /* 1: none */
   uint64_t seed;
-  const char* stop; /* the text ends before this; NULL: nothing */
+  const char* stop;                   /* the text ends before this; NULL: nothing */
+  const quest_logit_bias* logit_bias; /* logit_bias_count of them */
+  int64_t logit_bias_count;
+  const char* const* stops; /* stop_count more texts like `stop`; none may be empty */
+  int64_t stop_count;
 } quest_sampling;
 
 /* Gets a piece of well-formed UTF-8 (not ended by a zero; length 0 between pieces); 0 ends the
@@ -79,7 +90,7 @@ QUEST_API int64_t quest_tokenize(quest_model* model, const char* text, size_t le
 QUEST_API int64_t quest_detokenize(quest_model* model, const int32_t* tokens, int64_t count,
                                    char* text, int64_t capacity);
 
-/* {200, 1.0, 0, 1.0, 0.0, 1.0, 0, NULL} */
+/* {200, 1.0, 0, 1.0, 0.0, 1.0, 0, NULL, NULL, 0, NULL, 0} */
 QUEST_API quest_sampling quest_default_sampling(void);
 /* Writes text that goes on from the prompt; sampling NULL: the default. */
 QUEST_API quest_status quest_generate(quest_model* model, const char* prompt,

@@ -2,7 +2,10 @@
 // exception.
 #include "quest/runtime/quest.h"
 
+#include <cmath>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -65,6 +68,56 @@ TEST_F(CInterface, TokensAndText) {
   EXPECT_EQ(quest_generate(model, "Hi", &sampling, collect, &second), QUEST_OK);
   EXPECT_FALSE(first.empty());
   EXPECT_EQ(first, second);
+}
+
+TEST_F(CInterface, BiasesAndStopsAreLists) {
+  // Biased so, it writes nothing but 'a'.
+  quest_sampling sampling = quest_default_sampling();
+  sampling.max_tokens = 6;
+  const std::vector<quest_logit_bias> only_a = {{'a', 1e6F}, {'b', -INFINITY}};
+  sampling.logit_bias = only_a.data();
+  sampling.logit_bias_count = 1;
+  const auto written = [&] {
+    std::string text;
+    EXPECT_EQ(quest_generate(model, "Hi", &sampling, collect, &text), QUEST_OK)
+        << quest_last_error();
+    return text;
+  };
+  EXPECT_EQ(written(), "aaaaaa");
+  sampling.logit_bias_count = 2;
+  EXPECT_EQ(written(), "aaaaaa");
+  const std::vector<const char*> stops = {"xyz", "aaa"};
+  sampling.stops = stops.data();
+  sampling.stop_count = 1;
+  EXPECT_EQ(written(), "aaaaaa");
+  sampling.stop = "aaaaa";
+  EXPECT_EQ(written(), "");
+  sampling.stop = nullptr;
+  sampling.stop_count = 2;
+  EXPECT_EQ(written(), "");
+
+  const auto refused = [&](const char* why) {
+    EXPECT_EQ(quest_generate(model, "Hi", &sampling, collect, nullptr), QUEST_USAGE);
+    EXPECT_NE(std::string(quest_last_error()).find(why), std::string::npos) << quest_last_error();
+  };
+  sampling.stop = "";
+  refused("stop text is empty");
+  sampling.stop = nullptr;
+  const std::vector<const char*> null_text = {nullptr};
+  sampling.stops = null_text.data();
+  sampling.stop_count = 1;
+  refused("a text of stops is NULL");
+  sampling.stops = nullptr;
+  refused("stops is NULL");
+  sampling.stop_count = -1;
+  refused("the count is -1");
+  sampling.stop_count = 0;
+  sampling.logit_bias = nullptr;
+  refused("logit_bias is NULL");
+  const quest_logit_bias beyond = {261, 1};
+  sampling.logit_bias = &beyond;
+  sampling.logit_bias_count = 1;
+  refused("token 261");
 }
 
 TEST_F(CInterface, MistakesAreStatusAndMessage) {

@@ -116,6 +116,29 @@ TEST(Program, ExportsInspectsAndVerifies) {
               0.02);
   EXPECT_TRUE(has(printed("inspect " + packed), "verified       passed"));
 
+  // Another training of the same shape: neither kept as verified nor verified.
+  quest::testing::write_checkpoint(folder / "other/final", quest::testing::small_llama(),
+                                   quest::recipe_from_name("w4a4"), /*seed=*/7);
+  const std::string other = (folder / "other").string();
+  printed("inspect " + packed + " --against " + run_folder);
+  const auto stale = run("inspect " + packed + " --against " + other);
+  EXPECT_EQ(stale.code, 3) << stale.errors;
+  EXPECT_TRUE(has(stale.errors, "was made from weights")) << stale.errors;
+  const std::string shortly = " --prompt-tokens 1 --greedy-tokens 0";
+  const auto wrong = run("verify " + packed + " --against " + other + shortly);
+  EXPECT_EQ(wrong.code, 3) << wrong.errors;
+  EXPECT_TRUE(has(wrong.errors, "the first: the packed model was made from weights"))
+      << wrong.errors;
+  const auto unproven = run("inspect " + packed + " --against " + run_folder);
+  EXPECT_EQ(unproven.code, 3) << unproven.errors;
+  EXPECT_TRUE(has(unproven.errors, "(verify.json: failed)")) << unproven.errors;
+  const auto warned = run("run eval " + packed + " " + text);
+  EXPECT_EQ(warned.code, 0) << warned.errors;
+  EXPECT_TRUE(has(warned.errors, "`quest verify` failed for this model")) << warned.errors;
+  printed(verify + shortly);
+  const auto proven = run("run eval " + packed + " " + text);
+  EXPECT_FALSE(has(proven.errors, "verify")) << proven.errors;
+
   // Smaller tables lose, by more than a tolerance that is as good as none.
   EXPECT_EQ(
       run("export " + run_folder + " --out " + (folder / "i8").string() + " --embedding int8").code,
@@ -136,7 +159,7 @@ TEST(Program, ExportsInspectsAndVerifies) {
   });
   fs::remove(folder / "p/checksums.json");
   EXPECT_TRUE(has(printed("inspect " + packed), "verify.json is of another file"));
-  const auto failed = run(verify);
+  const auto failed = run(verify + shortly);
   EXPECT_EQ(failed.code, 3) << failed.errors;
   EXPECT_TRUE(has(failed.errors, "down_proj.codes: 1 of")) << failed.errors;
 
