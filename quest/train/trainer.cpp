@@ -60,11 +60,13 @@ std::string weights_checksum(const nn::LlamaModel& model) {
 
 TrainOutcome Trainer::run(bool must_resume) {
   const bool writer = group_.rank() == 0;
-  const RunFolder folder(config_, writer);
-  // A child run leaves the name to the run that it goes on from.
-  if (writer && config_.run.parent.empty()) folder.link_name(config_);
+  RunFolder folder(config_, writer);
   group_.barrier();
   restore_or_begin(folder, must_resume);
+  // A start that failed would have taken the name from a trained run.
+  folder.keep();
+  // A child run leaves the name to the run that it goes on from.
+  if (writer && config_.run.parent.empty()) folder.link_name(config_);
   TrainOutcome outcome;
   outcome.run = folder.path();
   const int64_t total = schedule_->total_steps();
