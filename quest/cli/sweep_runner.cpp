@@ -245,10 +245,7 @@ TrainConfig SweepRunner::run_config(const Run& run) const {
       config.run.parent = final_checkpoint(options_.folder / outcome_.table.rows[run.trial].run);
     }
   }
-  std::error_code ignored;  // as `quest train` does: a link may point elsewhere tomorrow
-  if (fs::is_directory(config.run.init, ignored)) {
-    config.run.init = fs::proximate(fs::canonical(config.run.init)).string();
-  }
+  config.run.init = train::resolve_source(config.run.init);  // as `quest train` does
   train::finish_config(config);
   train::adopt_source_model(config, /*quiet=*/true);
   return config;

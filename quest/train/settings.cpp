@@ -176,7 +176,7 @@ void declare_run(Declaration& d, TrainConfig::Run& run) {
   d.text("run.folder", run.folder, {}, "the run's folder <name>-<hash> is made in this one",
          {"--out", false});
   d.text("run.init", run.init, {},
-         "folder with a checkpoint or a Hugging Face Llama to take first weights and shape from, "
+         "run, checkpoint or Hugging Face Llama folder to take first weights and shape from, "
          "and the quantization recipe unless one is given",
          {"--init"});
   d.text("run.parent", run.parent, {},
