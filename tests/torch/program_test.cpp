@@ -30,6 +30,23 @@ TEST(Program, NamesTheCommandThatItDoesNotKnow) {
   }
 }
 
+TEST(Program, GenerateSaysWhyItEnded) {
+  const quest::testing::TemporaryFolder folder;
+  quest::testing::write_checkpoint(folder / "m", quest::testing::small_llama(),
+                                   quest::recipe_from_name("w4a4"));
+  const std::string command = "\"" QUEST_PROGRAM "\" generate " + (folder / "m").string() +
+                              " --prompt In --ignore-end --seed 3 --max-tokens ";
+  for (const auto& [tokens, reason] : {std::pair{"4", "; end: as many tokens as asked for\n"},
+                                       {"100000", "; end: the context is full\n"}}) {
+    const auto outcome = quest::testing::run_command(command + tokens + " 2>&1");
+    EXPECT_EQ(outcome.code, 0) << outcome.output;
+    EXPECT_TRUE(outcome.output.ends_with(reason)) << outcome.output;
+    // The log's line is a line of its own, after the text.
+    const size_t last = outcome.output.rfind('\n', outcome.output.size() - 2);
+    EXPECT_EQ(outcome.output.substr(last + 1, 1), "[") << outcome.output;
+  }
+}
+
 TEST(Program, OneIsSingular) {
   const quest::testing::TemporaryFolder folder;
   const auto printed = [&](const std::string& arguments) {
