@@ -124,6 +124,11 @@ DataPaths resolve_data(const TrainConfig::Data& data) {
     folder = paths.train.front().parent_path();
     if (folder.empty()) folder = ".";
   }
+  for (const fs::path& path : paths.train) {
+    QUEST_CHECK(fs::exists(path), ErrorKind::kIo,
+                "{}: there is no such file or folder of tokens; `quest data` makes one from text",
+                path.string());
+  }
   if (!data.validation.empty()) paths.validation = data.validation;
   paths.tokenizer = data.tokenizer.empty() ? folder : fs::path(data.tokenizer);
   return paths;

@@ -48,7 +48,7 @@ struct DataPaths {
   std::filesystem::path validation;  // empty: none
   std::filesystem::path tokenizer;
 };
-// Throws kUsage if data.train is empty.
+// Throws kUsage if data.train is empty, kIo if a file of it does not exist.
 DataPaths resolve_data(const TrainConfig::Data& data);
 
 }  // namespace quest::train

@@ -567,6 +567,7 @@ TEST_F(TrainerTest, WrongTokenizerOrBatchIsRefused) {
   c = tiny("wrong");
   c.data.train = (folder_ / "missing.qtok").string();
   EXPECT_QUEST_ERROR(train(c), ErrorKind::kIo, "missing.qtok");
+  EXPECT_QUEST_ERROR(train(c), ErrorKind::kIo, "`quest data` makes one");
 }
 
 TEST_F(TrainerTest, PlanCountsWhatWillBeDone) {
