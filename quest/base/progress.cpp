@@ -17,6 +17,7 @@ namespace {
 constexpr std::string_view kEraseLine = "\r\x1b[K";
 constexpr double kRedrawSeconds = 0.1;
 constexpr int kDefaultWidth = 80;
+constexpr int64_t kLeastBar = 10;  // a shorter one tells less than the percentage before it
 
 std::atomic<bool> g_line_on_terminal{false};
 
@@ -119,7 +120,7 @@ std::string format_progress(const ProgressLine& line, int width) {
     parts.insert(parts.begin() + 1, rate_text);
   }
   const int64_t bar = std::min<int64_t>(30, room - used - 4);
-  if (line.with_bar && line.total > 0 && bar >= 5) {
+  if (line.with_bar && line.total > 0 && bar >= kLeastBar) {
     const auto filled = static_cast<int64_t>(fraction * static_cast<double>(bar));
     head += fmt::format(" [{:#<{}}{: <{}}]", "", filled, "", bar - filled);
   }

@@ -117,9 +117,9 @@ TEST(FormatProgress, FieldsThatDoNotFitAreLeftOutWhole) {
       .fields = {"loss 2.8405", "9.41k tokens/s", "lr 0.0112", "grad norm 1.23", "MFU 0.1 %"}};
   EXPECT_EQ(format_progress(line, 59), "training  50 %  75/150 steps  ETA 0:00:01  loss 2.8405");
   EXPECT_EQ(format_progress(line, 79),
-            "training  50 % [##   ]  75/150 steps  ETA 0:00:01  loss 2.8405  9.41k tokens/s");
+            "training  50 %  75/150 steps  ETA 0:00:01  loss 2.8405  9.41k tokens/s");
   EXPECT_EQ(format_progress(line, 119),
-            "training  50 % [###    ]  75/150 steps  ETA 0:00:01  loss 2.8405  9.41k tokens/s  "
+            "training  50 %  75/150 steps  ETA 0:00:01  loss 2.8405  9.41k tokens/s  "
             "lr 0.0112  grad norm 1.23  MFU 0.1 %");
   EXPECT_EQ(format_progress(line, 121),
             "training  50 %  75/150 steps  147 steps/s  ETA 0:00:01  loss 2.8405  9.41k tokens/s  "
