@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@ namespace {
 constexpr std::string_view kEraseLine = "\r\x1b[K";
 constexpr double kRedrawSeconds = 0.1;
 constexpr int kDefaultWidth = 80;
+constexpr int64_t kLeastBar = 10;  // a shorter one tells less than the percentage before it
 
 std::atomic<bool> g_line_on_terminal{false};
 
@@ -78,35 +80,52 @@ std::string amount_of(const ProgressLine& line) {
                    scale.prefix, line.unit);
 }
 
+std::string time_of(const ProgressLine& line, double rate) {
+  if (line.final_line) return "in " + format_duration(line.seconds);
+  if (!(rate > 0)) return "ETA -:--:--";
+  const auto left = static_cast<double>(std::max<int64_t>(0, line.total - line.done));
+  return "ETA " + format_duration(left / rate);
+}
+
+// With the two spaces before it.
+int64_t columns_of(const std::string& part) { return static_cast<int64_t>(part.size()) + 2; }
+
 }  // namespace
 
 std::string format_progress(const ProgressLine& line, int width) {
-  const double rate = line.seconds > 0 ? static_cast<double>(line.done) / line.seconds : 0.0;
+  const double rate =
+      line.seconds > 0 ? static_cast<double>(line.done - line.first) / line.seconds : 0.0;
   const double fraction =
       line.total > 0
           ? std::clamp(static_cast<double>(line.done) / static_cast<double>(line.total), 0.0, 1.0)
           : 0.0;
   std::string head(line.title);
   if (line.total > 0) head += fmt::format(" {:3.0f} %", std::floor(fraction * 100));
-  std::string tail =
-      "  " + amount_of(line) + "  " + format_quantity(rate, std::string(line.unit) + "/s");
-  if (line.final_line) {
-    tail += "  in " + format_duration(line.seconds);
-  } else if (line.total > 0) {
-    tail += "  ETA ";
-    tail += rate > 0 ? format_duration(
-                           static_cast<double>(std::max<int64_t>(0, line.total - line.done)) / rate)
-                     : "-:--:--";
+  // In the order of importance, in which the line takes them. The rate is last, but stands before
+  // the time where there is room for everything.
+  std::vector<std::string> parts = {amount_of(line)};
+  if (line.final_line || line.total > 0) parts.push_back(time_of(line, rate));
+  parts.insert(parts.end(), line.fields.begin(), line.fields.end());
+  const auto room = static_cast<int64_t>(width);
+  auto used = static_cast<int64_t>(head.size());
+  size_t kept = 0;
+  while (kept < parts.size() && used + columns_of(parts[kept]) <= room) {
+    used += columns_of(parts[kept++]);
   }
-  if (!line.suffix.empty()) tail += "  " + std::string(line.suffix);
-
-  const int room = width - static_cast<int>(head.size() + tail.size()) - 4;
-  const int bar = std::min(30, room);
-  if (line.with_bar && line.total > 0 && bar >= 5) {
-    const int filled = static_cast<int>(fraction * bar);
+  const bool all = kept == parts.size();
+  parts.resize(kept);
+  const std::string rate_text = format_quantity(rate, std::string(line.unit) + "/s");
+  if (all && used + columns_of(rate_text) <= room) {
+    used += columns_of(rate_text);
+    parts.insert(parts.begin() + 1, rate_text);
+  }
+  const int64_t bar = std::min<int64_t>(30, room - used - 4);
+  if (line.with_bar && line.total > 0 && bar >= kLeastBar) {
+    const auto filled = static_cast<int64_t>(fraction * static_cast<double>(bar));
     head += fmt::format(" [{:#<{}}{: <{}}]", "", filled, "", bar - filled);
   }
-  return head + tail;
+  for (const std::string& part : parts) head += "  " + part;
+  return head;
 }
 
 void clear_progress_line() {
@@ -114,12 +133,14 @@ void clear_progress_line() {
 }
 
 ProgressBar::ProgressBar(std::string title, int64_t total, std::string unit,
-                         double log_interval_seconds)
+                         double log_interval_seconds, int64_t first)
     : title_(std::move(title)),
       total_(total),
       unit_(std::move(unit)),
       log_interval_(log_interval_seconds),
       terminal_(isatty(STDERR_FILENO) == 1),
+      first_(first),
+      done_(first),
       start_(std::chrono::steady_clock::now()),
       last_draw_(start_) {}
 
@@ -128,34 +149,35 @@ ProgressBar::~ProgressBar() {
   if (!finished_) clear_progress_line();
 }
 
-void ProgressBar::update(int64_t done, std::string_view suffix) {
+void ProgressBar::update(int64_t done, const std::vector<std::string>& fields) {
   const std::lock_guard lock(mutex_);
   if (finished_) return;
   done_ = done;
   const auto now = std::chrono::steady_clock::now();
   if (seconds_between(last_draw_, now) < (terminal_ ? kRedrawSeconds : log_interval_)) return;
   last_draw_ = now;
-  draw(false, suffix);
+  draw(false, fields);
 }
 
-void ProgressBar::finish(std::string_view suffix) {
+void ProgressBar::finish(const std::vector<std::string>& fields) {
   const std::lock_guard lock(mutex_);
   if (finished_) return;
   finished_ = true;
-  draw(true, suffix);
+  draw(true, fields);
 }
 
-void ProgressBar::draw(bool final_line, std::string_view suffix) {
+void ProgressBar::draw(bool final_line, const std::vector<std::string>& fields) {
   const ProgressLine line{.title = title_,
                           .done = done_,
                           .total = total_,
                           .unit = unit_,
                           .seconds = seconds_between(start_, std::chrono::steady_clock::now()),
-                          .suffix = suffix,
+                          .first = first_,
+                          .fields = fields,
                           .final_line = final_line,
                           .with_bar = terminal_};
   if (!terminal_) {
-    write_stderr(format_progress(line, kDefaultWidth) + "\n");
+    write_stderr(format_progress(line, std::numeric_limits<int>::max()) + "\n");
     return;
   }
   // One column less than there are: a full line would wrap and could not be redrawn in place.

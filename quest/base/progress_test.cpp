@@ -44,7 +44,7 @@ TEST(FormatProgress, LineOfATerminal) {
                              .total = 4400000,
                              .unit = "B",
                              .seconds = 1,
-                             .suffix = "loss 3"},
+                             .fields = {"loss 3"}},
                             76),
             "tokenizing  43 % [#####        ]  1.9/4.4 MB  1.9 MB/s  ETA 0:00:01  loss 3");
 }
@@ -92,9 +92,62 @@ TEST(FormatProgress, FitsTheWidthAndNeverShowsMoreThanAll) {
     EXPECT_NE(line.find("t 100 %"), std::string::npos);
     EXPECT_NE(line.find("ETA 0:00:00"), std::string::npos);
   }
-  // No room for a bar: the numbers stay.
-  EXPECT_EQ(format_progress({.title = "t", .done = 1, .total = 2, .unit = "B", .seconds = 1}, 5),
-            "t  50 %  1/2 B  1 B/s  ETA 0:00:01");
+  // No room: the bar goes, then the rate, the time, the amount.
+  const auto at = [](int width) {
+    return format_progress(
+        {.title = "t", .done = 1, .total = 2, .unit = "B", .seconds = 1, .with_bar = width == 38},
+        width);
+  };
+  EXPECT_EQ(at(38), "t  50 %  1/2 B  1 B/s  ETA 0:00:01");
+  EXPECT_EQ(at(34), "t  50 %  1/2 B  1 B/s  ETA 0:00:01");
+  EXPECT_EQ(at(33), "t  50 %  1/2 B  ETA 0:00:01");
+  EXPECT_EQ(at(26), "t  50 %  1/2 B");
+  EXPECT_EQ(at(13), "t  50 %");
+  EXPECT_EQ(at(5), "t  50 %");
+}
+
+// What training shows on terminals of 60, 80 and 120 columns, and in a log.
+TEST(FormatProgress, FieldsThatDoNotFitAreLeftOutWhole) {
+  ProgressLine line{
+      .title = "training",
+      .done = 75,
+      .total = 150,
+      .unit = "steps",
+      .seconds = 0.51,
+      .fields = {"loss 2.8405", "9.41k tokens/s", "lr 0.0112", "grad norm 1.23", "MFU 0.1 %"}};
+  EXPECT_EQ(format_progress(line, 59), "training  50 %  75/150 steps  ETA 0:00:01  loss 2.8405");
+  EXPECT_EQ(format_progress(line, 79),
+            "training  50 %  75/150 steps  ETA 0:00:01  loss 2.8405  9.41k tokens/s");
+  EXPECT_EQ(format_progress(line, 119),
+            "training  50 %  75/150 steps  ETA 0:00:01  loss 2.8405  9.41k tokens/s  "
+            "lr 0.0112  grad norm 1.23  MFU 0.1 %");
+  EXPECT_EQ(format_progress(line, 121),
+            "training  50 %  75/150 steps  147 steps/s  ETA 0:00:01  loss 2.8405  9.41k tokens/s  "
+            "lr 0.0112  grad norm 1.23  MFU 0.1 %");
+  // Every part of any shorter line is one of the whole line's, and they come in its order.
+  line.with_bar = false;
+  std::vector<std::string> order = {"75/150 steps", "ETA 0:00:01"};
+  order.insert(order.end(), line.fields.begin(), line.fields.end());
+  for (int width = 14; width < 121; ++width) {
+    std::string expected = "training  50 %";
+    for (const std::string& part : order) {
+      if (expected.size() + 2 + part.size() > static_cast<size_t>(width)) break;
+      expected += "  " + part;
+    }
+    EXPECT_EQ(format_progress(line, width), expected) << width;
+  }
+}
+
+TEST(FormatProgress, WhatWasDoneBeforeIsDoneButNotTimed) {
+  EXPECT_EQ(format_progress({.title = "training",
+                             .done = 150,
+                             .total = 200,
+                             .unit = "steps",
+                             .seconds = 10,
+                             .first = 100,
+                             .with_bar = false},
+                            80),
+            "training  75 %  150/200 steps  5 steps/s  ETA 0:00:10");
 }
 
 // The test's stderr is captured into a file: no terminal.
@@ -103,8 +156,8 @@ TEST(ProgressBar, WritesPlainLinesToALog) {
   {
     ProgressBar bar("work", 4, "items", 0);
     bar.update(1);
-    bar.update(2, "loss 2");
-    bar.finish("done");
+    bar.update(2, {"loss 2"});
+    bar.finish({"done"});
     bar.update(3);
     bar.finish();
   }

@@ -64,17 +64,24 @@ void generate(const GenerateArguments& arguments, LoadedModel& loaded) {
   at::Tensor logits = last_logits(model, ids, state);
   const auto start = std::chrono::steady_clock::now();
   int64_t written = 0;
-  while (written < wanted && shutdown_signal() == 0) {
+  EndReason reason = wanted < arguments.tokens ? EndReason::kContextFull : EndReason::kMaxTokens;
+  while (written < wanted) {
+    if (shutdown_signal() != 0) {
+      reason = EndReason::kCancelled;
+      break;
+    }
     const std::span<const float> row(logits.data_ptr<float>(),
                                      static_cast<size_t>(tokenizer.vocab_size()));
     const int32_t next = sampler.sample(row, ids.size(), ids);
     ++written;
     if (!arguments.ignore_end && next == tokenizer.eos_id()) {
+      reason = EndReason::kEndToken;
       break;
     }
     ids.push_back(next);
     print_now(filter.push(decoder.push(next)));
     if (filter.stopped()) {
+      reason = EndReason::kStopString;
       break;
     }
     if (written < wanted) {
@@ -83,11 +90,11 @@ void generate(const GenerateArguments& arguments, LoadedModel& loaded) {
   }
   print_now(filter.push(decoder.flush()));
   print_now(filter.flush());
-  fmt::print("\n");
+  print_now("\n");  // before the log's line, also where both go into one pipe
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  log::info("{}, {:.1f} tokens/s", format_count(written, "token"),
-            static_cast<double>(written) / seconds);
+  log::info("{}, {:.1f} tokens/s; end: {}", format_count(written, "token"),
+            static_cast<double>(written) / seconds, end_reason_name(reason));
 }
 
 }  // namespace

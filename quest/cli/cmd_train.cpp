@@ -64,10 +64,7 @@ TrainConfig read_config(const TrainArguments& arguments) {
   if (!arguments.resume.empty()) apply_file(config, fs::path(arguments.resume) / "config.toml");
   for (const std::string& path : arguments.configs) apply_file(config, path);
   arguments.flags->apply(config);
-  std::error_code ignored;  // a folder that is missing is said later, by its name
-  if (arguments.resume.empty() && fs::is_directory(config.run.init, ignored)) {
-    config.run.init = without_links(config.run.init);
-  }
+  if (arguments.resume.empty()) config.run.init = train::resolve_source(config.run.init);
   train::finish_config(config);
   if (!arguments.resume.empty()) {
     const fs::path run = (fs::path(arguments.resume) / "").lexically_normal().parent_path();

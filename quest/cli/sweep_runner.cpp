@@ -245,10 +245,7 @@ TrainConfig SweepRunner::run_config(const Run& run) const {
       config.run.parent = final_checkpoint(options_.folder / outcome_.table.rows[run.trial].run);
     }
   }
-  std::error_code ignored;  // as `quest train` does: a link may point elsewhere tomorrow
-  if (fs::is_directory(config.run.init, ignored)) {
-    config.run.init = fs::proximate(fs::canonical(config.run.init)).string();
-  }
+  config.run.init = train::resolve_source(config.run.init);  // as `quest train` does
   train::finish_config(config);
   train::adopt_source_model(config, /*quiet=*/true);
   return config;
@@ -357,7 +354,8 @@ void SweepRunner::write_table() const {
 
 void SweepRunner::drop_weights() const {
   if (!options_.keep_best_only) return;
-  std::set<fs::path> kept;
+  // A run whose process has not been seen to end may have its summary already, but no result yet.
+  std::set<fs::path> kept = under_way_;
   for (const TrialRow& row : outcome_.table.rows) {
     if (row.state == "pending" && !row.run.empty()) kept.insert(options_.folder / row.run);
   }
@@ -388,10 +386,12 @@ void SweepRunner::start(Worker& worker, const Run& run) {
   if (!worker.device.empty()) child.environment = {{"CUDA_VISIBLE_DEVICES", worker.device}};
   child.log = worker.log;
   worker.child = std::make_unique<ChildProcess>(child);
+  under_way_.insert(worker.folder);
 }
 
 void SweepRunner::finish(Worker& worker, int code) {
   worker.child.reset();
+  under_way_.erase(worker.folder);
   const bool asked_to_stop = is_stopping() && (code == 128 + SIGINT || code == 128 + SIGTERM);
   if (asked_to_stop) return;  // saved, or not begun: pending
   const double seconds = std::chrono::duration<double>(Clock::now() - worker.start).count();

@@ -17,6 +17,7 @@
 
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -86,7 +87,8 @@ class SweepRunner {
   std::vector<train::Trial> trials_;
   std::vector<train::Rung> rungs_;
   SweepOutcome outcome_;
-  size_t ended_ = 0, in_rung_ = 0;  // for the live lines
+  std::set<std::filesystem::path> under_way_;  // folders of runs whose processes are alive
+  size_t ended_ = 0, in_rung_ = 0;             // for the live lines
 };
 
 // The table of a sweep's folder, and its trials' errors. Throws kIo or kData.

@@ -30,7 +30,8 @@ RunFolder::RunFolder(const TrainConfig& config, bool writer)
     : path_(fs::path(config.run.folder) / run_folder_name(config)) {
   if (!writer) return;
   std::error_code error;
-  fs::create_directories(path_ / "checkpoints", error);
+  made_ = fs::create_directories(path_, error);
+  if (!error) fs::create_directory(path_ / "checkpoints", error);
   QUEST_CHECK(!error, ErrorKind::kIo, "cannot create the folder {}: {}", path_.string(),
               error.message());
   lock();
@@ -50,13 +51,25 @@ RunFolder::RunFolder(const TrainConfig& config, bool writer)
       write_file_atomically(config_path, config_to_toml(config));
     }
   } catch (...) {
+    remove_if_nothing_came_of_it();
     close(lock_fd_);
     throw;
   }
 }
 
 RunFolder::~RunFolder() {
+  remove_if_nothing_came_of_it();
   if (lock_fd_ >= 0) close(lock_fd_);
+}
+
+// Only what the constructor made; a folder that holds anything else stays.
+void RunFolder::remove_if_nothing_came_of_it() const {
+  if (!made_ || kept_) return;
+  std::error_code ignored;
+  if (!fs::remove(path_ / "checkpoints", ignored)) return;
+  fs::remove(path_ / "config.toml", ignored);
+  fs::remove(path_ / ".lock", ignored);
+  fs::remove(path_, ignored);
 }
 
 void RunFolder::lock() {
@@ -110,6 +123,11 @@ DataPaths resolve_data(const TrainConfig::Data& data) {
     }
     folder = paths.train.front().parent_path();
     if (folder.empty()) folder = ".";
+  }
+  for (const fs::path& path : paths.train) {
+    QUEST_CHECK(fs::exists(path), ErrorKind::kIo,
+                "{}: there is no such file or folder of tokens; `quest data` makes one from text",
+                path.string());
   }
   if (!data.validation.empty()) paths.validation = data.validation;
   paths.tokenizer = data.tokenizer.empty() ? folder : fs::path(data.tokenizer);

@@ -176,7 +176,7 @@ void declare_run(Declaration& d, TrainConfig::Run& run) {
   d.text("run.folder", run.folder, {}, "the run's folder <name>-<hash> is made in this one",
          {"--out", false});
   d.text("run.init", run.init, {},
-         "folder with a checkpoint or a Hugging Face Llama to take first weights and shape from, "
+         "run, checkpoint or Hugging Face Llama folder to take first weights and shape from, "
          "and the quantization recipe unless one is given",
          {"--init"});
   d.text("run.parent", run.parent, {},
@@ -372,7 +372,7 @@ void declare_watching(Declaration& d, TrainConfig& c) {
          "also a checkpoint when the last is this old; 0: never for its age", aside);
   d.integer("checkpoint.keep_last", c.checkpoint.keep_last, 1, 1 << 20, "newest ones kept", aside);
   d.boolean("checkpoint.keep_best", c.checkpoint.keep_best,
-            "also keep a copy of the one with the lowest validation loss", aside);
+            "also keep the one with the lowest validation loss (the link checkpoints/best)", aside);
   d.text("checkpoint.export_dtype", c.checkpoint.export_dtype, {"fp32", "bf16"},
          "type of the weights in the run's folder final/", aside);
 

@@ -4,6 +4,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/log.h"
+#include "quest/model/checkpoint_files.h"
 
 namespace quest::train {
 
@@ -50,7 +51,20 @@ std::string text_of(const QuantRecipe& recipe) {
   return fmt::format("custom ({} x {})", to_string(recipe.weight), to_string(recipe.activation));
 }
 
+// Weights alone will do where shape and recipe are given.
+bool holds_model(const fs::path& folder) {
+  return fs::exists(folder / "config.json") || fs::exists(folder / "model.safetensors") ||
+         fs::exists(folder / "model.safetensors.index.json");
+}
+
 }  // namespace
+
+std::string resolve_source(const std::string& given) {
+  std::error_code ignored;
+  if (!fs::is_directory(given, ignored)) return given;
+  const bool is_run = !holds_model(given) && fs::is_directory(fs::path(given) / "checkpoints");
+  return fs::proximate(fs::canonical(is_run ? find_model_folder(given) : fs::path(given))).string();
+}
 
 void adopt_source_model(TrainConfig& config, bool quiet) {
   const std::string& source = config.run.init.empty() ? config.run.parent : config.run.init;

@@ -126,6 +126,34 @@ TEST_F(SourceModel, ADamagedRecipeIsNamed) {
   EXPECT_QUEST_ERROR(adopted("quant.recipe = \"w4a4\""), ErrorKind::kData, "quantization_config");
 }
 
+TEST_F(SourceModel, ARunStandsForWhatItFinishedWith) {
+  const auto resolved = [&](const char* name) {
+    return fs::path(resolve_source((folder_ / name).string())).lexically_normal();
+  };
+  const auto at = [&](const char* name) {
+    return fs::proximate(fs::canonical(folder_ / name)).lexically_normal();
+  };
+  folder_.write("run-1/checkpoints/step-00000002/config.json", "{}");
+  fs::create_directory_symlink("run-1", folder_ / "run");
+  fs::create_directory_symlink("step-00000002", folder_ / "run-1/checkpoints/best");
+  EXPECT_EQ(resolved("run"), at("run-1/checkpoints/step-00000002"));
+  folder_.write("run-1/final/config.json", "{}");
+  EXPECT_EQ(resolved("run"), at("run-1/final"));
+  EXPECT_EQ(resolved("run"), resolved("run-1/final"));  // one run, whichever way it is named
+  EXPECT_EQ(resolved("run-1/checkpoints/best"), at("run-1/checkpoints/step-00000002"));
+  // Weights without config.json, or beside folders of these names, are taken as they are.
+  folder_.write("weights/model.safetensors", "");
+  folder_.write("weights/final/config.json", "{}");
+  folder_.write("weights/checkpoints/latest/config.json", "{}");
+  EXPECT_EQ(resolved("weights"), at("weights"));
+  folder_.write("text/notes.txt", "");
+  EXPECT_EQ(resolved("text"), at("text"));
+  EXPECT_EQ(resolve_source("nothing/here"), "nothing/here");
+  EXPECT_EQ(resolve_source(""), "");
+  fs::create_directories(folder_ / "begun/checkpoints");
+  EXPECT_QUEST_ERROR(resolved("begun"), ErrorKind::kIo, "no model here");
+}
+
 TEST(SourceModelless, NothingIsTakenWithoutAFolder) {
   TrainConfig config;
   const std::string before = config_to_toml(config);

@@ -2,43 +2,24 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 
 #include <CLI/CLI.hpp>
 
 #include "quest/base/checksum.h"
 #include "quest/base/error.h"
+#include "quest/base/nearest_name.h"
 
 namespace quest::train {
 namespace {
 
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (size_t j = 0; j < b.size(); ++j) {
-      const size_t above = row[j + 1];
-      row[j + 1] = std::min({above + 1, row[j] + 1, diagonal + (a[i] == b[j] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-std::string_view last_part(std::string_view key) { return key.substr(key.rfind('.') + 1); }
 std::string_view section_of(std::string_view key) { return key.substr(0, key.rfind('.')); }
 
 [[noreturn]] void unknown_key(const std::vector<Setting>& settings, std::string_view key,
                               const std::string& place) {
-  // A key in the wrong section is nearer than its whole name tells.
-  const auto distance = [&](const Setting& s) {
-    return std::min(edit_distance(key, s.key), 2 + edit_distance(last_part(key), last_part(s.key)));
-  };
-  const auto nearest = std::min_element(
-      settings.begin(), settings.end(),
-      [&](const Setting& a, const Setting& b) { return distance(a) < distance(b); });
+  const auto nearest =
+      std::min_element(settings.begin(), settings.end(), [&](const Setting& x, const Setting& y) {
+        return key_distance(key, x.key) < key_distance(key, y.key);
+      });
   QUEST_THROW(ErrorKind::kUsage, "{}unknown setting '{}'; the nearest is '{}' (see --help)",
               place.empty() ? "" : place + ": ", key, nearest->key);
 }

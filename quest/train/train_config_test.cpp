@@ -92,6 +92,8 @@ TEST(TrainConfig, RefusesUnknownKeysAndNamesTheNearest) {
   EXPECT_QUEST_ERROR(apply("[optimizer]\nbta1 = 1"), ErrorKind::kUsage, "'optimizer.beta1'");
   EXPECT_QUEST_ERROR(apply("lr = 1"), ErrorKind::kUsage, "'optimizer.lr'");
   EXPECT_QUEST_ERROR(apply("[model]\nlr = 1"), ErrorKind::kUsage, "'optimizer.lr'");
+  EXPECT_QUEST_ERROR(apply("train.btach = 1"), ErrorKind::kUsage, "'train.batch_size'");
+  EXPECT_QUEST_ERROR(apply("trian.btach_size = 1"), ErrorKind::kUsage, "'train.batch_size'");
   EXPECT_QUEST_ERROR(apply_setting(config, "train.step", "1"), ErrorKind::kUsage, "'train.steps'");
 }
 

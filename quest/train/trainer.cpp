@@ -60,11 +60,13 @@ std::string weights_checksum(const nn::LlamaModel& model) {
 
 TrainOutcome Trainer::run(bool must_resume) {
   const bool writer = group_.rank() == 0;
-  const RunFolder folder(config_, writer);
-  // A child run leaves the name to the run that it goes on from.
-  if (writer && config_.run.parent.empty()) folder.link_name(config_);
+  RunFolder folder(config_, writer);
   group_.barrier();
   restore_or_begin(folder, must_resume);
+  // A start that failed would have taken the name from a trained run.
+  folder.keep();
+  // A child run leaves the name to the run that it goes on from.
+  if (writer && config_.run.parent.empty()) folder.link_name(config_);
   TrainOutcome outcome;
   outcome.run = folder.path();
   const int64_t total = schedule_->total_steps();
@@ -86,10 +88,9 @@ TrainOutcome Trainer::run(bool must_resume) {
   const int64_t first = state_.step;
   std::optional<ProgressBar> progress;
   if (writer) {
-    progress.emplace(first == 0 ? "training" : fmt::format("training from step {}", first),
-                     total - first, "steps", config_.log.seconds);
+    progress.emplace("training", total, "steps", config_.log.seconds, first);
   }
-  std::string last_status;
+  std::vector<std::string> last_status;
   const auto report = [&](const std::vector<StepResult>& results) {
     for (const StepResult& result : results) {
       write_training_line(result);
@@ -100,7 +101,7 @@ TrainOutcome Trainer::run(bool must_resume) {
   last_result_ = Clock::now();
   while (state_.step < total) {
     report(advance());
-    if (progress) progress->update(state_.step - first, last_status);
+    if (progress) progress->update(state_.step, last_status);
     state_.validation_loss.reset();
     const bool evaluates = config_.eval.every > 0 && state_.step % config_.eval.every == 0;
     if (evaluates || state_.step == total) {
@@ -323,12 +324,13 @@ void Trainer::write_training_line(const StepResult& result) {
   metrics_->write(line);
 }
 
-std::string Trainer::status(const StepResult& result) const {
+std::vector<std::string> Trainer::status(const StepResult& result) const {
   const double flops = model_->config().training_flops_per_token(config_.train.sequence_length);
-  return fmt::format("step {}  loss {:.4f}  lr {:.3g}  grad norm {:.3g}  {}  MFU {:.1f} %",
-                     result.step, result.loss, result.lr, result.gradient_norm,
-                     format_quantity(tokens_per_second_, "tokens/s"),
-                     peak_flops_ > 0 ? 100 * tokens_per_second_ * flops / peak_flops_ : 0.0);
+  const double used = peak_flops_ > 0 ? tokens_per_second_ * flops / peak_flops_ : 0.0;
+  return {fmt::format("loss {:.4f}", result.loss), format_quantity(tokens_per_second_, "tokens/s"),
+          fmt::format("lr {:.3g}", result.lr),
+          fmt::format("grad norm {:.3g}", result.gradient_norm),
+          fmt::format("MFU {:.1f} %", 100 * used)};
 }
 
 int64_t Trainer::validation_rows() const {

@@ -108,7 +108,8 @@ class Trainer {
   bool checkpoint_due() const;
   TrainOutcome finish(const std::filesystem::path& run);
   nlohmann::ordered_json make_summary(const std::filesystem::path& run);
-  std::string status(const StepResult& result) const;
+  // Fields of the progress line, which counts the steps itself.
+  std::vector<std::string> status(const StepResult& result) const;
 
   TrainConfig config_;
   ProcessGroup& group_;

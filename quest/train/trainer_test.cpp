@@ -433,6 +433,22 @@ TEST_F(TrainerTest, InitLeavesTheNameToItsSource) {
   EXPECT_TRUE(fs::equivalent(train(c).run, folder_ / "runs" / "other"));
 }
 
+TEST_F(TrainerTest, AStartThatFailsLeavesNameAndFolderAsTheyWere) {
+  const TrainOutcome first = train(tiny("name"));
+  TrainConfig c = tiny("name");
+  c.run.init = (folder_ / "nothing").string();  // shape and recipe are given: only weights are not
+  const fs::path run = fs::path(c.run.folder) / run_folder_name(c);
+  EXPECT_QUEST_ERROR(train(c), ErrorKind::kIo, "nothing");
+  EXPECT_FALSE(fs::exists(run));
+  EXPECT_TRUE(fs::equivalent(folder_ / "runs" / "name", first.run));
+
+  // A folder that was there stays, whatever is in it.
+  fs::create_directories(run / "checkpoints");
+  EXPECT_QUEST_ERROR(train(c), ErrorKind::kIo, "nothing");
+  EXPECT_TRUE(fs::exists(run / "checkpoints"));
+  EXPECT_TRUE(fs::equivalent(folder_ / "runs" / "name", first.run));
+}
+
 TEST_F(TrainerTest, AccumulationDoesNotChangeTheMean) {
   TrainConfig c = tiny("whole");
   c.quant = recipe_from_name("bf16");
@@ -551,6 +567,7 @@ TEST_F(TrainerTest, WrongTokenizerOrBatchIsRefused) {
   c = tiny("wrong");
   c.data.train = (folder_ / "missing.qtok").string();
   EXPECT_QUEST_ERROR(train(c), ErrorKind::kIo, "missing.qtok");
+  EXPECT_QUEST_ERROR(train(c), ErrorKind::kIo, "`quest data` makes one");
 }
 
 TEST_F(TrainerTest, PlanCountsWhatWillBeDone) {

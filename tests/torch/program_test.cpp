@@ -30,6 +30,41 @@ TEST(Program, NamesTheCommandThatItDoesNotKnow) {
   }
 }
 
+TEST(Program, NamesTheNearestFlag) {
+  const auto errors = [](const std::string& arguments) {
+    const auto outcome = run(arguments);
+    EXPECT_EQ(outcome.code, 2) << arguments;
+    return outcome.errors;
+  };
+  const std::string dotted = errors("train --modl.hidden_size 72");
+  EXPECT_NE(dotted.find("'--modl.hidden_size' is no known"), std::string::npos) << dotted;
+  EXPECT_NE(dotted.find("the nearest is '--model.hidden_size'"), std::string::npos) << dotted;
+  const std::string shorter = errors("train --qaunt=w4a4");
+  EXPECT_NE(shorter.find("the nearest is '--quant'"), std::string::npos) << shorter;
+  // Also where something else is missing; and nothing is said of what is like no flag.
+  const std::string required = errors("generate --max-tokns");
+  EXPECT_NE(required.find("the nearest is '--max-tokens'"), std::string::npos) << required;
+  const std::string unlike = errors("train --zzzzzzzz 3");
+  EXPECT_EQ(unlike.find("the nearest"), std::string::npos) << unlike;
+}
+
+TEST(Program, GenerateSaysWhyItEnded) {
+  const quest::testing::TemporaryFolder folder;
+  quest::testing::write_checkpoint(folder / "m", quest::testing::small_llama(),
+                                   quest::recipe_from_name("w4a4"));
+  const std::string command = "\"" QUEST_PROGRAM "\" generate " + (folder / "m").string() +
+                              " --prompt In --ignore-end --seed 3 --max-tokens ";
+  for (const auto& [tokens, reason] : {std::pair{"4", "; end: as many tokens as asked for\n"},
+                                       {"100000", "; end: the context is full\n"}}) {
+    const auto outcome = quest::testing::run_command(command + tokens + " 2>&1");
+    EXPECT_EQ(outcome.code, 0) << outcome.output;
+    EXPECT_TRUE(outcome.output.ends_with(reason)) << outcome.output;
+    // The log's line is a line of its own, after the text.
+    const size_t last = outcome.output.rfind('\n', outcome.output.size() - 2);
+    EXPECT_EQ(outcome.output.substr(last + 1, 1), "[") << outcome.output;
+  }
+}
+
 TEST(Program, OneIsSingular) {
   const quest::testing::TemporaryFolder folder;
   const auto printed = [&](const std::string& arguments) {
