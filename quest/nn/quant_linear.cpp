@@ -71,7 +71,6 @@ at::Tensor QuantLinear::forward_swiglu(const at::Tensor& gate_up) {
 at::Tensor QuantLinear::registered_values(bool is_weight, const at::Tensor& rows) {
   ops::RegisteredSide* side = is_weight ? state_.registered_weight() : state_.registered_input();
   QUEST_ASSERT(side != nullptr, "{} has no registered quantizer on this side", name_);
-  const at::NoGradGuard no_grad;
   return side->values(rows, at::kFloat, /*beginning=*/false);
 }
 

@@ -61,7 +61,7 @@ class QuantLinear {
   // What registered quantizers learn (ops/tensor_quantizer.h); empty for grids.
   std::vector<ops::LearnedTensor> learned() const { return state_.learned(); }
   // What a registered quantizer makes of rows (M,K) as this layer's weight or input: (M,K) FP32,
-  // rotated if its spec is. Without a gradient. Not for grids.
+  // rotated if its spec is; by way of autograd where that is on. Not for grids.
   at::Tensor registered_values(bool is_weight, const at::Tensor& rows);
   void set_beginning(bool beginning) { state_.set_beginning(beginning); }
 

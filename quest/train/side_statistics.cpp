@@ -9,6 +9,7 @@
 #include <ATen/ops/bincount.h>
 #include <ATen/ops/nan_to_num.h>
 #include <ATen/ops/where.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "quest/base/error.h"
 #include "quest/ops/quantized_tensor.h"
@@ -74,13 +75,27 @@ void SideStatistics::add(const at::Tensor& x, std::vector<uint8_t>* mask_bits) {
   const at::NoGradGuard no_grad;
   const at::Tensor rows = x.detach().reshape({-1, x.size(-1)});
   // Whole: some scales are of the whole tensor.
-  const at::Tensor values = registered_ ? registered_(rows) : at::Tensor();
+  const at::Tensor values = registered_ ? add_registered(rows) : at::Tensor();
   const int64_t at_once = std::max<int64_t>(1, kValuesAtOnce / rows.size(1));
   for (int64_t row = 0; row < rows.size(0); row += at_once) {
     const int64_t count = std::min(at_once, rows.size(0) - row);
     add_rows(rows.narrow(0, row, count).to(at::kFloat).contiguous(),
              registered_ ? values.narrow(0, row, count) : values, mask_bits);
   }
+}
+
+at::Tensor SideStatistics::add_registered(const at::Tensor& rows) {
+  const at::AutoGradMode enable(true);
+  const at::Tensor x = rows.detach().to(at::kFloat).clone().set_requires_grad(true);
+  const at::Tensor values = registered_(x);
+  if (!values.requires_grad()) return values;  // nothing passes
+  // Not backward(): the gradients of what the quantizer learns stay as they are.
+  at::Tensor passed = torch::autograd::grad({values.sum()}, {x}).front();
+  const at::NoGradGuard no_grad;
+  if (spec_.hadamard) passed = rotate(passed.contiguous(), name_);  // of the value that is rounded
+  constexpr double kNothing = 1e-3;  // far above what rotating there and back leaves of zero
+  passing_ += (passed.abs() > kNothing).sum().item<int64_t>();
+  return values.detach();
 }
 
 void SideStatistics::add_rows(const at::Tensor& x, const at::Tensor& values,
@@ -141,7 +156,7 @@ nlohmann::ordered_json SideStatistics::json() const {
   nlohmann::ordered_json out = nlohmann::ordered_json::object();
   const double all = static_cast<double>(values_);
   if (values_ == 0) return out;
-  if (ops::has_gradient_mask(spec_)) {
+  if (ops::has_gradient_mask(spec_) || registered_) {
     out["masked"] = rounded(static_cast<double>(values_ - passing_) / all);
     if (const auto expected = gaussian_masked_fraction(spec_)) {
       out["masked_gaussian"] = rounded(*expected);

@@ -5,7 +5,8 @@
 //   side.json();                      // {"masked":..,"masked_gaussian":..,"relative_error":..,..}
 //
 // A key of json() is absent where it makes no sense:
-//   masked           share of the values that pass no gradient            (grids with a mask)
+//   masked           share of the values that pass no gradient            (grids with a mask, and
+//                    registered quantizers: as autograd says)
 //   masked_gaussian  gaussian_masked_fraction(spec)                       (grids with a mask)
 //   relative_error   sum of (q - xh)^2 / sum of xh^2                      (quantized sides)
 //   kurtosis         of the values as they come: mean over the rows of mean(x^4) / mean(x^2)^2;
@@ -37,7 +38,8 @@ namespace quest::train {
 
 class SideStatistics {
  public:
-  // What a registered quantizer makes of x (M,K): its values (M,K), rotated if the spec is.
+  // What a registered quantizer makes of x (M,K), by way of autograd: its values (M,K), rotated if
+  // the spec is.
   using Values = std::function<at::Tensor(const at::Tensor&)>;
   // name: of the tensor, for errors and for TensorBoard. values: of a registered quantizer.
   SideStatistics(const QuantSpec& spec, std::string name, Values values = {});
@@ -59,6 +61,8 @@ class SideStatistics {
     void add(const at::Tensor& x);  // (M,K) f64
   };
 
+  // Counts what passes a gradient; the values (M,K).
+  at::Tensor add_registered(const at::Tensor& rows);
   // values: of a registered quantizer (M,K), else undefined.
   void add_rows(const at::Tensor& x, const at::Tensor& values, std::vector<uint8_t>* mask_bits);
   void add_codes(const at::Tensor& codes);

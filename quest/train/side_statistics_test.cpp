@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "quest/ops/tensor_quantizer.h"
 #include "quest/ops/testing_tensors.h"
 #include "quest/quant/grid_statistics.h"
 #include "quest/quant/hadamard.h"
@@ -143,7 +144,7 @@ TEST(SideStatistics, WhatMakesNoSenseIsAbsent) {
 }
 
 // Of a registered quantizer the values are what it makes of the whole tensor.
-TEST(SideStatistics, RegisteredQuantizersHaveAnErrorAndNoCodes) {
+TEST(SideStatistics, RegisteredQuantizersHaveAnErrorAMaskedShareAndNoCodes) {
   const at::Tensor x = rough_rows(1100, 1024);
   int calls = 0;
   SideStatistics side(spec_from_string("lsq4"), "x", [&](const at::Tensor& rows) {
@@ -155,8 +156,30 @@ TEST(SideStatistics, RegisteredQuantizersHaveAnErrorAndNoCodes) {
   side.add(x, &mask);
   EXPECT_EQ(calls, 1);
   EXPECT_TRUE(mask.empty());
-  EXPECT_THAT(keys(side.json()), ElementsAre("relative_error", "kurtosis", "kurtosis_rotated"));
+  EXPECT_THAT(keys(side.json()),
+              ElementsAre("masked", "relative_error", "kurtosis", "kurtosis_rotated"));
+  EXPECT_EQ(side.json()["masked"], 0.0);
   EXPECT_EQ(side.json()["relative_error"], 0.25);
+}
+
+// In the basis that is rounded: what is clamped there passes no gradient.
+TEST(SideStatistics, MaskedShareOfRegisteredQuantizers) {
+  const at::Tensor x = testing::normal({16, 256}, 3, at::kFloat);
+  for (const char* text : {"lsq4", "lsq4.hadamard"}) {
+    const QuantSpec spec = spec_from_string(text);
+    int64_t clamped = 0;
+    SideStatistics side(spec, "x", [&](const at::Tensor& rows) {
+      const at::Tensor xh = spec.hadamard ? ops::hadamard(rows) : rows;
+      clamped = (xh.abs() > 1).sum().item<int64_t>();
+      return xh.clamp(-1, 1);
+    });
+    side.add(x);
+    EXPECT_GT(clamped, 1000) << text;
+    EXPECT_EQ(side.json()["masked"], rounded(static_cast<double>(clamped) / 4096)) << text;
+    SideStatistics none(spec, "x", [](const at::Tensor& rows) { return rows.detach() * 2; });
+    none.add(x);
+    EXPECT_EQ(none.json()["masked"], 1.0);
+  }
 }
 
 TEST(SideStatistics, RowsOfZerosHaveNoKurtosis) {
