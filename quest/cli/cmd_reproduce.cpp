@@ -16,6 +16,7 @@
 #include "quest/base/log.h"
 #include "quest/base/progress.h"
 #include "quest/base/shutdown.h"
+#include "quest/base/six_digits.h"
 #include "quest/base/thread_pool.h"
 #include "quest/cli/commands.h"
 #include "quest/cli/experiments.h"
@@ -104,9 +105,7 @@ class Reproduction {
     for (const Result& r : results) {
       const auto [scale, source] = expectation_place(*r.experiment);
       auto& entry = all[scale][source][r.experiment->name];
-      for (const auto& [name, value] : r.findings.values) {
-        entry[name] = std::stod(fmt::format("{:.6g}", value));
-      }
+      for (const auto& [name, value] : r.findings.values) entry[name] = six_digits(value);
     }
     write_file_atomically(a_.record, all.dump(1) + "\n");
     fmt::print("wrote {}\n", a_.record);

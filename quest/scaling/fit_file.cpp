@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "quest/base/error.h"
 #include "quest/base/json_util.h"
+#include "quest/base/six_digits.h"
 
 namespace quest::scaling {
 namespace {
@@ -19,12 +19,6 @@ double& parameter(ScalingLaw& law, size_t i) {
   return *fields[i];
 }
 
-// Six digits: far below what separates two refits. (std::stod throws for what strtod reads as a
-// denormal.)
-double shortened(double value) {
-  return std::strtod(fmt::format("{:.6g}", value).c_str(), nullptr);
-}
-
 OrderedJson bootstrap_json(const FitResult& fit) {
   OrderedJson columns = OrderedJson::array(), laws = OrderedJson::array();
   for (const char* name : kParameters) columns.push_back(name);
@@ -33,9 +27,11 @@ OrderedJson bootstrap_json(const FitResult& fit) {
   }
   for (ScalingLaw law : fit.bootstrap_laws) {
     OrderedJson row = OrderedJson::array();
-    for (size_t i = 0; i < std::size(kParameters); ++i) row.push_back(shortened(parameter(law, i)));
+    for (size_t i = 0; i < std::size(kParameters); ++i) {
+      row.push_back(six_digits(parameter(law, i)));
+    }
     for (const auto& [format, eff] : law.eff) {
-      if (format != kReferenceFormat) row.push_back(shortened(eff));
+      if (format != kReferenceFormat) row.push_back(six_digits(eff));
     }
     laws.push_back(std::move(row));
   }

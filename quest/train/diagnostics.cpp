@@ -10,6 +10,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/progress.h"
+#include "quest/base/six_digits.h"
 #include "quest/ops/gpu_errors.h"
 #include "quest/ops/quantized_tensor.h"
 
@@ -79,8 +80,8 @@ nlohmann::ordered_json cosine_json(size_t part, const std::vector<double>& cosin
   double sum = 0, squares = 0;
   for (const double c : cosines) sum += c;
   for (const double c : cosines) squares += (c - sum / count) * (c - sum / count);
-  out["mean"] = rounded(sum / count);
-  out["std"] = rounded(std::sqrt(squares / count));
+  out["mean"] = six_digits(sum / count);
+  out["std"] = six_digits(std::sqrt(squares / count));
   return out;
 }
 
@@ -171,7 +172,7 @@ Diagnostics::Report Diagnostics::measure(int64_t step) {
   if (m.masked_weights == 0) return report;
   for (const MaskHistory::Retained& r : masks_.retained(m.mask_bits, m.masked_weights)) {
     report.json["masks_retained"].push_back(
-        {{"since_step", r.since_step}, {"retained", rounded(r.retained)}});
+        {{"since_step", r.since_step}, {"retained", six_digits(r.retained)}});
   }
   masks_.add(step, m.mask_bits);
   return report;

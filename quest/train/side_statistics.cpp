@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -12,6 +11,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "quest/base/error.h"
+#include "quest/base/six_digits.h"
 #include "quest/ops/quantized_tensor.h"
 #include "quest/quant/grid_statistics.h"
 
@@ -49,8 +49,6 @@ void add_counts(const at::Tensor& indices, Counts& counts) {
 }
 
 }  // namespace
-
-double rounded(double value) { return std::strtod(fmt::format("{:.6g}", value).c_str(), nullptr); }
 
 SideStatistics::SideStatistics(const QuantSpec& spec, std::string name, Values values)
     : spec_(spec), name_(std::move(name)), registered_(std::move(values)) {
@@ -157,17 +155,17 @@ nlohmann::ordered_json SideStatistics::json() const {
   const double all = static_cast<double>(values_);
   if (values_ == 0) return out;
   if (ops::has_gradient_mask(spec_) || registered_) {
-    out["masked"] = rounded(static_cast<double>(values_ - passing_) / all);
+    out["masked"] = six_digits(static_cast<double>(values_ - passing_) / all);
     if (const auto expected = gaussian_masked_fraction(spec_)) {
-      out["masked_gaussian"] = rounded(*expected);
+      out["masked_gaussian"] = six_digits(*expected);
     }
   }
-  if (spec_.is_quantized() && power_ > 0) out["relative_error"] = rounded(error_ / power_);
+  if (spec_.is_quantized() && power_ > 0) out["relative_error"] = six_digits(error_ / power_);
   if (plain_.rows > 0) {
-    out["kurtosis"] = rounded(plain_.sum / static_cast<double>(plain_.rows));
+    out["kurtosis"] = six_digits(plain_.sum / static_cast<double>(plain_.rows));
   }
   if (rotated_.rows > 0) {
-    out["kurtosis_rotated"] = rounded(rotated_.sum / static_cast<double>(rotated_.rows));
+    out["kurtosis_rotated"] = six_digits(rotated_.sum / static_cast<double>(rotated_.rows));
   }
   if (ops::has_code_grid(spec_)) {
     int64_t dead = 0;
@@ -175,7 +173,7 @@ nlohmann::ordered_json SideStatistics::json() const {
     for (const int code : codes_in_order(spec_)) {
       const int64_t count = codes_[static_cast<size_t>(code + 128)];
       dead += count == 0;
-      use.push_back(rounded(static_cast<double>(count) / all));
+      use.push_back(six_digits(static_cast<double>(count) / all));
     }
     out["dead_codes"] = dead;
     out["code_use"] = use;

@@ -79,7 +79,4 @@ class SideStatistics {
   Histogram histogram_;
 };
 
-// To six digits, so that lines stay short.
-double rounded(double value);
-
 }  // namespace quest::train

@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "quest/base/six_digits.h"
 #include "quest/ops/tensor_quantizer.h"
 #include "quest/ops/testing_tensors.h"
 #include "quest/quant/grid_statistics.h"
@@ -94,8 +95,8 @@ TEST(SideStatistics, EqualsThePlainComputation) {
     EXPECT_THAT(keys(json), ElementsAre("masked", "masked_gaussian", "relative_error", "kurtosis",
                                         "kurtosis_rotated", "dead_codes", "code_use"));
     const double all = static_cast<double>(plain.values);
-    EXPECT_EQ(json["masked"], rounded(static_cast<double>(plain.masked) / all));
-    EXPECT_EQ(json["masked_gaussian"], rounded(*gaussian_masked_fraction(spec)));
+    EXPECT_EQ(json["masked"], six_digits(static_cast<double>(plain.masked) / all));
+    EXPECT_EQ(json["masked_gaussian"], six_digits(*gaussian_masked_fraction(spec)));
     EXPECT_NEAR(json["relative_error"].get<double>(), plain.error / plain.power, 2e-6);
     EXPECT_NEAR(json["kurtosis"].get<double>(), plain.kurtosis, 1e-4);
     EXPECT_NEAR(json["kurtosis_rotated"].get<double>(), plain.kurtosis_rotated, 1e-4);
@@ -105,8 +106,8 @@ TEST(SideStatistics, EqualsThePlainComputation) {
     for (const int code : codes_in_order(spec)) {
       const auto found = plain.codes.find(code);
       dead += found == plain.codes.end();
-      use.push_back(found == plain.codes.end() ? 0
-                                               : rounded(static_cast<double>(found->second) / all));
+      use.push_back(
+          found == plain.codes.end() ? 0 : six_digits(static_cast<double>(found->second) / all));
     }
     EXPECT_EQ(json["code_use"].get<std::vector<double>>(), use);
     EXPECT_EQ(json["dead_codes"], dead);
@@ -175,7 +176,7 @@ TEST(SideStatistics, MaskedShareOfRegisteredQuantizers) {
     });
     side.add(x);
     EXPECT_GT(clamped, 1000) << text;
-    EXPECT_EQ(side.json()["masked"], rounded(static_cast<double>(clamped) / 4096)) << text;
+    EXPECT_EQ(side.json()["masked"], six_digits(static_cast<double>(clamped) / 4096)) << text;
     SideStatistics none(spec, "x", [](const at::Tensor& rows) { return rows.detach() * 2; });
     none.add(x);
     EXPECT_EQ(none.json()["masked"], 1.0);
