@@ -25,8 +25,6 @@
 // 2^x is right to 3e-7 of its value: of the size of what the rounding of x in FP32 changes it by.
 #pragma once
 
-#include <type_traits>
-
 #include "quest/kernels/attention_levels.h"
 #include "quest/kernels/x86/gemm_bf16_amx_kernel.h"
 
@@ -40,9 +38,6 @@ inline constexpr float kExcluded = -0x1.fffffep127f;  // a score whose weight is
 inline constexpr float kLog2E = 1.44269504088896341f;
 static_assert(kQueryBlock == 32 * kHalves && kChunk % kHalves == 0);
 
-// Pieces of a factor.
-template <class T>
-inline constexpr int kPiecesOf = std::is_same_v<T, float> ? 3 : 1;
 // Panels in one product over keys or queries.
 constexpr int64_t block_depth(int pieces) { return pieces == 1 ? 8 : 4; }
 // Blocks of scores that the backward pass holds.

@@ -25,6 +25,9 @@ namespace {
 inline constexpr int64_t kTileElements = 512;                  // bfloat16 values
 inline constexpr int64_t kStepElements = 2 * kTileElements;    // of a panel, one step of K
 inline constexpr int64_t kStepLines = kStepElements * 2 / 64;  // cache lines of a step
+// Bfloat16 values that one value is multiplied as.
+template <class T>
+inline constexpr int kPiecesOf = sizeof(T) == sizeof(float) ? 3 : 1;
 // 24 KB of the operand of more pieces.
 constexpr int64_t max_part_steps(int pieces) { return pieces == 1 ? 12 : 4; }
 
@@ -114,14 +117,13 @@ void pack_step(const Vectors<bfloat16>& x, int64_t first, int64_t at, const bflo
 template <class Tiles, bool kRowTiles>
 void pack_step(const Vectors<float>& x, int64_t first, int64_t at, const float* next,
                bfloat16* out) {
-  constexpr int kPieces = 3;
   constexpr float kOne = 1;
   const int64_t vectors = x.count - first < 32 ? x.count - first : 32;
   const int64_t depth = x.k - at < 32 ? x.k - at : 32;
   const bool along = x.k_stride == 1;  // rows of a block are vectors, else steps along K
   const int64_t rows = along ? vectors : depth, columns = along ? depth : vectors;
   const int64_t stride = along ? x.vector_stride : x.k_stride;
-  alignas(64) bfloat16 pieces[kPieces][32 * 32];
+  alignas(64) bfloat16 pieces[kPiecesOf<float>][32 * 32];
   if (rows < 32 || columns < 32) {
     for (auto& piece : pieces) {
       for (bfloat16& value : piece) value = bfloat16();
@@ -153,7 +155,7 @@ void pack_step(const Vectors<float>& x, int64_t first, int64_t at, const float* 
 template <class Tiles, bool kRowTiles, class T>
 void pack_panels(const Vectors<T>& x, int64_t first, int64_t panels, int64_t panel_elements,
                  bfloat16* out) {
-  constexpr int64_t kStep = (sizeof(T) == sizeof(float) ? 3 : 1) * kStepElements;
+  constexpr int64_t kStep = kPiecesOf<T> * kStepElements;
   constexpr int64_t kPanelsAhead = 2;
   const int64_t end = first + panels * kBf16Panel;
   if (x.k_stride == 1) {
