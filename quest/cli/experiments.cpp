@@ -21,13 +21,15 @@ TrainConfig base_config(Scale scale) {
   c.checkpoint.keep_best = false;
   c.checkpoint.keep_last = 1;
   c.eval.every = 0;
-  if (scale == Scale::kTiny) {
+  if (scale != Scale::kPaper) {
     c.model.preset = "none";
-    c.model.hidden_size = 128;
     c.model.num_layers = 4;
     c.model.num_heads = 2;
-    c.train.batch_size = 16;
     c.train.sequence_length = 128;
+  }
+  if (scale == Scale::kTiny) {
+    c.model.hidden_size = 128;
+    c.train.batch_size = 16;
     c.train.steps = 1200;
     c.optimizer.lr = 4e-3;
   } else if (scale == Scale::kSmall) {
@@ -36,12 +38,8 @@ TrainConfig base_config(Scale scale) {
     // what a format can hold. Heads of 128 and the learning rate are the paper's (its two smallest
     // models have this one); sequences are short: of long ones of code and documentation
     // some runs seem to learn the copying and others not, whatever the method (docs/reproduce.md).
-    c.model.preset = "none";
     c.model.hidden_size = 256;
-    c.model.num_layers = 4;
-    c.model.num_heads = 2;
     c.train.batch_size = 256;
-    c.train.sequence_length = 128;
     c.train.tokens = 105'000'000;
     c.optimizer.lr = 1.2e-3;
   } else {

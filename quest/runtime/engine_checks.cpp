@@ -17,8 +17,7 @@ int64_t checked_context(int64_t asked, const LlamaConfig& config) {
       ErrorKind::kUsage,
       "the context is {} tokens, but the model was trained for {} and its rope_scaling is '{}': "
       "give quest-run --rope-scaling dynamic:FACTOR (or linear, llama3), or set \"rope_scaling\" "
-      "in "
-      "config.json (type \"dynamic\", or \"linear\" with a factor and a larger "
+      "in config.json (type \"dynamic\", or \"linear\" with a factor and a larger "
       "max_position_embeddings)",
       context, config.max_position_embeddings, config.rope_scaling.type);
   return context;

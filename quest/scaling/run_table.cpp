@@ -28,9 +28,9 @@ constexpr Sound kSoundParams{"params", 1e18, "parameters"};
 constexpr Sound kSoundTokens{"tokens", 1e18, "tokens"};
 constexpr Sound kSoundLoss{"loss", 100, "nats a token; leave out runs that diverged"};
 
-void check_sound(double value, const Sound& sound) {
-  QUEST_CHECK(value <= sound.most, ErrorKind::kData, "{} is {:g}, must be at most {:g} {}",
-              sound.name, value, sound.most, sound.unit);
+void check_sound(std::string_view name, double value, const Sound& sound) {
+  QUEST_CHECK(value <= sound.most, ErrorKind::kData, "{} is {:g}, must be at most {:g} {}", name,
+              value, sound.most, sound.unit);
 }
 
 std::vector<std::string_view> cells_of(std::string_view line) {
@@ -106,7 +106,7 @@ class Columns {
     QUEST_CHECK(code == std::errc() && end == text.data() + text.size() && std::isfinite(value) &&
                     value > 0,
                 ErrorKind::kData, "{} is '{}', must be a positive number", sound.name, text);
-    check_sound(value, sound);
+    check_sound(sound.name, value, sound);
     return value;
   }
 
@@ -199,9 +199,7 @@ ScalingRun read_run_summary(const std::filesystem::path& run) {
     QUEST_CHECK(std::isfinite(value) && value > 0, ErrorKind::kData,
                 "{}: {} is {}, must be positive", where, name, value);
   }
-  QUEST_CHECK(result.loss <= kSoundLoss.most, ErrorKind::kData,
-              "{}: validation_loss is {:g}, must be at most {:g} {}", where, result.loss,
-              kSoundLoss.most, kSoundLoss.unit);
+  check_sound(where + ": validation_loss", result.loss, kSoundLoss);
   return result;
 }
 
