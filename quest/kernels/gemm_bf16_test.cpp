@@ -128,7 +128,7 @@ std::vector<Case> cases() {
       }
     }
   }
-  // Depths that are taken in several parts, from either side.
+  // Many steps along K, from either side.
   all.push_back({33, 65, 769, false, true, true, false});
   all.push_back({65, 33, 1600, true, false, false, true});
   // FP32 operands, either of them the shared one.
@@ -199,10 +199,9 @@ void multiply_emulated(const GemmBf16& product, const GemmBf16Plan& plan) {
       static_cast<size_t>(plan.shared_panels * plan.shared_panel_elements));
   detail::pack_shared<EmulatedTiles>(product, plan, 0, plan.shared_panels, shared.data());
   std::vector<bfloat16> own(static_cast<size_t>(detail::task_panel_elements(plan)));
-  std::vector<float> sums(static_cast<size_t>(detail::task_sums(plan)));
   EmulatedTiles::begin();
   for (int64_t task = 0; task < plan.tasks; ++task) {
-    detail::run_task<EmulatedTiles>(product, plan, shared.data(), task, own.data(), sums.data());
+    detail::run_task<EmulatedTiles>(product, plan, shared.data(), task, own.data());
   }
   EmulatedTiles::end();
 }

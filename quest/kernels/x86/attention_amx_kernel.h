@@ -134,10 +134,10 @@ void multiply_blocks(const bfloat16* a, const bfloat16* b, const bfloat16* next_
                      bool add, float* sums) {
   static_assert(kBlock == kStepElements);
   if constexpr (kPieces == 1) {
-    multiply_panels<Tiles>(a, b, steps, add, sums, [] {});
+    multiply_panels<Tiles>(a, b, steps, add, sums, 32, [] {});
   } else {
     StepPrefetch<kPieces> prefetch(b, next_b, steps);
-    multiply_panels<Tiles, kPieces, kPieces>(a, b, steps, add, sums, [&] { prefetch.step(); });
+    multiply_panels<Tiles, kPieces, kPieces>(a, b, steps, add, sums, 32, [&] { prefetch.step(); });
   }
 }
 

@@ -12,10 +12,9 @@ void gemm_bf16_pack_amx(const GemmBf16& product, const GemmBf16Plan& plan, int64
 void gemm_bf16_run_amx(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
                        int64_t begin, int64_t end) {
   const Scratch<bfloat16> own(task_panel_elements(plan));
-  const Scratch<float> sums(task_sums(plan));
   Bf16Tiles::begin();
   for (int64_t task = begin; task < end; ++task) {
-    run_task<Bf16Tiles>(product, plan, shared, task, own.get(), sums.get());
+    run_task<Bf16Tiles>(product, plan, shared, task, own.get());
   }
   Bf16Tiles::end();
 }

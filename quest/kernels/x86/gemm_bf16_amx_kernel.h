@@ -10,8 +10,9 @@
 // Internal linkage and no library functions: see gemm_lowbit_driver.h.
 //
 // Blocking: a task holds its panels of the larger operand in the L2 cache; the shared panels pass
-// by one after the other, and K in parts of a few steps (max_part_steps), so that the part of the
-// shared panel stays in the L1 cache while the task's panels meet it. Sums wait in FP32.
+// by one after the other. A block's sums stay in tiles over all of K: taking K in parts, so that
+// one of the panels' parts stays in the L1 cache, costs more in loads and stores of sums than it
+// gains.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,6 @@ inline constexpr int64_t kStepLines = kStepElements * 2 / 64;  // cache lines of
 // Bfloat16 values that one value is multiplied as.
 template <class T>
 inline constexpr int kPiecesOf = sizeof(T) == sizeof(float) ? 3 : 1;
-// 24 KB of the operand of more pieces.
-constexpr int64_t max_part_steps(int pieces) { return pieces == 1 ? 12 : 4; }
 
 // The rows x depth block at `source` (zero past its ends) as a full 32 x 32 block of values.
 inline void copy_padded(const bfloat16* source, int64_t stride, int64_t rows, int64_t columns,
@@ -285,17 +284,18 @@ void multiply_step(const bfloat16* a, const bfloat16* b) {
   }
 }
 
-// sums (32 x 32, row-major): += or = the product of `steps` steps of a panel of a and one of b.
-// between_steps() is called after each.
+// sums (32 x 32, `stride` floats from row to row): += or = the product of `steps` steps of a panel
+// of a and one of b. between_steps() is called after each.
 template <class Tiles, int kPiecesA = 1, int kPiecesB = 1, class F>
 void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums,
-                     const F& between_steps) {
-  constexpr int64_t kRow = 32 * sizeof(float);
+                     int64_t stride, const F& between_steps) {
+  const int64_t row = stride * static_cast<int64_t>(sizeof(float));
+  float* const lower = sums + 16 * stride;
   if (add) {
-    Tiles::template load<0>(sums, kRow);
-    Tiles::template load<1>(sums + 16, kRow);
-    Tiles::template load<2>(sums + 16 * 32, kRow);
-    Tiles::template load<3>(sums + 16 * 32 + 16, kRow);
+    Tiles::template load<0>(sums, row);
+    Tiles::template load<1>(sums + 16, row);
+    Tiles::template load<2>(lower, row);
+    Tiles::template load<3>(lower + 16, row);
   } else {
     Tiles::template zero<0>();
     Tiles::template zero<1>();
@@ -308,10 +308,10 @@ void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool a
     b += kPiecesB * kStepElements;
     between_steps();
   }
-  Tiles::template store<0>(sums, kRow);
-  Tiles::template store<1>(sums + 16, kRow);
-  Tiles::template store<2>(sums + 16 * 32, kRow);
-  Tiles::template store<3>(sums + 16 * 32 + 16, kRow);
+  Tiles::template store<0>(sums, row);
+  Tiles::template store<1>(sums + 16, row);
+  Tiles::template store<2>(lower, row);
+  Tiles::template store<3>(lower + 16, row);
 }
 
 // Fetches the lines that write_block will write.
@@ -355,62 +355,63 @@ void write_block(const GemmBf16& product, int64_t row, int64_t column, const flo
   }
 }
 
-// Elements of the memory that run_task needs, in bfloat16 values and in floats.
+// Bfloat16 values of the memory that run_task needs for its own panels.
 inline int64_t task_panel_elements(const GemmBf16Plan& plan) {
   return plan.task_panels * plan.own_panel_elements;
 }
-inline int64_t task_sums(const GemmBf16Plan& plan) { return plan.task_panels * 32 * 32; }
+
+// One block of out: a full one of FP32 is the tiles' own memory.
+template <class Tiles, int kPiecesA, int kPiecesB, class F>
+void run_block(const GemmBf16& product, int64_t row, int64_t column, const bfloat16* a,
+               const bfloat16* b, int64_t steps, const F& between_steps) {
+  prefetch_block(product, row, column);
+  const bool full = product.m - row >= 32 && product.n - column >= 32;
+  if (full && !product.out_is_bfloat16) {
+    float* out = static_cast<float*>(product.out) + row * product.ldo + column;
+    multiply_panels<Tiles, kPiecesA, kPiecesB>(a, b, steps, product.accumulate, out, product.ldo,
+                                               between_steps);
+  } else {
+    alignas(64) float sums[32 * 32];
+    multiply_panels<Tiles, kPiecesA, kPiecesB>(a, b, steps, false, sums, 32, between_steps);
+    write_block<Tiles>(product, row, column, sums);
+  }
+}
 
 // One task: panels [first, first + plan.task_panels) of the larger operand against all shared ones.
 template <class Tiles, int kPiecesA, int kPiecesB, bool kSharesA>
 void run_task_of(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
-                 int64_t task, bfloat16* own, float* sums) {
+                 int64_t task, bfloat16* own) {
   const int64_t streamed = kSharesA ? product.n : product.m;
   const int64_t first = task * plan.task_panels;
   const int64_t all = (streamed + kBf16Panel - 1) / kBf16Panel;
   const int64_t count = all - first < plan.task_panels ? all - first : plan.task_panels;
   pack_panels_of<Tiles>(product, !kSharesA, first, count, plan.own_panel_elements, own);
-  constexpr int64_t kPartSteps = max_part_steps(kPiecesA > kPiecesB ? kPiecesA : kPiecesB);
   constexpr int kSharedPieces = kSharesA ? kPiecesA : kPiecesB;
   constexpr int kOwnPieces = kSharesA ? kPiecesB : kPiecesA;
-  constexpr int64_t kSharedStep = kSharedPieces * kStepElements;
-  constexpr int64_t kOwnStep = kOwnPieces * kStepElements;
-  const int64_t steps = plan.own_panel_elements / kOwnStep;
-  const int64_t parts = (steps + kPartSteps - 1) / kPartSteps;
-  const int64_t part_steps = (steps + parts - 1) / parts;
+  const int64_t steps = plan.own_panel_elements / (kOwnPieces * kStepElements);
   for (int64_t q = 0; q < plan.shared_panels; ++q) {
-    const bfloat16* panel = shared + q * plan.shared_panel_elements;
+    const bfloat16* others = shared + q * plan.shared_panel_elements;
     // While one shared panel is used, the next is fetched.
-    Prefetch prefetch(panel + plan.shared_panel_elements,
+    Prefetch prefetch(others + plan.shared_panel_elements,
                       q + 1 == plan.shared_panels ? 0 : kSharedPieces * kStepLines / count);
-    for (int64_t s = 0; s < steps; s += part_steps) {
-      const int64_t step_count = steps - s < part_steps ? steps - s : part_steps;
-      const bool last = s + step_count == steps;
-      const bfloat16* others = panel + s * kSharedStep;
-      for (int64_t p = 0; p < count; ++p) {
-        const bfloat16* mine = own + p * plan.own_panel_elements + s * kOwnStep;
-        float* block = sums + p * 32 * 32;
-        const int64_t at_shared = q * kBf16Panel, at_own = (first + p) * kBf16Panel;
-        const int64_t row = kSharesA ? at_shared : at_own;
-        const int64_t column = kSharesA ? at_own : at_shared;
-        if (last) prefetch_block(product, row, column);
-        multiply_panels<Tiles, kPiecesA, kPiecesB>(kSharesA ? others : mine,
-                                                   kSharesA ? mine : others, step_count, s > 0,
-                                                   block, [&] { prefetch.step(); });
-        if (last) write_block<Tiles>(product, row, column, block);
-      }
+    for (int64_t p = 0; p < count; ++p) {
+      const bfloat16* mine = own + p * plan.own_panel_elements;
+      const int64_t at_shared = q * kBf16Panel, at_own = (first + p) * kBf16Panel;
+      run_block<Tiles, kPiecesA, kPiecesB>(
+          product, kSharesA ? at_shared : at_own, kSharesA ? at_own : at_shared,
+          kSharesA ? others : mine, kSharesA ? mine : others, steps, [&] { prefetch.step(); });
     }
   }
 }
 
 template <class Tiles>
 void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
-              int64_t task, bfloat16* own, float* sums) {
+              int64_t task, bfloat16* own) {
   const auto run = [&]<int kPiecesA, int kPiecesB>() {
     if (plan.shares_a) {
-      run_task_of<Tiles, kPiecesA, kPiecesB, true>(product, plan, shared, task, own, sums);
+      run_task_of<Tiles, kPiecesA, kPiecesB, true>(product, plan, shared, task, own);
     } else {
-      run_task_of<Tiles, kPiecesA, kPiecesB, false>(product, plan, shared, task, own, sums);
+      run_task_of<Tiles, kPiecesA, kPiecesB, false>(product, plan, shared, task, own);
     }
   };
   if (product.a.is_float && product.b.is_float) return run.template operator()<3, 3>();
