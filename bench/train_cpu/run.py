@@ -5,8 +5,9 @@
 
 One measurement is one process. Rounds take all configurations one after the other, so that a change
 of the machine's speed meets all of them; a configuration's figure is the median of its rounds, and a
-ratio is the median of the rounds' ratios. Exit code: 0 all targets met, 1 one is missed, 2 a
-program failed.
+ratio is the median of the rounds' ratios. --raw keeps what was measured, and goes on with what it
+holds: rounds of several sessions, or of some --rows, become one table. Exit code: 0 all targets met,
+1 one is missed, 2 a program failed.
 """
 
 import argparse
@@ -58,6 +59,8 @@ def parse_arguments():
     p.add_argument("--threads", type=int, default=0, help="0: the cores that this process may use")
     p.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     p.add_argument("--rows", nargs="+", choices=[row[0] for row in ROWS], default=[row[0] for row in ROWS])
+    p.add_argument("--raw", type=pathlib.Path, help="lines are added here; the table is of all in it")
+    p.add_argument("--table-only", action="store_true", help="run nothing, write the table of --raw")
     p.add_argument("--out", type=pathlib.Path, help="default: bench/results/train_cpu_<cpu>.md")
     return p.parse_args()
 
@@ -76,6 +79,11 @@ def command(a, program, quant, compute, threads):
     return [str(word) for word in line]
 
 
+def fail(message):
+    sys.stderr.write(f"run.py: {message}\n")
+    sys.exit(2)
+
+
 def measure(line):
     done = subprocess.run(line, capture_output=True, text=True)
     last = done.stdout.strip().rpartition("\n")[2]
@@ -86,16 +94,42 @@ def measure(line):
     return json.loads(last)
 
 
+def settings_of(a, threads):
+    return {"batch": a.batch, "sequence": a.sequence, "steps": a.steps, "warmup": a.warmup, "threads": threads}
+
+
+def read_raw(a, threads):
+    """{(program, quant, compute): [results]} of earlier runs with the same settings."""
+    results = {}
+    if not a.raw or not a.raw.is_file():
+        return results
+    try:
+        for line in a.raw.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            if record["settings"] != settings_of(a, threads):
+                fail(f"--raw: {a.raw} was measured with {record['settings']}, not {settings_of(a, threads)}: name another file")
+            results.setdefault(tuple(record["key"]), []).append(record["result"])
+    except (ValueError, KeyError, TypeError) as error:
+        fail(f"--raw: {a.raw} cannot be read: {error!r}")
+    return results
+
+
 def run_rounds(a, threads):
     """{(program, quant, compute): [one result for each round]}"""
-    results = {}
+    results = read_raw(a, threads)
+    if a.table_only:
+        return results or fail(f"--raw: {a.raw} holds no measurement")
     for round_number in range(a.rounds):
         for name, quant, compute in ROWS:
             for program in a.programs:
                 if name not in a.rows or not is_run(program, quant, compute):
                     continue
                 result = measure(command(a, program, quant, compute, threads))
-                results.setdefault((program, quant, compute), []).append(result)
+                key = (program, quant, compute)
+                results.setdefault(key, []).append(result)
+                if a.raw:
+                    with open(a.raw, "a", encoding="utf-8") as out:
+                        out.write(json.dumps({"key": key, "settings": settings_of(a, threads), "result": result}) + "\n")
                 rate = result["tokens_per_second"]
                 print(f"round {round_number + 1}/{a.rounds}  {name:12} {program:14} {rate:9.1f} tokens/s", flush=True)
     return results
@@ -107,6 +141,11 @@ def ratio(results, numerator, denominator):
         return None
     pairs = zip(results[numerator], results[denominator])
     return statistics.median(n["tokens_per_second"] / d["tokens_per_second"] for n, d in pairs)
+
+
+def fastest_ratio(results, numerator, denominator):
+    """Of the fastest step of all rounds: what both reach where nobody else uses the cores."""
+    return max(r["most"] for r in results[numerator]) / max(r["most"] for r in results[denominator])
 
 
 def median_of(results, key, field):
@@ -139,7 +178,7 @@ def configuration_name(key):
 
 def check_targets(results, has_amx):
     """Lines of a table, and whether all targets that could be checked are met."""
-    lines = [f"| tokens/s, target {'with' if has_amx else 'without'} AMX | at least | measured | |", "|---|---|---|---|"]
+    lines = [f"| tokens/s, target {'with' if has_amx else 'without'} AMX | at least | measured | fastest steps | |", "|---|---|---|---|---|"]
     met = True
     for numerator, denominator, with_amx, without_amx in TARGETS:
         target = with_amx if has_amx else without_amx
@@ -148,7 +187,8 @@ def check_targets(results, has_amx):
             continue
         met &= measured >= target
         verdict = "met" if measured >= target else "**missed**"
-        lines.append(f"| {configuration_name(numerator)} / {configuration_name(denominator)} | {target} | {measured:.2f} | {verdict} |")
+        fastest = fastest_ratio(results, numerator, denominator)
+        lines.append(f"| {configuration_name(numerator)} / {configuration_name(denominator)} | {target} | {measured:.2f} | {fastest:.2f} | {verdict} |")
     low, full = ("quest", *W4A4_BF16), ("quest", *BF16)
     if low in results and full in results:
         memory = median_of(results, low, "peak_rss_bytes") / median_of(results, full, "peak_rss_bytes")
@@ -165,7 +205,8 @@ def write_report(a, results, threads, path):
     levels = sorted({r["isa"] for key, rounds in results.items() if key[0] == "quest" for r in rounds})
     program = next(iter(a.train_cpu.parts[-1:]))
     shown = ["python3", "bench/train_cpu/run.py", "--train-cpu", f"build/bin/{program}", "--peer-python", "PEER_VENV/bin/python"]
-    shown += ["--rounds", a.rounds, "--steps", a.steps, "--warmup", a.warmup, "--batch", a.batch]
+    rounds = sorted({len(r) for r in results.values()})
+    shown += ["--rounds", rounds[-1], "--steps", a.steps, "--warmup", a.warmup, "--batch", a.batch]
     shown += ["--sequence", a.sequence, "--threads", threads]
     lines = [
         "# A training step on a CPU",
@@ -179,7 +220,8 @@ def write_report(a, results, threads, path):
         "AdamW; `lean` is the same program shortened by hand. MFU refers to the products' type "
         "(BF16 or FP32) at the rate that quest's probe reaches.",
         "",
-        f"Medians of {a.rounds} alternating rounds, each a process of {a.warmup} + {a.steps} steps:",
+        f"Medians of {' to '.join(str(n) for n in sorted({rounds[0], rounds[-1]}))} alternating rounds, each a process of {a.warmup} + {a.steps} "
+        "steps; `fastest steps` is the ratio of the fastest step of each:",
         "",
         "```",
         shlex.join(str(word) for word in shown),
@@ -199,7 +241,9 @@ def write_report(a, results, threads, path):
 
 def main():
     a = parse_arguments()
-    if not a.train_cpu.is_file():
+    if a.table_only and not a.raw:
+        fail("--table-only needs --raw FILE")
+    if not a.table_only and not a.train_cpu.is_file():
         sys.exit(f"run.py: {a.train_cpu} does not exist; `make build` makes build/bin/train_cpu")
     if min(a.rounds, a.steps) < 1 or a.warmup < 0:
         sys.exit("run.py: --rounds and --steps must be 1 or more, --warmup 0 or more")
