@@ -73,11 +73,11 @@ struct EmulatedTiles {
   }
 
   // What packing needs: see x86/gemm_bf16_amx_kernel.h.
-  static void transpose(const bfloat16* source, int64_t stride, bfloat16* tile_out) {
+  static void transpose(const void* source, int64_t stride, void* tile_out) {
     for (int64_t r = 0; r < 16; ++r) {
       for (int64_t c = 0; c < 16; ++c) {
-        std::memcpy(reinterpret_cast<char*>(tile_out) + 64 * r + 4 * c,
-                    reinterpret_cast<const char*>(source) + c * stride + 4 * r, 4);
+        std::memcpy(static_cast<char*>(tile_out) + 64 * r + 4 * c,
+                    static_cast<const char*>(source) + c * stride + 4 * r, 4);
       }
     }
   }
@@ -93,9 +93,20 @@ struct EmulatedTiles {
       }
     }
   }
-  static void split(const float* x, const float* scales, int64_t scale_stride, int64_t count,
-                    bfloat16* high, bfloat16* middle, bfloat16* low) {
-    kernels::split_bf16_reference(x, scales, scale_stride, count, high, middle, low);
+  static void split(float x, bfloat16* out) {
+    const kernels::Bf16Pieces pieces = kernels::split_bf16_reference(x);
+    out[0] = pieces.high;
+    out[1024] = pieces.middle;
+    out[2048] = pieces.low;
+  }
+  static void split_line(const float* x, const float* scales, bfloat16* out) {
+    for (int i = 0; i < 32; ++i) split(scales == nullptr ? x[i] : x[i] * scales[i], out + i);
+  }
+  static void split_pairs(const float* x, int64_t stride, const float* scales, bfloat16* out) {
+    for (int i = 0; i < 32; ++i) {
+      const float value = x[i % 2 * stride + i / 2];
+      split(scales == nullptr ? value : value * scales[i % 2], out + i);
+    }
   }
   static void round_row(const float* sums, bfloat16* out) {
     for (int i = 0; i < 32; ++i) out[i] = bfloat16(sums[i]);

@@ -88,11 +88,14 @@ void gemm_bf16_pack(const GemmBf16& product, const GemmBf16Plan& plan, int64_t b
 void gemm_bf16_run(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
                    int64_t begin, int64_t end);
 
-// The definitions. FP32 values as three bfloat16 ones: high + middle + low = x * scale up to 2^-24
-// of it (subnormal pieces are zero). Values [0, count) of a row; scale i is scales[i *
-// scale_stride], stride 0 or 1.
-void split_bf16_reference(const float* x, const float* scales, int64_t scale_stride, int64_t count,
-                          bfloat16* high, bfloat16* middle, bfloat16* low);
+// The definitions. An FP32 value as three bfloat16 ones: high + middle + low = x, where high is x
+// rounded to the nearest (ties away from zero), middle what is left of it, rounded, and low the
+// rest, which 8 bits hold if it is not subnormal; so middle is at most 2^-8 of x and low 2^-17. Of
+// an infinite value or one that rounds to infinity a piece is NaN.
+struct Bf16Pieces {
+  bfloat16 high, middle, low;
+};
+Bf16Pieces split_bf16_reference(float x);
 void gemm_bf16_reference(const GemmBf16& product);
 
 }  // namespace quest::kernels

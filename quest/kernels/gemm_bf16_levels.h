@@ -21,8 +21,4 @@ void gemm_bf16_pack_amx(const GemmBf16& product, const GemmBf16Plan& plan, int64
 void gemm_bf16_run_amx(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
                        int64_t begin, int64_t end);
 
-// split_bf16_reference on AVX512-BF16; the packing's own.
-void split_bf16_avx512(const float* x, const float* scales, int64_t scale_stride, int64_t count,
-                       bfloat16* high, bfloat16* middle, bfloat16* low);
-
 }  // namespace quest::kernels::detail

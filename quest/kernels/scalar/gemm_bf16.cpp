@@ -1,24 +1,23 @@
 // The definitions of gemm_bf16.
 #include "quest/kernels/gemm_bf16.h"
 
-#include <cmath>
-#include <limits>
+#include <bit>
 
 namespace quest::kernels {
 
-void split_bf16_reference(const float* x, const float* scales, int64_t scale_stride, int64_t count,
-                          bfloat16* high, bfloat16* middle, bfloat16* low) {
-  const auto piece = [](float value) {  // subnormal values count as zero
-    return bfloat16(std::abs(value) < std::numeric_limits<float>::min() ? 0.0f * value : value);
+Bf16Pieces split_bf16_reference(float x) {
+  const auto round = [](float value) {
+    bfloat16 rounded;
+    rounded.bits = static_cast<uint16_t>((std::bit_cast<uint32_t>(value) + 0x8000u) >> 16);
+    return rounded;
   };
-  for (int64_t i = 0; i < count; ++i) {
-    float rest = x[i] * scales[i * scale_stride];
-    high[i] = piece(rest);
-    rest -= static_cast<float>(high[i]);
-    middle[i] = piece(rest);
-    rest -= static_cast<float>(middle[i]);
-    low[i] = piece(rest);
-  }
+  Bf16Pieces pieces;
+  pieces.high = round(x);
+  x -= static_cast<float>(pieces.high);
+  pieces.middle = round(x);
+  x -= static_cast<float>(pieces.middle);
+  pieces.low.bits = static_cast<uint16_t>(std::bit_cast<uint32_t>(x) >> 16);
+  return pieces;
 }
 
 void gemm_bf16_reference(const GemmBf16& product) {

@@ -83,9 +83,10 @@ struct VectorTiles {
 template <class Instructions>
 struct Bf16TilesOn : Instructions {
   // tile[r][c] = source[c][r], 16 x 16 words of 32 bits.
-  static void transpose(const bfloat16* source, int64_t stride, bfloat16* tile) {
+  static void transpose(const void* source, int64_t stride, void* tile) {
     __m512i r[16], t[16];
-    const char* from = reinterpret_cast<const char*>(source);
+    const char* from = static_cast<const char*>(source);
+    char* const to = static_cast<char*>(tile);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(from + i * stride);
       // 2 x 2, then 4 x 4 words within each 128-bit lane
@@ -108,10 +109,10 @@ struct Bf16TilesOn : Instructions {
       const __m512i high0 = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xee);
       const __m512i low1 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x44);
       const __m512i high1 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xee);
-      _mm512_store_si512(tile + 32 * j, _mm512_shuffle_i32x4(low0, low1, 0x88));
-      _mm512_store_si512(tile + 32 * (4 + j), _mm512_shuffle_i32x4(low0, low1, 0xdd));
-      _mm512_store_si512(tile + 32 * (8 + j), _mm512_shuffle_i32x4(high0, high1, 0x88));
-      _mm512_store_si512(tile + 32 * (12 + j), _mm512_shuffle_i32x4(high0, high1, 0xdd));
+      _mm512_store_si512(to + 64 * j, _mm512_shuffle_i32x4(low0, low1, 0x88));
+      _mm512_store_si512(to + 64 * (4 + j), _mm512_shuffle_i32x4(low0, low1, 0xdd));
+      _mm512_store_si512(to + 64 * (8 + j), _mm512_shuffle_i32x4(high0, high1, 0x88));
+      _mm512_store_si512(to + 64 * (12 + j), _mm512_shuffle_i32x4(high0, high1, 0xdd));
     }
   }
 
@@ -132,46 +133,55 @@ struct Bf16TilesOn : Instructions {
     }
   }
 
-  // split_bf16_reference, 16 values at once; the instruction takes subnormal values as zero.
-  static void split(const float* x, const float* scales, int64_t scale_stride, int64_t count,
-                    bfloat16* high, bfloat16* middle, bfloat16* low) {
-    if (count == 32) return split_32(x, scales, scale_stride, high, middle, low);
-    for (int64_t i = 0; i < count; i += 16) {
-      const int64_t left = count - i < 16 ? count - i : 16;
-      const auto lanes = static_cast<__mmask16>((1u << left) - 1);
-      const __m512 scale =
-          scale_stride == 0 ? _mm512_set1_ps(*scales) : _mm512_maskz_loadu_ps(lanes, scales + i);
-      __m512 rest = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + i), scale);
-      for (bfloat16* out : {high, middle, low}) {
-        const __m256bh piece = _mm512_cvtneps_pbh(rest);
-        _mm256_mask_storeu_epi16(out + i, lanes, reinterpret_cast<__m256i>(piece));
-        rest = _mm512_sub_ps(rest, widen(reinterpret_cast<__m256i>(piece)));
-      }
+  static constexpr int64_t kNextPiece = 2 * 16 * 32;  // from a piece of a step to the next
+
+  // A line of a's tile: the pieces of 32 values.
+  static void split_line(const float* x, const float* scales, bfloat16* out) {
+    __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
+    if (scales != nullptr) {
+      x0 = _mm512_mul_ps(x0, _mm512_loadu_ps(scales));
+      x1 = _mm512_mul_ps(x1, _mm512_loadu_ps(scales + 16));
     }
+    store_split(x0, x1, out, out + kNextPiece, out + 2 * kNextPiece);
   }
 
-  static __m512 widen(__m256i bf16) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
-  }
-
-  // split of 32 values.
-  static void split_32(const float* x, const float* scales, int64_t scale_stride, bfloat16* high,
-                       bfloat16* middle, bfloat16* low) {
-    const __m512 scale0 = scale_stride == 0 ? _mm512_set1_ps(*scales) : _mm512_loadu_ps(scales);
-    const __m512 scale1 = scale_stride == 0 ? scale0 : _mm512_loadu_ps(scales + 16);
-    store_split(_mm512_mul_ps(_mm512_loadu_ps(x), scale0),
-                _mm512_mul_ps(_mm512_loadu_ps(x + 16), scale1), high, middle, low);
+  // A line of b's tile: the pieces of the pairs x[i], x[i + stride] of 16 columns i.
+  static void split_pairs(const float* x, int64_t stride, const float* scales, bfloat16* out) {
+    __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + stride);
+    if (scales != nullptr) {
+      x0 = _mm512_mul_ps(x0, _mm512_set1_ps(scales[0]));
+      x1 = _mm512_mul_ps(x1, _mm512_set1_ps(scales[1]));
+    }
+    constexpr __mmask32 kOddWords = 0xaaaaaaaa;
+    for (int piece = 0; piece < 3; ++piece, out += kNextPiece) {
+      const __m512i word0 = next_piece(piece, x0), word1 = next_piece(piece, x1);
+      _mm512_store_si512(out,
+                         _mm512_mask_blend_epi16(kOddWords, _mm512_srli_epi32(word0, 16), word1));
+    }
   }
 
   // The pieces of 32 values.
-  static void store_split(__m512 rest0, __m512 rest1, bfloat16* high, bfloat16* middle,
-                          bfloat16* low) {
-    for (bfloat16* out : {high, middle, low}) {
-      const auto piece = (__m512i)_mm512_cvtne2ps_pbh(rest1, rest0);
-      _mm512_storeu_si512(out, piece);
-      rest0 = _mm512_sub_ps(rest0, widen(_mm512_castsi512_si256(piece)));
-      rest1 = _mm512_sub_ps(rest1, widen(_mm512_extracti64x4_epi64(piece, 1)));
+  static void store_split(__m512 x0, __m512 x1, bfloat16* high, bfloat16* middle, bfloat16* low) {
+    alignas(64) static constexpr uint16_t kOddWords[32] = {
+        1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+        33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const __m512i odd = _mm512_load_si512(kOddWords);
+    bfloat16* const out[] = {high, middle, low};
+    for (int piece = 0; piece < 3; ++piece) {
+      const __m512i word0 = next_piece(piece, x0), word1 = next_piece(piece, x1);
+      _mm512_storeu_si512(out[piece], _mm512_permutex2var_epi16(word0, odd, word1));
     }
+  }
+
+  // The next piece of split_bf16_reference, in the upper halves of words (the lower ones are
+  // anything); x becomes what is left. The last piece is all that is left.
+  static __m512i next_piece(int piece, __m512& x) {
+    const __m512i bits = _mm512_castps_si512(x);
+    if (piece == 2) return bits;
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x8000));
+    const __m512i upper = _mm512_and_si512(rounded, _mm512_set1_epi32(-0x10000));
+    x = _mm512_sub_ps(x, _mm512_castsi512_ps(upper));
+    return rounded;
   }
 
   static void round_row(const float* sums, bfloat16* out) {

@@ -19,9 +19,4 @@ void gemm_bf16_run_amx(const GemmBf16& product, const GemmBf16Plan& plan, const 
   Bf16Tiles::end();
 }
 
-void split_bf16_avx512(const float* x, const float* scales, int64_t scale_stride, int64_t count,
-                       bfloat16* high, bfloat16* middle, bfloat16* low) {
-  Bf16Tiles::split(x, scales, scale_stride, count, high, middle, low);
-}
-
 }  // namespace quest::kernels::detail

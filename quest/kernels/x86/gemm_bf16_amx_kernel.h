@@ -5,7 +5,10 @@
 // store (see amx_tiles.h), add_bf16_products<c, a, b>, and for packing
 //   transpose(source, stride, tile)          16 x 16 words of 32 bits; stride in bytes
 //   interleave(source, stride, first, second) pairs of 32 rows x 32 values -> two tiles
-//   split(x, scales, scale_stride, count, high, middle, low)      split_bf16_reference
+//   split_line(x, scales, line)               32 FP32 values -> a row of a's tile in three pieces,
+//                                            kStepElements apart; scales: 32, or null
+//   split_pairs(x, stride, scales, line)      rows x and x + stride of 16 FP32 values -> a row of
+//                                            b's tile in three pieces; scales: of the 2 rows
 //   round_row(sums, out)                      32 floats -> bfloat16
 // Internal linkage and no library functions: see gemm_lowbit_driver.h.
 //
@@ -31,11 +34,11 @@ template <class T>
 inline constexpr int kPiecesOf = sizeof(T) == sizeof(float) ? 3 : 1;
 
 // The rows x depth block at `source` (zero past its ends) as a full 32 x 32 block of values.
-inline void copy_padded(const bfloat16* source, int64_t stride, int64_t rows, int64_t columns,
-                        bfloat16* block) {
+template <class T>
+void copy_padded(const T* source, int64_t stride, int64_t rows, int64_t columns, T* block) {
   for (int64_t r = 0; r < 32; ++r) {
     for (int64_t c = 0; c < 32; ++c) {
-      block[32 * r + c] = r < rows && c < columns ? source[r * stride + c] : bfloat16();
+      block[32 * r + c] = r < rows && c < columns ? source[r * stride + c] : T();
     }
   }
 }
@@ -112,39 +115,74 @@ void pack_step(const Vectors<bfloat16>& x, int64_t first, int64_t at, const bflo
   }
 }
 
-// The same of FP32 values, which are split into pieces first.
+// A full block of FP32 values, 32 rows x 32: rows are vectors (along), else steps along K. scales:
+// of the 32 steps, or null.
+template <class Tiles, bool kRowTiles>
+void split_step_along(const float* source, int64_t stride, const float* scales, bfloat16* out) {
+  if constexpr (kRowTiles) {
+    for (int64_t r = 0; r < 32; ++r) Tiles::split_line(source + r * stride, scales, out + 32 * r);
+  } else {
+    alignas(64) float words[16 * 16];
+    for (int64_t t = 0; t < 2; ++t) {
+      for (int64_t k = 0; k < 32; k += 16) {
+        Tiles::transpose(source + 16 * t * stride + k, 4 * stride, words);
+        for (int64_t i = 0; i < 16; i += 2) {
+          Tiles::split_pairs(words + 16 * i, 16, scales == nullptr ? nullptr : scales + k + i,
+                             out + t * kTileElements + 16 * (k + i));
+        }
+      }
+    }
+  }
+}
+template <class Tiles, bool kRowTiles>
+void split_step_across(const float* source, int64_t stride, const float* scales, bfloat16* out) {
+  alignas(64) bfloat16 pairs[kRowTiles ? kPiecesOf<float> * kStepElements : 1];
+  bfloat16* const lines = kRowTiles ? pairs : out;
+  for (int64_t k = 0; k < 32; k += 2) {
+    for (int64_t t = 0; t < 2; ++t) {
+      Tiles::split_pairs(source + k * stride + 16 * t, stride,
+                         scales == nullptr ? nullptr : scales + k,
+                         lines + t * kTileElements + 16 * k);
+    }
+  }
+  if constexpr (kRowTiles) {
+    for (int64_t at = 0; at < kPiecesOf<float> * kStepElements; at += kTileElements) {
+      Tiles::transpose(pairs + at, 64, out + at);
+    }
+  }
+}
+
+// pack_step of FP32 values.
 template <class Tiles, bool kRowTiles>
 void pack_step(const Vectors<float>& x, int64_t first, int64_t at, const float* next,
                bfloat16* out) {
-  constexpr float kOne = 1;
   const int64_t vectors = x.count - first < 32 ? x.count - first : 32;
   const int64_t depth = x.k - at < 32 ? x.k - at : 32;
-  const bool along = x.k_stride == 1;  // rows of a block are vectors, else steps along K
+  const bool along = x.k_stride == 1;
   const int64_t rows = along ? vectors : depth, columns = along ? depth : vectors;
-  const int64_t stride = along ? x.vector_stride : x.k_stride;
-  alignas(64) bfloat16 pieces[kPiecesOf<float>][32 * 32];
-  if (rows < 32 || columns < 32) {
-    for (auto& piece : pieces) {
-      for (bfloat16& value : piece) value = bfloat16();
-    }
-  }
-  const float* source = x.data + first * x.vector_stride + at * x.k_stride;
-  for (int64_t r = 0; r < rows; ++r) {
-    if (next != nullptr) {
+  int64_t stride = along ? x.vector_stride : x.k_stride;
+  if (next != nullptr) {
+    for (int64_t r = 0; r < rows; ++r) {
       __builtin_prefetch(next + r * stride, 0, 3);
       __builtin_prefetch(next + r * stride + 31, 0, 3);
     }
-    const float* scales = x.k_scales == nullptr ? &kOne : x.k_scales + at + (along ? 0 : r);
-    Tiles::split(source + r * stride, scales, x.k_scales != nullptr && along ? 1 : 0, columns,
-                 pieces[0] + 32 * r, pieces[1] + 32 * r, pieces[2] + 32 * r);
   }
-  for (const auto& piece : pieces) {
-    if (along) {
-      pack_step_along<Tiles, kRowTiles>(piece, 32, out);
-    } else {
-      pack_step_across<Tiles, kRowTiles>(piece, 32, out);
+  const float* source = x.data + first * x.vector_stride + at * x.k_stride;
+  const float* scales = x.k_scales == nullptr ? nullptr : x.k_scales + at;
+  alignas(64) float block[32 * 32], padded_scales[32];
+  if (rows < 32 || columns < 32) {
+    copy_padded(source, stride, rows, columns, block);
+    source = block;
+    stride = 32;
+    if (scales != nullptr) {
+      for (int64_t k = 0; k < 32; ++k) padded_scales[k] = k < depth ? scales[k] : 0.0f;
+      scales = padded_scales;
     }
-    out += kStepElements;
+  }
+  if (along) {
+    split_step_along<Tiles, kRowTiles>(source, stride, scales, out);
+  } else {
+    split_step_across<Tiles, kRowTiles>(source, stride, scales, out);
   }
 }
 
@@ -161,7 +199,9 @@ void pack_panels(const Vectors<T>& x, int64_t first, int64_t panels, int64_t pan
     for (int64_t v = first; v < end; v += kBf16Panel, out += panel_elements) {
       bfloat16* step = out;
       for (int64_t at = 0; at < x.k; at += kBf16StepDepth, step += kStep) {
-        pack_step<Tiles, kRowTiles>(x, v, at, values_at(x, v, at + kBf16StepDepth), step);
+        const int64_t next = at + kBf16StepDepth;
+        pack_step<Tiles, kRowTiles>(
+            x, v, at, next < x.k ? values_at(x, v, next) : values_at(x, v + kBf16Panel, 0), step);
       }
     }
     return;
