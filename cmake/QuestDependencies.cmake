@@ -7,6 +7,8 @@ find_package(CLI11 REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(Ceres REQUIRED)
 include(QuestLibraries)
+# Header-only, though the package's own target would link its library: one file includes it.
+quest_import_library(quest_tomlplusplus toml++/toml.h)
 
 if(QUEST_BUILD_TESTS)
   find_package(GTest REQUIRED)
@@ -15,7 +17,5 @@ if(QUEST_BUILD_BENCH)
   find_package(benchmark REQUIRED)
 endif()
 if(QUEST_WITH_TORCH)
-  # Header-only, though the package's own target would link its library: one file includes it.
-  quest_import_library(quest_tomlplusplus toml++/toml.h)
   include(QuestProtobuf)
 endif()

@@ -1,6 +1,7 @@
 # quest_room(NAME [TORCH] [DEPS room...] [LINK target...] [PRIVATE target...]): the static library
 # quest_NAME (quest::NAME) of quest/NAME/**/*.cpp, and the test program quest_NAME_test of every
 # *_test.cpp below it, found by glob so that none is forgotten. A room without sources is an interface.
+# A room in two parts: FOLDER room ONLY file... for the one, EXCEPT file... for the other (names without .cpp).
 add_library(quest_options INTERFACE)
 target_compile_options(quest_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror>
@@ -16,9 +17,20 @@ if(QUEST_SANITIZE)
 endif()
 
 function(quest_room name)
-  cmake_parse_arguments(ROOM "TORCH" "" "DEPS;LINK;PRIVATE;PUBLIC_HEADERS_LINK" ${ARGN})
-  set(dir ${CMAKE_SOURCE_DIR}/quest/${name})
+  cmake_parse_arguments(ROOM "TORCH" "FOLDER" "DEPS;LINK;PRIVATE;PUBLIC_HEADERS_LINK;ONLY;EXCEPT" ${ARGN})
+  if(NOT ROOM_FOLDER)
+    set(ROOM_FOLDER ${name})
+  endif()
+  set(dir ${CMAKE_SOURCE_DIR}/quest/${ROOM_FOLDER})
   file(GLOB_RECURSE all CONFIGURE_DEPENDS ${dir}/*.cpp)
+  list(JOIN ROOM_ONLY "|" only)
+  list(JOIN ROOM_EXCEPT "|" except)
+  if(only)
+    list(FILTER all INCLUDE REGEX "/(${only})(_test)?\\.cpp$")
+  endif()
+  if(except)
+    list(FILTER all EXCLUDE REGEX "/(${except})(_test)?\\.cpp$")
+  endif()
   set(sources ${all})
   list(FILTER sources EXCLUDE REGEX "(_test|/main)\\.cpp$")  # main.cpp: a program of its own
   # Sources of the GPU side: one of the two folders (kernels: QuestKernelsCuda.cmake builds them).

@@ -14,6 +14,7 @@
 
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
+#include "quest/base/json_util.h"
 #include "quest/base/safetensors.h"
 #include "quest/base/testing.h"
 #include "quest/packed/packed_checksum.h"
@@ -24,6 +25,8 @@
 #include "quest/text/testing_text.h"
 #include "quest/text/tokenizer.h"
 #include "quest/text/train_sentencepiece.h"
+#include "quest/train/train_config.h"
+#include "quest/train/train_state.h"
 
 namespace quest::fuzz {
 
@@ -111,6 +114,22 @@ inline bool read_tokenizer(std::string_view input) {
   });
 }
 
+inline bool read_toml(std::string_view input) {
+  return accepts([&] {
+    train::TrainConfig config;
+    train::apply_toml(config, train::parse_toml(input, "x.toml"));
+    train::finish_config(config);
+    (void)train::config_to_toml(config);
+  });
+}
+
+inline bool read_state(std::string_view input) {
+  return accepts([&] {
+    const nlohmann::json json = read_json(scratch().write("state.json", input));
+    (void)train::to_json(train::train_state_from_json(json, "state.json"));
+  });
+}
+
 struct Target {
   const char* name;
   bool (*run)(std::string_view input);
@@ -184,11 +203,37 @@ inline std::vector<std::string> tokenizer_seeds() {
   return seeds;
 }
 
+inline std::vector<std::string> toml_seeds() {
+  train::TrainConfig plain, spelled;
+  plain.data.train = spelled.data.train = "data";
+  plain.train.steps = spelled.train.steps = 16;
+  train::apply_setting(spelled, "quant.recipe", "w1a1");
+  train::apply_setting(spelled, "run.name", "a \"name\"");
+  return {train::config_to_toml(plain), train::config_to_toml(spelled),
+          "[quant]\nrecipe = 'w4a4' # comment\n[optimizer]\nlr = 1e-3\n[train]\nsteps = "
+          "0x10\n[data]\ntrain = 'data'\n"};
+}
+
+inline std::vector<std::string> state_seeds() {
+  train::TrainState state;
+  state.step = 3;
+  state.tokens = 4096;
+  state.loader = {7, 48};
+  state.parent = "runs/a/checkpoints/step-00000002";
+  state.metrics = {123, "events.out.tfevents.1", 45};
+  state.validation_loss = 2.5;
+  state.evaluation = {{"loss", 2.5}};
+  state.guards = {{"window", {0.1, 2.5}}};
+  return {train::to_json(train::TrainState()).dump(1), train::to_json(state).dump(1)};
+}
+
 inline const std::vector<Target>& targets() {
   static const std::vector<Target> all = {{"safetensors", read_safetensors, safetensors_seeds},
                                           {"config", read_config, config_seeds},
                                           {"packed", read_packed, packed_seeds},
-                                          {"tokenizer", read_tokenizer, tokenizer_seeds}};
+                                          {"tokenizer", read_tokenizer, tokenizer_seeds},
+                                          {"toml", read_toml, toml_seeds},
+                                          {"state", read_state, state_seeds}};
   return all;
 }
 

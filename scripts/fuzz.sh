@@ -22,7 +22,7 @@ if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=cc
 cmake -S . -B build-fuzz "${launcher[@]}" -DQUEST_FUZZ=ON -DQUEST_WITH_TORCH=OFF -DQUEST_BUILD_TESTS=OFF -DQUEST_BUILD_BENCH=OFF \
   -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo \
   -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" >/dev/null
-targets="safetensors config packed tokenizer"
+targets="safetensors config packed tokenizer toml state"
 cmake --build build-fuzz --parallel "$(scripts/jobs.sh)" \
   --target make_corpus $(for t in $targets; do echo "fuzz_$t"; done)
 build-fuzz/bin/make_corpus build-fuzz/corpus

@@ -21,41 +21,18 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "quest/base/safetensors.h"
-#include "quest/data/data_loader.h"
 #include "quest/nn/llama_model.h"
 #include "quest/text/tokenizer.h"
 #include "quest/train/averaging.h"
 #include "quest/train/diagnostics.h"
-#include "quest/train/guards.h"
-#include "quest/train/metrics.h"
 #include "quest/train/optimizer.h"
+#include "quest/train/train_state.h"
 
 namespace quest::train {
-
-struct TrainState {
-  int64_t step = 0;          // optimizer steps behind (skipped ones included)
-  int64_t tokens = 0;        // input tokens behind
-  int64_t first_tokens = 0;  // tokens that the parent had behind it
-  DataLoaderState loader;
-  std::string data_fingerprint;  // of the training token files
-  std::string config_hash;
-  std::string parent;  // checkpoint that the run began from; empty: none
-  MetricsPosition metrics;
-  double train_seconds = 0;  // in steps, all processes of this run together
-  double wall_seconds = 0;   // with evaluations and checkpoints
-  nlohmann::json evaluation = nlohmann::json::object();  // line of the last one
-  std::optional<double> validation_loss;                 // if this very step was evaluated
-  nlohmann::json guards = nlohmann::json::object();
-};
-nlohmann::json to_json(const TrainState& state);
-TrainState train_state_from_json(const nlohmann::json& json, const std::string& where);
 
 // What a checkpoint is made of and restored into.
 struct CheckpointParts {

@@ -56,6 +56,8 @@ TEST(Toml, RefusesWhatItDoesNotUnderstand) {
       {"a =\n", "expected value"},
       {"= 1\n", "expected keys"},
       {"[a\nb = 1\n", "expected ']'"},
+      {"[ = ]\n", "expected bare key starting character"},
+      {"a = 1\u0317\n", "t:1"},
       {"x = 1\n[s]\na = [1, 2]\n", "t:3: 's.a': arrays are not used by any setting"},
       {"[[a]]\nb = 1\n", "t:1: 'a': arrays"},
       {"a = {b = 1}\n", "t:1: 'a': inline tables are not used"},
