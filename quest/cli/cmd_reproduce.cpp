@@ -145,6 +145,9 @@ class Reproduction {
     o.jobs = a_.jobs > 0 ? a_.jobs : device() == "cpu" ? default_thread_count() : 1;
     o.retry_failed = true;
     o.stop_on_failure = true;  // an experiment needs all of its runs
+    for (const Experiment& other : experiments()) {
+      if (other.name != e.name) o.others.push_back(folder(other, seed));
+    }
     return SweepRunner(e.training(scale_).sweep, base(e, seed), o);
   }
 
@@ -284,6 +287,7 @@ class Reproduction {
   // map.
   plot::Figure paper_figure(const Experiment& e, const std::vector<TrainedRun>& runs) const {
     plot::FigureOptions options;
+    options.perplexity = e.perplexity;
     const plot::OwnData takes = plot::figure_info(e.figure).takes;
     const std::string first = std::to_string(a_.seeds.front());
     if (takes == plot::OwnData::kSweep) {
@@ -441,8 +445,8 @@ void add_reproduce_command(CLI::App& app) {
       "reproduce", "the paper's experiments at a scale, against what they must show");
   auto a = std::make_shared<ReproduceArguments>();
   command->add_option("NAME", a->names,
-                      "table1, fig2, fig3, fig8, fig10, fig11, w1a1-stability, or all; without a "
-                      "name they are listed");
+                      "table1, fig2, fig3, fig8, fig10, fig11, fig12, table4, w1a1-stability, or "
+                      "all; without a name they are listed");
   command
       ->add_option("--scale", a->scale,
                    "tiny: minutes a run on two cores; small: 3.4 M parameters on 105 M tokens, a "

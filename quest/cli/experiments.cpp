@@ -2,79 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
 #include "quest/base/error.h"
+#include "quest/cli/experiment_parts.h"
+#include "quest/cli/setting_experiments.h"
 #include "quest/plot/diagnostics.h"
 
 namespace quest::cli {
 namespace {
-
-using train::Sweep;
-using train::TrainConfig;
-
-constexpr std::string_view kRecipe = "quant.recipe";
-
-TrainConfig base_config(Scale scale) {
-  TrainConfig c;
-  c.checkpoint.every = 0;
-  c.checkpoint.keep_best = false;
-  c.checkpoint.keep_last = 1;
-  c.eval.every = 0;
-  if (scale != Scale::kPaper) {
-    c.model.preset = "none";
-    c.model.num_layers = 4;
-    c.model.num_heads = 2;
-    c.train.sequence_length = 128;
-  }
-  if (scale == Scale::kTiny) {
-    c.model.hidden_size = 128;
-    c.train.batch_size = 16;
-    c.train.steps = 1200;
-    c.optimizer.lr = 4e-3;
-  } else if (scale == Scale::kSmall) {
-    // Narrow enough that a GPU gives each run tens of tokens per parameter within a minute: with
-    // fewer (the 30M model on one token per parameter) orders are those of the first steps, not of
-    // what a format can hold. Heads of 128 and the learning rate are the paper's (its two smallest
-    // models have this one); sequences are short: of long ones of code and documentation
-    // some runs seem to learn the copying and others not, whatever the method (docs/reproduce.md).
-    c.model.hidden_size = 256;
-    c.train.batch_size = 256;
-    c.train.tokens = 105'000'000;
-    c.optimizer.lr = 1.2e-3;
-  } else {
-    c.train.tokens = 3'000'000'000;
-    c.train.micro_batch_size = 64;
-    c.checkpoint.every = 1000;
-  }
-  return c;
-}
-
-// A part of the scale's training, for what shows early.
-void shorten(TrainConfig& config, int64_t part) {
-  if (config.train.steps > 0) config.train.steps /= part;
-  if (config.train.tokens > 0) config.train.tokens /= part;
-}
-
-Training recipes_at(Scale scale, std::vector<std::string> recipes) {
-  Training t;
-  t.base = base_config(scale);
-  t.sweep.grid.push_back({std::string(kRecipe), std::move(recipes)});
-  return t;
-}
-
-std::string recipe_of(const TrainedRun& run) {
-  const auto found = run.settings.find(std::string(kRecipe));
-  return found == run.settings.end() ? std::string() : found->second;
-}
-
-std::vector<std::string> seeds_of(std::span<const TrainedRun> runs) {
-  std::vector<std::string> seeds;
-  for (const TrainedRun& run : runs) {
-    if (std::find(seeds.begin(), seeds.end(), run.seed) == seeds.end()) seeds.push_back(run.seed);
-  }
-  return seeds;
-}
 
 // The run of a recipe and seed, trained with it (or rounded with it afterwards).
 const TrainedRun& run_of(std::span<const TrainedRun> runs, const std::string& recipe,
@@ -86,40 +21,6 @@ const TrainedRun& run_of(std::span<const TrainedRun> runs, const std::string& re
   QUEST_THROW(ErrorKind::kData, "there is no run of {} with seed {}", recipe, seed);
 }
 
-void add_losses(std::span<const TrainedRun> runs, Findings& out) {
-  for (const TrainedRun& run : runs) out.values[value_name(run)] = run.loss;
-}
-
-// A table of losses: a row for each label, a column for each seed, with the mean if there are
-// several.
-struct Row {
-  std::string label;
-  std::vector<double> values;  // by seed
-};
-std::string table_text(const std::string& first, const std::vector<std::string>& seeds,
-                       const std::vector<Row>& rows, const char* format = "{:.4f}") {
-  const bool means = seeds.size() > 1;
-  std::string out = "| " + first + " |";
-  for (const std::string& seed : seeds) out += " seed " + seed + " |";
-  out += means ? " mean |\n|---|" : "\n|---|";
-  for (size_t i = 0; i < seeds.size() + means; ++i) out += "---|";
-  out += "\n";
-  for (const Row& row : rows) {
-    out += "| " + row.label + " |";
-    double sum = 0;
-    for (const double value : row.values) {
-      out += fmt::format(fmt::runtime(std::string(" ") + format + " |"), value);
-      sum += value;
-    }
-    if (means) {
-      out += fmt::format(fmt::runtime(std::string(" ") + format + " |"),
-                         sum / static_cast<double>(row.values.size()));
-    }
-    out += "\n";
-  }
-  return out;
-}
-
 Row loss_row(std::span<const TrainedRun> runs, const std::vector<std::string>& seeds,
              const std::string& recipe, const std::string& label, bool rounded = false) {
   Row row{label, {}};
@@ -127,20 +28,6 @@ Row loss_row(std::span<const TrainedRun> runs, const std::vector<std::string>& s
     row.values.push_back(run_of(runs, recipe, seed, rounded).loss);
   }
   return row;
-}
-
-// "A below B" for every seed.
-Check below(const Row& low, const Row& high, const std::vector<std::string>& seeds,
-            double allowance = 0) {
-  Check check{fmt::format("{} below {}", low.label, high.label), true};
-  if (allowance > 0) check.text += fmt::format(" (or at most {:g} % above)", 100 * allowance);
-  for (size_t i = 0; i < seeds.size(); ++i) {
-    const bool holds = low.values[i] < (1 + allowance) * high.values[i];
-    check.holds &= holds;
-    check.text += fmt::format("{} {:.4f}{}{:.4f}", i == 0 ? ":" : ",", low.values[i],
-                              holds ? " < " : " is NOT below ", high.values[i]);
-  }
-  return check;
 }
 
 // Figure 3. The methods, lowest loss first.
@@ -269,50 +156,6 @@ Findings judge_fig8(Scale, std::span<const TrainedRun> runs) {
   return out;
 }
 
-// Figure 10: the outer trust factor of both sides.
-constexpr std::string_view kWeightTrust = "quant.weight.trust_scale",
-                           kInputTrust = "quant.activation.trust_scale";
-
-Training fig10_training(Scale scale) {
-  Training t;
-  t.base = base_config(scale);
-  shorten(t.base, 3);
-  train::apply_setting(t.base, kRecipe, "w2a2");
-  const std::vector<std::string> factors = {"0.25", "1.0", "4.0"};
-  t.sweep.grid = {{std::string(kWeightTrust), factors}, {std::string(kInputTrust), factors}};
-  return t;
-}
-
-Findings judge_fig10(Scale, std::span<const TrainedRun> runs) {
-  Findings out;
-  const std::vector<std::string> seeds = seeds_of(runs);
-  const auto key = [](const TrainedRun& run) {
-    return fmt::format("s of weights {}, of activations {}",
-                       run.settings.at(std::string(kWeightTrust)),
-                       run.settings.at(std::string(kInputTrust)));
-  };
-  std::map<std::string, Row> rows;
-  for (const TrainedRun& run : runs) {
-    Row& row = rows[key(run)];
-    row.label = key(run);
-    row.values.push_back(run.loss);
-    out.values[value_name(run)] = run.loss;
-  }
-  const Row& one = rows.at("s of weights 1.0, of activations 1.0");
-  Check near{"s = 1 on both sides at most 1 % above the best of all:", true};
-  std::vector<Row> listed;
-  for (const auto& [name, row] : rows) listed.push_back(row);
-  for (size_t i = 0; i < seeds.size(); ++i) {
-    double best = INFINITY;
-    for (const Row& row : listed) best = std::min(best, row.values[i]);
-    near.holds &= one.values[i] <= 1.01 * best;
-    near.text += fmt::format("{} {:.4f}, best {:.4f}", i == 0 ? "" : ";", one.values[i], best);
-  }
-  out.checks = {near, below(one, rows.at("s of weights 0.25, of activations 0.25"), seeds)};
-  out.table = table_text("W2A2, validation loss", seeds, listed);
-  return out;
-}
-
 Training fig11_training(Scale scale) {
   return recipes_at(scale, {"w4a4", "fp4", "int4_4of8", "w2a2"});
 }
@@ -334,45 +177,6 @@ Findings judge_fig11(Scale scale, std::span<const TrainedRun> runs) {
     out.checks.push_back(below(int4, fp4, seeds, 0.005));
   }
   out.table = table_text("validation loss", seeds, {int4, fp4, sparse, int2});
-  return out;
-}
-
-Training w1a1_training(Scale scale) {
-  Training t;
-  t.base = base_config(scale);
-  shorten(t.base, 3);
-  train::apply_setting(t.base, kRecipe, "w1a1");
-  const double lr = t.base.optimizer.lr;
-  train::GridAxis rates{"optimizer.lr", {}};
-  for (const double factor : {0.25, 0.5, 1.0, 2.0}) {
-    rates.values.push_back(fmt::format("{:g}", factor * lr));
-  }
-  t.sweep.grid = {rates};
-  return t;
-}
-
-Findings judge_w1a1(Scale, std::span<const TrainedRun> runs) {
-  Findings out;
-  const std::vector<std::string> seeds = seeds_of(runs);
-  std::map<double, Row> rows;
-  double best = INFINITY, worst = -INFINITY;
-  for (const TrainedRun& run : runs) {
-    const std::string lr = run.settings.at("optimizer.lr");
-    Row& row = rows[std::stod(lr)];
-    row.label = "learning rate " + lr;
-    row.values.push_back(run.loss);
-    best = std::min(best, run.loss);
-    worst = std::isfinite(run.loss) ? std::max(worst, run.loss) : INFINITY;
-    out.values[value_name(run)] = run.loss;
-  }
-  std::vector<Row> listed;
-  for (auto& [lr, row] : rows) listed.push_back(std::move(row));
-  out.checks = {
-      {fmt::format("W1A1 trains at every learning rate and seed: the worst loss is {:.3f} "
-                   "times the best (at most 1.15)",
-                   worst / best),
-       worst <= 1.15 * best}};
-  out.table = table_text("W1A1, validation loss", seeds, listed);
   return out;
 }
 
@@ -402,12 +206,7 @@ std::vector<Experiment> make_experiments() {
        .tolerance = 0.5,
        .training = fig8_training,
        .judge = judge_fig8},
-      {.name = "fig10",
-       .claim = "the trust region of half a step (s = 1) is a good one",
-       .figure = "fig10",
-       .title = "Figure 10: validation loss of W2A2 by trust factor s",
-       .training = fig10_training,
-       .judge = judge_fig10},
+      fig10_experiment(),
       {.name = "fig11",
        .claim = "the method carries over to FP4 and 4:8 sparse INT4: below INT2, and (not at tiny "
                 "scale) "
@@ -415,14 +214,9 @@ std::vector<Experiment> make_experiments() {
        .figure = "fig11",
        .training = fig11_training,
        .judge = judge_fig11},
-      {.name = "w1a1-stability",
-       .claim = "W1A1 does not diverge over an eightfold range of learning rates, nor by the seed",
-       .figure = "",
-       .title = "W1A1: loss against learning rate",
-       .lines_over = "optimizer.lr",
-       .tolerance = 0.03,
-       .training = w1a1_training,
-       .judge = judge_w1a1},
+      fig12_experiment(),
+      table4_experiment(),
+      w1a1_experiment(),
   };
 }
 

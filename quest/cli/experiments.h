@@ -59,10 +59,11 @@ struct Findings {
 };
 
 struct Experiment {
-  std::string name;        // "fig3"
-  std::string claim;       // what the paper shows, one line
-  std::string figure;      // of `quest plot`, drawn from the runs
-  std::string title = {};  // above the picture; empty: the figure's own
+  std::string name;         // "fig3"
+  std::string claim;        // what the paper shows, one line
+  std::string figure;       // of `quest plot`, drawn from the runs
+  std::string title = {};   // above the picture; empty: the figure's own
+  bool perplexity = false;  // in the picture, exp(loss), as the paper has it there
   // Without a figure: the setting against which losses are drawn, a line for each seed.
   std::string lines_over = {};
   double tolerance = 0.02;  // relative, of values against a stored expectation

@@ -148,6 +148,67 @@ TEST(Experiments, TheTrustFactorOfOneMustBeNearTheBest) {
   EXPECT_FALSE(all_hold(experiment("fig10").judge(Scale::kTiny, runs)));
 }
 
+TEST(Experiments, TheRecipesRateAndDecayMustBeNearTheBest) {
+  const Experiment& fig12 = experiment("fig12");
+  for (const Scale scale : {Scale::kTiny, Scale::kSmall}) {
+    SCOPED_TRACE(std::string(scale_name(scale)));
+    const std::vector<train::GridAxis> grid = fig12.training(scale).sweep.grid;
+    ASSERT_EQ(grid[0].values.size() * grid[1].values.size(), 9u);
+    // One loss other than in a valley around the middle.
+    const auto judged = [&](size_t rate, size_t decay, double loss) {
+      std::vector<TrainedRun> runs;
+      for (const size_t r : {0, 1, 2}) {
+        for (const size_t d : {0, 1, 2}) {
+          TrainedRun run;
+          run.settings = {{grid[0].key, grid[0].values[r]}, {grid[1].key, grid[1].values[d]}};
+          run.seed = "0";
+          run.loss = r == rate && d == decay ? loss : 3 + 0.1 * (r != 1) + 0.01 * (d != 1);
+          runs.push_back(run);
+        }
+      }
+      return all_hold(fig12.judge(scale, runs));
+    };
+    EXPECT_TRUE(judged(1, 1, 3.0));
+    EXPECT_TRUE(judged(1, 1, 3.07));
+    EXPECT_FALSE(judged(1, 1, 3.08)) << "above another decay by more than 2 %";
+    EXPECT_FALSE(judged(1, 1, NAN));
+    EXPECT_FALSE(judged(0, 1, 2.99)) << "a quarter of the rate is better";
+    EXPECT_FALSE(judged(1, 2, 2.9)) << "ten times the decay is better";
+    EXPECT_EQ(judged(2, 1, 2.99), scale == Scale::kSmall) << "four times the rate is better";
+    EXPECT_EQ(judged(2, 2, 2.9), scale == Scale::kSmall);
+  }
+}
+
+TEST(Experiments, LsqByWeightDecayIsJudged) {
+  const Experiment& table4 = experiment("table4");
+  const auto judged = [&](Scale scale, int bits, const std::string& decay, double loss) {
+    std::vector<TrainedRun> runs;
+    const std::vector<train::GridAxis> grid = table4.training(scale).sweep.grid;
+    for (const std::string& recipe : grid[0].values) {
+      for (const std::string& d : grid[1].values) {
+        const int b = recipe[1] - '0';
+        TrainedRun run = run_with(recipe, "0", b == bits && d == decay ? loss : 3.7 - 0.05 * b);
+        run.settings[grid[1].key] = d;
+        if (d == "1" && run.loss != loss) run.loss += 0.01;
+        runs.push_back(run);
+      }
+    }
+    EXPECT_EQ(runs.size(), 12u);
+    const Findings found = table4.judge(scale, runs);
+    EXPECT_THAT(found.table, HasSubstr("| 2 bits, decay 0.001 | 3.6000 |"));
+    return all_hold(found);
+  };
+  for (const Scale scale : {Scale::kTiny, Scale::kSmall, Scale::kPaper}) {
+    SCOPED_TRACE(std::string(scale_name(scale)));
+    EXPECT_TRUE(judged(scale, 0, "", 0));
+    EXPECT_FALSE(judged(scale, 3, "1", 3.70)) << "4.2 % above the others";
+    EXPECT_FALSE(judged(scale, 4, "0.01", NAN));
+    EXPECT_EQ(judged(scale, 2, "1", 3.68), scale == Scale::kTiny) << "2.2 % above the others";
+    EXPECT_EQ(judged(scale, 4, "0.01", 3.56), scale == Scale::kTiny) << "above that of 3 bits";
+    EXPECT_EQ(judged(scale, 3, "0.1", 3.565), scale != Scale::kPaper) << "above 1";
+  }
+}
+
 TEST(Experiments, DiagnosticsAreReadFromTheRuns) {
   const testing::TemporaryFolder folder;
   const auto run = [&](const std::string& recipe, double cosine, double masked) {

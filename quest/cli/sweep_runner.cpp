@@ -180,6 +180,7 @@ SweepRunner::SweepRunner(train::Sweep sweep, TrainConfig base, SweepOptions opti
     : sweep_(std::move(sweep)), base_(std::move(base)), options_(std::move(options)) {
   trials_ = train::plan_trials(sweep_);
   const auto count = static_cast<int64_t>(trials_.size());
+  QUEST_ASSERT(!sweep_.halving || options_.others.empty(), "halving goes on from runs of its own");
   if (sweep_.halving) {
     rungs_ = train::halving_rungs(sweep_, count, base_.train.steps);
   } else {
@@ -321,6 +322,23 @@ bool SweepRunner::take_result(const Run& run, const fs::path& folder) {
   return true;
 }
 
+// A run's folder ends with the hash of all settings that decide about its result, the text's place
+// among them.
+bool SweepRunner::take_from_others(const Run& run) {
+  const std::string ending = "-" + train::config_hash(run_config(run));
+  for (const fs::path& sweep : options_.others) {
+    if (!fs::is_directory(sweep / "runs")) continue;
+    for (const fs::directory_entry& entry : fs::directory_iterator(sweep / "runs")) {
+      if (!entry.path().filename().string().ends_with(ending)) continue;
+      if (!take_result(run, entry.path())) continue;
+      log::info("{} is trained already: {}", outcome_.table.rows[run.trial].trial,
+                entry.path().string());
+      return true;
+    }
+  }
+  return false;
+}
+
 void SweepRunner::fail(const Run& run, const std::string& error) {
   TrialRow& row = outcome_.table.rows[run.trial];
   row.state = "failed";
@@ -432,7 +450,7 @@ void SweepRunner::train_rung(size_t rung, const std::vector<size_t>& members) {
     }
     const TrainConfig config = run_config(run);
     const fs::path folder = fs::path(config.run.folder) / train::run_folder_name(config);
-    if (take_result(run, folder)) {
+    if (take_result(run, folder) || take_from_others(run)) {
       ++ended_;
     } else {
       waiting.push_back(run);

@@ -35,6 +35,9 @@ struct SweepOptions {
   // Of ended runs only the best keeps its weights (checkpoints/ and final/), and with halving those
   // that the next rung goes on from.
   bool keep_best_only = false;
+  // Folders of other sweeps, there or not. A run of theirs that has ended with the settings of a
+  // trial here is that trial's result, and stays where it is. Not with halving.
+  std::vector<std::filesystem::path> others;
 };
 
 struct SweepOutcome {
@@ -70,6 +73,7 @@ class SweepRunner {
   std::string run_name(const Run& run) const;
   void prepare_folder() const;
   bool take_result(const Run& run, const std::filesystem::path& folder);
+  bool take_from_others(const Run& run);
   void fail(const Run& run, const std::string& error);
   std::filesystem::path failure_file(const Run& run) const;
   bool has_failed(const Run& run);

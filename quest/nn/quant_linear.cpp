@@ -68,10 +68,18 @@ at::Tensor QuantLinear::forward_swiglu(const at::Tensor& gate_up) {
   return ops::swiglu_quant_linear(gate_up, weight_, state());
 }
 
-at::Tensor QuantLinear::registered_values(bool is_weight, const at::Tensor& rows) {
+ops::RegisteredSide& QuantLinear::registered_side(bool is_weight) {
   ops::RegisteredSide* side = is_weight ? state_.registered_weight() : state_.registered_input();
   QUEST_ASSERT(side != nullptr, "{} has no registered quantizer on this side", name_);
-  return side->values(rows, at::kFloat, /*beginning=*/false);
+  return *side;
+}
+
+at::Tensor QuantLinear::registered_values(bool is_weight, const at::Tensor& rows) {
+  return registered_side(is_weight).values(rows, at::kFloat, /*beginning=*/false);
+}
+
+ops::QuantizerCodes QuantLinear::registered_codes(bool is_weight, const at::Tensor& rows) {
+  return registered_side(is_weight).codes(rows);
 }
 
 void QuantLinear::quantize(bool on) {

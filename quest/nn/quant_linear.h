@@ -63,6 +63,8 @@ class QuantLinear {
   // What a registered quantizer makes of rows (M,K) as this layer's weight or input: (M,K) FP32,
   // rotated if its spec is; by way of autograd where that is on. Not for grids.
   at::Tensor registered_values(bool is_weight, const at::Tensor& rows);
+  // The codes of the same values; after registered_values.
+  ops::QuantizerCodes registered_codes(bool is_weight, const at::Tensor& rows);
   void set_beginning(bool beginning) { state_.set_beginning(beginning); }
 
   // Called in every forward pass before the product, which it does not change; empty: nobody.
@@ -79,6 +81,7 @@ class QuantLinear {
 
  private:
   ops::QuantLinearState& state() { return plain_ ? *plain_ : state_; }
+  ops::RegisteredSide& registered_side(bool is_weight);
 
   std::string name_;
   at::Tensor weight_;

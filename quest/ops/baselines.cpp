@@ -43,6 +43,21 @@ struct Levels {
   bool is_sign = false;
 };
 
+// Codes are `first` to `last`.
+at::Tensor code_of(const at::Tensor& z, const Levels& l) {
+  return (z * l.per_unit - l.shift).round_().clamp_(l.first, l.last);
+}
+
+at::Tensor level_of(const at::Tensor& z, const Levels& l) {
+  return (code_of(z, l) + l.shift) / l.per_unit;
+}
+
+// x in units of a learned scale.
+at::Tensor in_units(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& offset) {
+  const at::Tensor s = scale.clamp_min(kSmallestScale);
+  return offset.defined() ? (x - offset) / s : x / s;
+}
+
 class LearnedScaleFunction : public torch::autograd::Function<LearnedScaleFunction> {
  public:
   // scale (1) or (rows,1); offset (1) or none.
@@ -50,8 +65,8 @@ class LearnedScaleFunction : public torch::autograd::Function<LearnedScaleFuncti
                             const std::optional<at::Tensor>& offset, const Levels& levels,
                             double gradient_scale) {
     const at::Tensor s = scale.clamp_min(kSmallestScale);
-    const at::Tensor z = offset ? (x - *offset) / s : x / s;
-    const at::Tensor q = level(z, levels);
+    const at::Tensor z = in_units(x, scale, offset ? *offset : at::Tensor());
+    const at::Tensor q = level_of(z, levels);
     ctx->save_for_backward({z, scale});
     ctx->saved_data["levels"] = std::vector<double>{levels.low,      levels.high,  levels.shift,
                                                     levels.per_unit, levels.first, levels.last};
@@ -69,7 +84,7 @@ class LearnedScaleFunction : public torch::autograd::Function<LearnedScaleFuncti
     const double factor = ctx->saved_data["gradient_scale"].toDouble();
     const at::Tensor& grad = grads[0];
     const at::Tensor inside = (z >= levels.low).logical_and_(z <= levels.high);
-    const at::Tensor q = level(z, levels);
+    const at::Tensor q = level_of(z, levels);
     const at::Tensor per_value = grad * (levels.is_sign ? q : at::where(inside, q - z, q));
     const at::Tensor grad_scale =
         (scale.dim() == 1 ? per_value.sum().reshape({1}) : per_value.sum(1, /*keepdim=*/true)) *
@@ -80,12 +95,22 @@ class LearnedScaleFunction : public torch::autograd::Function<LearnedScaleFuncti
     }
     return {grad * inside, grad_scale, grad_offset, at::Tensor(), at::Tensor()};
   }
-
- private:
-  static at::Tensor level(const at::Tensor& z, const Levels& l) {
-    return ((z * l.per_unit - l.shift).round_().clamp_(l.first, l.last) + l.shift) / l.per_unit;
-  }
 };
+
+// Codes from `first` to `last` (their values as floats), whose levels are (code + shift) /
+// per_unit.
+QuantizerCodes as_places(const at::Tensor& codes, double first, double last, double shift = 0,
+                         double per_unit = 1) {
+  QuantizerCodes out;
+  for (double code = first; code <= last; ++code) out.levels.push_back((code + shift) / per_unit);
+  out.places = (codes - first).to(at::kShort);
+  return out;
+}
+
+QuantizerCodes learned_codes(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& offset,
+                             const Levels& l) {
+  return as_places(code_of(in_units(x, scale, offset), l), l.first, l.last, l.shift, l.per_unit);
+}
 
 at::Tensor learned_scale(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& offset,
                          const Levels& levels, double gradient_scale) {
@@ -100,6 +125,9 @@ double value_count(const at::Tensor& x) { return static_cast<double>(x.numel());
 double q_min(int bits) { return -std::exp2(bits - 1); }
 double q_max(int bits) { return std::exp2(bits - 1) - 1; }
 double divisor(int bits) { return std::max(1.0, q_max(bits)); }
+Levels lsq_levels(int bits) {
+  return {q_min(bits) + 0.5, q_max(bits) + 0.5, 0.5, 1, q_min(bits), q_max(bits)};
+}
 
 class Lsq : public TensorQuantizer {
  public:
@@ -118,12 +146,23 @@ class Lsq : public TensorQuantizer {
     step_.detach().copy_(first);
     if (offset_.defined()) offset_.detach().copy_(lsq_plus_first_offset(x, first, bits_));
   }
+  QuantizerCodes codes(const at::Tensor& x) override {
+    return learned_codes(x, step_, offset_, lsq_levels(bits_));
+  }
 
  private:
   int bits_;
   bool plus_;
   at::Tensor step_, offset_;
 };
+
+// Of PACT's levels (code - 1/2) step, step = 2c / (2^bits - 1), the codes q_min + 1 .. q_max + 1.
+at::Tensor pact_step(const at::Tensor& c, int64_t bits) {
+  return 2 * c / (std::exp2(static_cast<double>(bits)) - 1);
+}
+at::Tensor pact_code(const at::Tensor& x, const at::Tensor& c, int64_t bits) {
+  return (x.clamp(-c, c) / pact_step(c, bits) + 0.5).round_();
+}
 
 // y = clamp(x, -c, c) rounded to 2^bits centred levels, step 2c / (2^bits - 1).
 //   dy/dx = 1 where |x| < c, else 0;  dy/dc = sign(x) where |x| >= c, else 0
@@ -133,9 +172,9 @@ class PactFunction : public torch::autograd::Function<PactFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& clip,
                             int64_t bits) {
     const at::Tensor c = clip.clamp_min(kSmallestScale);
-    const at::Tensor step = 2 * c / (std::exp2(static_cast<double>(bits)) - 1);
+    const at::Tensor step = pact_step(c, bits);
     ctx->save_for_backward({x, c});
-    return (x.clamp(-c, c) / step + 0.5).round_() * step - step / 2;
+    return pact_code(x, c, bits) * step - step / 2;
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
@@ -155,6 +194,10 @@ class Pact : public TensorQuantizer {
   void begin(const at::Tensor& x) override {
     clip_.detach().copy_(optimal_gaussian_scale(bits_) * x.square().mean().sqrt().reshape({1}));
   }
+  QuantizerCodes codes(const at::Tensor& x) override {
+    return as_places(pact_code(x, clip_.clamp_min(kSmallestScale), bits_), q_min(bits_) + 1,
+                     q_max(bits_) + 1, -0.5);
+  }
 
  private:
   int bits_;
@@ -170,8 +213,15 @@ at::Tensor straight_through(const at::Tensor& x, const at::Tensor& q) {
 class AbsmeanTernary : public TensorQuantizer {
  public:
   at::Tensor forward(const at::Tensor& x) override {
-    const at::Tensor g = x.detach().abs().mean() + 1e-5;
-    return straight_through(x, (x.detach() / g).round_().clamp_(-1, 1) * g);
+    const at::Tensor g = scale(x.detach());
+    return straight_through(x, code(x.detach(), g) * g);
+  }
+  QuantizerCodes codes(const at::Tensor& x) override { return as_places(code(x, scale(x)), -1, 1); }
+
+ private:
+  static at::Tensor scale(const at::Tensor& x) { return x.abs().mean() + 1e-5; }
+  static at::Tensor code(const at::Tensor& x, const at::Tensor& g) {
+    return (x / g).round_().clamp_(-1, 1);
   }
 };
 
@@ -181,12 +231,22 @@ class Absmax : public TensorQuantizer {
  public:
   explicit Absmax(int bits) : bits_(bits) {}
   at::Tensor forward(const at::Tensor& x) override {
-    const at::Tensor rows = x.detach();
-    const at::Tensor s = rows.abs().amax({1}, /*keepdim=*/true).clamp_min(1e-5) / q_max(bits_);
-    return straight_through(x, (rows / s).round_().clamp_(q_min(bits_), q_max(bits_)) * s);
+    const at::Tensor s = scale(x.detach());
+    return straight_through(x, code(x.detach(), s) * s);
+  }
+  // The lowest code is there for nobody: the scale keeps all values within the others.
+  QuantizerCodes codes(const at::Tensor& x) override {
+    return as_places(code(x, scale(x)), -q_max(bits_), q_max(bits_));
   }
 
  private:
+  at::Tensor scale(const at::Tensor& rows) const {
+    return rows.abs().amax({1}, /*keepdim=*/true).clamp_min(1e-5) / q_max(bits_);
+  }
+  at::Tensor code(const at::Tensor& rows, const at::Tensor& s) const {
+    return (rows / s).round_().clamp_(q_min(bits_), q_max(bits_));
+  }
+
   int bits_;
 };
 
@@ -209,6 +269,9 @@ class ParetoQ : public TensorQuantizer {
                              : ternary_ || bits_ == 2 ? largest
                                                       : largest / q_max(bits_);
     scale_.detach().copy_(first.clamp_min(kSmallestScale));
+  }
+  QuantizerCodes codes(const at::Tensor& x) override {
+    return learned_codes(x, scale_, {}, levels());
   }
 
  private:
@@ -280,8 +343,8 @@ void register_baselines() {
 }
 
 at::Tensor lsq(const at::Tensor& x, const at::Tensor& step, const at::Tensor& offset, int bits) {
-  const Levels levels{q_min(bits) + 0.5, q_max(bits) + 0.5, 0.5, 1, q_min(bits), q_max(bits)};
-  return learned_scale(x, step, offset, levels, 1 / std::sqrt(value_count(x) * divisor(bits)));
+  return learned_scale(x, step, offset, lsq_levels(bits),
+                       1 / std::sqrt(value_count(x) * divisor(bits)));
 }
 
 at::Tensor lsq_first_step(const at::Tensor& x, int bits) {

@@ -1,5 +1,6 @@
 #include "quest/ops/baselines.h"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
@@ -50,6 +51,7 @@ class Side {
   }
   const at::Tensor& x() const { return x_; }
   at::Tensor values() { return side_.values(x_, at::kDouble, /*beginning=*/false); }
+  QuantizerCodes codes() { return side_.codes(x_); }
 
  private:
   QuantSpec spec_;
@@ -205,6 +207,49 @@ TEST(Baselines, BitNetRoundsToMeansAndMaximaAndPassesEveryGradient) {
     }
     expect_within(y, expected, 1e-12, "values");
   }
+}
+
+// A value is the level of its code times the scale, plus LSQ+'s offset.
+void check_codes(const std::string& spec, bool is_weight, size_t levels,
+                 const std::function<double(const Side&, int64_t row)>& scale) {
+  SCOPED_TRACE(spec);
+  Side side(spec, is_weight, heavy_tailed(17));
+  const QuantizerCodes codes = side.codes();
+  EXPECT_EQ(codes.levels.size(), levels);
+  EXPECT_TRUE(std::is_sorted(codes.levels.begin(), codes.levels.end()));
+  EXPECT_FALSE(codes.places.requires_grad());
+  const at::Tensor places = codes.places.to(at::kLong);
+  const double offset = side.learned().size() == 2 ? side.learned_value(1) : 0;
+  at::Tensor expected = side.x().detach().clone();
+  for (int64_t i = 0; i < expected.numel(); ++i) {
+    const double level = codes.levels.at(static_cast<size_t>(places.data_ptr<int64_t>()[i]));
+    expected.data_ptr<double>()[i] = level * scale(side, i / kColumns) + offset;
+  }
+  expect_within(side.values().detach(), expected, 1e-12, "values");
+}
+
+TEST(Baselines, CodesAreWhatValuesAreMadeOf) {
+  const auto learned = [](const Side& side, int64_t row) { return side.learned_value(0, row); };
+  for (int bits = 1; bits <= 8; ++bits) {
+    const std::string width = std::to_string(bits);
+    const size_t all = size_t{1} << bits;
+    for (const bool is_weight : {true, false}) {
+      check_codes("lsq" + width, is_weight, all, learned);
+      check_codes("lsq_plus" + width, is_weight, all, learned);
+      check_codes("pact" + width, is_weight, all, [&](const Side& side, int64_t) {
+        return 2 * side.learned_value(0) / static_cast<double>(all - 1);
+      });
+    }
+    if (bits <= 4) check_codes("paretoq" + width, true, all, learned);
+    if (bits == 1) continue;
+    check_codes("absmax" + width, false, all - 1, [&](const Side& side, int64_t row) {
+      return side.x().detach()[row].abs().max().item<double>() / static_cast<double>(all / 2 - 1);
+    });
+  }
+  check_codes("paretoq_ternary", true, 3, learned);
+  check_codes("absmean_ternary", true, 3, [](const Side& side, int64_t) {
+    return side.x().detach().abs().mean().item<double>() + 1e-5;
+  });
 }
 
 TEST(Baselines, EqualTheAuthorsGoldenValues) {

@@ -83,9 +83,14 @@ bool RegisteredSide::has_values() const {
   return true;
 }
 
+// What the quantizer sees.
+at::Tensor RegisteredSide::rotated_rows(const at::Tensor& x) const {
+  const at::Tensor rows = x.to(master_);
+  return spec_.hadamard ? hadamard(rows) : rows;
+}
+
 at::Tensor RegisteredSide::values(const at::Tensor& x, at::ScalarType compute, bool beginning) {
-  at::Tensor rows = x.to(master_);
-  if (spec_.hadamard) rows = hadamard(rows);
+  const at::Tensor rows = rotated_rows(x);
   if (!ready_ && !has_values()) {
     QUEST_CHECK(beginning, ErrorKind::kUsage,
                 "{}: {} has no learned values yet: train the model, or load a checkpoint that was "
@@ -99,6 +104,12 @@ at::Tensor RegisteredSide::values(const at::Tensor& x, at::ScalarType compute, b
   }
   ready_ = true;
   return quantizer_->forward(rows).to(compute);
+}
+
+QuantizerCodes RegisteredSide::codes(const at::Tensor& x) {
+  QUEST_ASSERT(ready_, "{}: codes before values", name_);
+  const at::NoGradGuard no_grad;
+  return quantizer_->codes(rotated_rows(x));
 }
 
 at::Tensor hadamard(const at::Tensor& x) {

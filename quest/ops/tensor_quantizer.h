@@ -46,6 +46,12 @@ struct LearnedTensor {
   at::Tensor value;
 };
 
+// What a quantizer rounds values to, for statistics of their use.
+struct QuantizerCodes {
+  std::vector<double> levels;  // in units of the scale, ascending: all that can occur
+  at::Tensor places;           // of each value among the levels: (rows,K), any integral type
+};
+
 class TensorQuantizer {
  public:
   virtual ~TensorQuantizer() = default;
@@ -58,6 +64,8 @@ class TensorQuantizer {
   virtual std::vector<LearnedTensor> learned() { return {}; }
   // First values of the learned tensors, from the first x that training sees. Without gradients.
   virtual void begin(const at::Tensor& /*x*/) {}
+  // Of the values that forward(x) gives. Without gradients. Empty: it has none, or does not say.
+  virtual QuantizerCodes codes(const at::Tensor& /*x*/) { return {}; }
 };
 
 using QuantizerFactory = std::function<std::unique_ptr<TensorQuantizer>(const QuantizerPlace&)>;
@@ -78,11 +86,14 @@ class RegisteredSide {
   // the learned tensors that have no values yet get their first. kUsage, naming the layer, if they
   // have none otherwise.
   at::Tensor values(const at::Tensor& x, at::ScalarType compute, bool beginning);
+  // Of the same values; after values().
+  QuantizerCodes codes(const at::Tensor& x);
   // With full names.
   std::vector<LearnedTensor> learned() const;
 
  private:
   bool has_values() const;
+  at::Tensor rotated_rows(const at::Tensor& x) const;
 
   QuantSpec spec_;
   at::ScalarType master_;

@@ -85,13 +85,14 @@ nlohmann::ordered_json cosine_json(size_t part, const std::vector<double>& cosin
   return out;
 }
 
-// Of a registered quantizer, else nothing.
-SideStatistics::Values values_of(nn::QuantLinear& layer, bool is_weight) {
-  const QuantRecipe& recipe = layer.recipe();
-  if ((is_weight ? recipe.weight : recipe.activation).registered == nullptr) return {};
-  return [&layer, is_weight](const at::Tensor& rows) {
-    return layer.registered_values(is_weight, rows);
-  };
+SideStatistics statistics_of(nn::QuantLinear& layer, bool is_weight) {
+  const QuantSpec& spec = is_weight ? layer.recipe().weight : layer.recipe().activation;
+  const std::string name = layer.name() + (is_weight ? ".weight" : ".input");
+  if (spec.registered == nullptr) return SideStatistics(spec, name);
+  return SideStatistics(
+      spec, name,
+      [&layer, is_weight](const at::Tensor& x) { return layer.registered_values(is_weight, x); },
+      [&layer, is_weight](const at::Tensor& x) { return layer.registered_codes(is_weight, x); });
 }
 
 }  // namespace
@@ -124,7 +125,7 @@ std::vector<at::Tensor> Diagnostics::residual_gradients(int64_t sequence,
 void Diagnostics::measure_weights(Measured& m) const {
   for (nn::QuantLinear* layer : layers_) {
     const QuantSpec& spec = layer->recipe().weight;
-    m.weights.emplace_back(spec, layer->name() + ".weight", values_of(*layer, /*is_weight=*/true));
+    m.weights.push_back(statistics_of(*layer, /*is_weight=*/true));
     m.weights.back().add(layer->weight(), &m.mask_bits);
     if (ops::has_gradient_mask(spec)) m.masked_weights += layer->weight().numel();
   }
@@ -132,8 +133,7 @@ void Diagnostics::measure_weights(Measured& m) const {
 
 void Diagnostics::measure_batch(Measured& m) {
   for (nn::QuantLinear* layer : layers_) {
-    m.inputs.emplace_back(layer->recipe().activation, layer->name() + ".input",
-                          values_of(*layer, /*is_weight=*/false));
+    m.inputs.push_back(statistics_of(*layer, /*is_weight=*/false));
   }
   const Watched watched(model_);
   for (int64_t sequence = 0; sequence < tokens_.size(0); ++sequence) {

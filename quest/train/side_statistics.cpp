@@ -1,6 +1,7 @@
 #include "quest/train/side_statistics.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include <ATen/TensorOperators.h>
@@ -50,8 +51,11 @@ void add_counts(const at::Tensor& indices, Counts& counts) {
 
 }  // namespace
 
-SideStatistics::SideStatistics(const QuantSpec& spec, std::string name, Values values)
-    : spec_(spec), name_(std::move(name)), registered_(std::move(values)) {
+SideStatistics::SideStatistics(const QuantSpec& spec, std::string name, Values values, Codes codes)
+    : spec_(spec),
+      name_(std::move(name)),
+      registered_(std::move(values)),
+      registered_codes_(std::move(codes)) {
   QUEST_ASSERT((spec.registered != nullptr) == static_cast<bool>(registered_),
                "values of {} come from its quantizer", to_string(spec));
   histogram_.tag = "diagnostics.values/" + name_;
@@ -59,6 +63,10 @@ SideStatistics::SideStatistics(const QuantSpec& spec, std::string name, Values v
     histogram_.limits.push_back(static_cast<double>(i) / kPerUnit - kEdge);
   }
   histogram_.counts.resize(kBuckets);
+  if (ops::has_code_grid(spec_)) {
+    levels_ = numbers_in_order(spec_);
+    counts_.resize(levels_.size());
+  }
 }
 
 void SideStatistics::Kurtosis::add(const at::Tensor& x) {
@@ -83,6 +91,12 @@ void SideStatistics::add(const at::Tensor& x, std::vector<uint8_t>* mask_bits) {
 }
 
 at::Tensor SideStatistics::add_registered(const at::Tensor& rows) {
+  at::Tensor values = add_passing(rows);
+  if (registered_codes_) add_registered_codes(registered_codes_(rows));
+  return values;
+}
+
+at::Tensor SideStatistics::add_passing(const at::Tensor& rows) {
   const at::AutoGradMode enable(true);
   const at::Tensor x = rows.detach().to(at::kFloat).clone().set_requires_grad(true);
   const at::Tensor values = registered_(x);
@@ -132,7 +146,27 @@ void SideStatistics::add_rows(const at::Tensor& x, const at::Tensor& values,
 }
 
 void SideStatistics::add_codes(const at::Tensor& codes) {
-  add_counts(codes.to(at::kLong) + 128, codes_);
+  constexpr int kLowest = -128;
+  std::array<int64_t, 256> all{};
+  add_counts(codes.to(at::kLong) - kLowest, all);
+  const std::vector<int> order = codes_in_order(spec_);
+  for (size_t i = 0; i < order.size(); ++i) {
+    counts_[i] += all[static_cast<size_t>(order[i] - kLowest)];
+  }
+}
+
+void SideStatistics::add_registered_codes(const ops::QuantizerCodes& codes) {
+  if (codes.levels.empty()) return;
+  QUEST_ASSERT(levels_.empty() || levels_ == codes.levels, "{}: other levels than before", name_);
+  levels_ = codes.levels;
+  counts_.resize(levels_.size());
+  const at::Tensor places = codes.places.to(at::kLong);
+  const auto low = places.min().item<int64_t>(), high = places.max().item<int64_t>();
+  QUEST_CHECK(low >= 0 && high < static_cast<int64_t>(levels_.size()), ErrorKind::kNumeric,
+              "{}: codes of {} are {} to {} and it has {} levels: values that are not finite, or a "
+              "quantizer whose codes() is wrong",
+              name_, to_string(spec_), low, high, levels_.size());
+  add_counts(places, counts_);
 }
 
 void SideStatistics::add_values(const at::Tensor& xh) {
@@ -167,15 +201,10 @@ nlohmann::ordered_json SideStatistics::json() const {
   if (rotated_.rows > 0) {
     out["kurtosis_rotated"] = six_digits(rotated_.sum / static_cast<double>(rotated_.rows));
   }
-  if (ops::has_code_grid(spec_)) {
-    int64_t dead = 0;
+  if (!levels_.empty()) {
     std::vector<double> use;
-    for (const int code : codes_in_order(spec_)) {
-      const int64_t count = codes_[static_cast<size_t>(code + 128)];
-      dead += count == 0;
-      use.push_back(six_digits(static_cast<double>(count) / all));
-    }
-    out["dead_codes"] = dead;
+    for (const int64_t count : counts_) use.push_back(six_digits(static_cast<double>(count) / all));
+    out["dead_codes"] = std::count(counts_.begin(), counts_.end(), 0);
     out["code_use"] = use;
   }
   return out;
@@ -183,20 +212,18 @@ nlohmann::ordered_json SideStatistics::json() const {
 
 std::vector<Histogram> SideStatistics::histograms() const {
   std::vector<Histogram> out = {histogram_};
-  if (!ops::has_code_grid(spec_)) return out;
-  const std::vector<double> numbers = numbers_in_order(spec_);
-  const std::vector<int> codes = codes_in_order(spec_);
+  if (levels_.empty()) return out;
   Histogram h;
   h.tag = "diagnostics.codes/" + name_;
-  h.min = numbers.front();
-  h.max = numbers.back();
-  for (size_t i = 0; i < codes.size(); ++i) {
-    const double count = static_cast<double>(codes_[static_cast<size_t>(codes[i] + 128)]);
-    h.limits.push_back(i + 1 == codes.size() ? numbers[i] : (numbers[i] + numbers[i + 1]) / 2);
+  h.min = levels_.front();
+  h.max = levels_.back();
+  for (size_t i = 0; i < levels_.size(); ++i) {
+    const double count = static_cast<double>(counts_[i]);
+    h.limits.push_back(i + 1 == levels_.size() ? levels_[i] : (levels_[i] + levels_[i + 1]) / 2);
     h.counts.push_back(count);
     h.count += count;
-    h.sum += count * numbers[i];
-    h.sum_squares += count * numbers[i] * numbers[i];
+    h.sum += count * levels_[i];
+    h.sum_squares += count * levels_[i] * levels_[i];
   }
   out.push_back(std::move(h));
   return out;

@@ -13,8 +13,9 @@
 //                    3 K / (K + 2) for a Gaussian row of K values; rows of zeros are left out
 //   kurtosis_rotated of xh, the same values after the Hadamard transform, whether the spec has it
 //                    or not                                               (K a multiple of 16)
-//   dead_codes       codes of the grid that no value has                  (grids with codes)
-//   code_use         share of the values that have each code, ascending   (grids with codes)
+//   dead_codes       codes that no value has                              (grids with codes, and
+//                    registered quantizers that say theirs: TensorQuantizer::codes)
+//   code_use         share of the values that have each code, ascending   (the same)
 // Numbers are rounded to six digits. Values are quantized in FP32, as training does (with FP64
 // compute a value within rounding of a decision may differ). The same bits for the same number of
 // threads.
@@ -22,7 +23,6 @@
 // Thread rules: one thread at a time.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -31,6 +31,7 @@
 #include <ATen/core/Tensor.h>
 #include <nlohmann/json.hpp>
 
+#include "quest/ops/tensor_quantizer.h"
 #include "quest/quant/quant_spec.h"
 #include "quest/train/metrics.h"
 
@@ -41,12 +42,15 @@ class SideStatistics {
   // What a registered quantizer makes of x (M,K), by way of autograd: its values (M,K), rotated if
   // the spec is.
   using Values = std::function<at::Tensor(const at::Tensor&)>;
-  // name: of the tensor, for errors and for TensorBoard. values: of a registered quantizer.
-  SideStatistics(const QuantSpec& spec, std::string name, Values values = {});
+  // The codes of the same values; called after it.
+  using Codes = std::function<ops::QuantizerCodes(const at::Tensor&)>;
+  // name: of the tensor, for errors and for TensorBoard. values and codes: of a registered
+  // quantizer, without codes if it has none.
+  SideStatistics(const QuantSpec& spec, std::string name, Values values = {}, Codes codes = {});
 
   // x (..., K), any float type, any device. Throws kNumeric as ops::quantize does. mask_bits: what
   // the gradient mask of x is appended to, rows of ceil(K/8) bytes, bit k%8 of byte k/8; nothing if
-  // the side has no mask.
+  // the side has no mask. Throws kNumeric too for codes that are not among their levels.
   void add(const at::Tensor& x, std::vector<uint8_t>* mask_bits = nullptr);
 
   nlohmann::ordered_json json() const;
@@ -61,21 +65,25 @@ class SideStatistics {
     void add(const at::Tensor& x);  // (M,K) f64
   };
 
-  // Counts what passes a gradient; the values (M,K).
+  // Counts what passes a gradient and the codes; the values (M,K).
   at::Tensor add_registered(const at::Tensor& rows);
+  at::Tensor add_passing(const at::Tensor& rows);
   // values: of a registered quantizer (M,K), else undefined.
   void add_rows(const at::Tensor& x, const at::Tensor& values, std::vector<uint8_t>* mask_bits);
   void add_codes(const at::Tensor& codes);
+  void add_registered_codes(const ops::QuantizerCodes& codes);
   void add_values(const at::Tensor& xh);
 
   QuantSpec spec_;
   std::string name_;
   Values registered_;
+  Codes registered_codes_;
   int64_t values_ = 0;
   int64_t passing_ = 0;  // of values_, by the mask
   double error_ = 0, power_ = 0;
   Kurtosis plain_, rotated_;
-  std::array<int64_t, 256> codes_{};  // at code + 128
+  std::vector<double> levels_;   // of the codes, ascending; empty: there are none
+  std::vector<int64_t> counts_;  // of the values at each of them
   Histogram histogram_;
 };
 

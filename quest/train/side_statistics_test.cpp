@@ -5,6 +5,7 @@
 #include <map>
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -161,6 +162,40 @@ TEST(SideStatistics, RegisteredQuantizersHaveAnErrorAMaskedShareAndNoCodes) {
               ElementsAre("masked", "relative_error", "kurtosis", "kurtosis_rotated"));
   EXPECT_EQ(side.json()["masked"], 0.0);
   EXPECT_EQ(side.json()["relative_error"], 0.25);
+}
+
+// Codes of a tensor worked out by hand: LSQ's two bits with a step of 2 have the levels -3 -1 1 3.
+TEST(SideStatistics, CodesOfRegisteredQuantizersAreCounted) {
+  const QuantSpec spec = spec_from_string("lsq2");
+  ops::RegisteredSide lsq(spec, {.bits = 2, .n = 2, .k = 4, .master = at::kFloat}, "q");
+  lsq.learned().front().value.detach().fill_(2);
+  const auto values = [&](const at::Tensor& x) { return lsq.values(x, at::kFloat, false); };
+  const auto codes = [&](const at::Tensor& x) { return lsq.codes(x); };
+  const auto rows = [](std::vector<float> x) { return at::tensor(x).view({-1, 4}); };
+  SideStatistics side(spec, "x", values, codes);
+  side.add(rows({-9, -1.9, -0.1, 0.1, 1.9, -0.5, 0.5, -1.2}));  // -3 -1 -1 1 1 -1 1 -1
+  EXPECT_EQ(side.json()["dead_codes"], 1);
+  EXPECT_THAT(side.json()["code_use"].get<std::vector<double>>(),
+              ElementsAre(0.125, 0.5, 0.375, 0));
+  side.add(rows({2.1, 7, -2.1, 0.3, 0.3, 0.3, 0.3, 0.3}));  // 3 3 -3 1 1 1 1 1
+  EXPECT_EQ(side.json()["dead_codes"], 0);
+  EXPECT_THAT(side.json()["code_use"].get<std::vector<double>>(),
+              ElementsAre(0.125, 0.25, 0.5, 0.125));
+  const std::vector<Histogram> all = side.histograms();
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[1].tag, "diagnostics.codes/x");
+  EXPECT_THAT(all[1].limits, ElementsAre(-1, 0, 1, 1.5));  // levels in units of the step
+  EXPECT_THAT(all[1].counts, ElementsAre(2, 4, 8, 2));
+
+  // A quantizer that says no codes, and one whose codes are wrong.
+  SideStatistics none(spec, "x", values, [](const at::Tensor&) { return ops::QuantizerCodes{}; });
+  none.add(rows({1, 2, 3, 4}));
+  EXPECT_FALSE(none.json().contains("code_use"));
+  SideStatistics wrong(spec, "layer.weight", values, [](const at::Tensor& x) {
+    return ops::QuantizerCodes{{-1, 1}, x.to(at::kLong)};
+  });
+  EXPECT_QUEST_ERROR(wrong.add(rows({0, 1, 1, 2})), ErrorKind::kNumeric,
+                     "layer.weight: codes of lsq2 are 0 to 2 and it has 2 levels");
 }
 
 // In the basis that is rounded: what is clamped there passes no gradient.

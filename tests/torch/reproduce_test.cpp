@@ -65,6 +65,30 @@ TEST_F(ReproduceTest, TrainsAndGoesOnWithWhatIsThere) {
   EXPECT_EQ(quest::read_file(folder_ / "r/w1a1-stability-tiny.md"), report);
 }
 
+// Runs of the same settings, as Figure 11's W2A2 is Figure 3's.
+TEST_F(ReproduceTest, TakesRunsFromOtherExperiments) {
+  folder_.write("a.txt", quest::testing::kSampleText);
+  ASSERT_EQ(run("data a.txt --tokenizer bytes --validation-fraction 0.2 --out data").code, 0);
+  const std::string command = "reproduce fig11 --data data --steps 4 --no-pictures --out r";
+  run(command);
+  EXPECT_TRUE(says("[1/4]")) << printed();
+  const std::string report = quest::read_file(folder_ / "r/fig11-tiny.md");
+  fs::rename(folder_ / "r/fig11-tiny", folder_ / "r/fig3-tiny");
+  // One of them becomes a run with other settings, by its name.
+  for (const auto& entry : fs::directory_iterator(folder_ / "r/fig3-tiny/seed-0/runs")) {
+    if (!entry.path().filename().string().starts_with("003-")) continue;
+    fs::rename(entry.path(), entry.path().parent_path() / "003-00000000");
+    break;
+  }
+  run(command);
+  EXPECT_FALSE(says("[3/4]")) << printed();  // three have ended before
+  EXPECT_TRUE(says("[4/4] 003")) << printed();
+  const std::string trials = quest::read_file(folder_ / "r/fig11-tiny/seed-0/trials.csv");
+  EXPECT_NE(trials.find("../../fig3-tiny/seed-0/runs/004-"), std::string::npos) << trials;
+  EXPECT_NE(trials.find(",runs/003-"), std::string::npos) << trials;
+  EXPECT_EQ(quest::read_file(folder_ / "r/fig11-tiny.md"), report);
+}
+
 // Where no GPU can be used, the first run says so, and the others are not tried.
 TEST_F(ReproduceTest, EndsAtTheFirstRunThatFails) {
   folder_.write("a.txt", quest::testing::kSampleText);
