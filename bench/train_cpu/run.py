@@ -22,7 +22,7 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from machine import cpu_flags, cpu_model, file_name, instructions  # noqa: E402
+from machine import cpu_model, file_name, instructions  # noqa: E402
 
 # peer: the method as its authors compute it, lean: shortened by hand (peer.py). Promises are against peer.
 PROGRAMS = ["quest", "peer-eager", "peer-compiled", "lean-eager", "lean-compiled"]
@@ -94,31 +94,41 @@ def measure(line):
     return json.loads(last)
 
 
+def this_machine():
+    return {"cpu": cpu_model(), "instructions": instructions()}
+
+
 def settings_of(a, threads):
     return {"batch": a.batch, "sequence": a.sequence, "steps": a.steps, "warmup": a.warmup, "threads": threads}
 
 
 def read_raw(a, threads):
-    """{(program, quant, compute): [results]} of earlier runs with the same settings."""
-    results = {}
+    """Of earlier runs: {(program, quant, compute): [results]}, and their machine. Of other settings, or (to go on) of another
+    machine: an error."""
+    results, machine = {}, this_machine()
     if not a.raw or not a.raw.is_file():
-        return results
+        return results, machine
     try:
         for line in a.raw.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             if record["settings"] != settings_of(a, threads):
                 fail(f"--raw: {a.raw} was measured with {record['settings']}, not {settings_of(a, threads)}: name another file")
             results.setdefault(tuple(record["key"]), []).append(record["result"])
+            machine = record["machine"]
+            if not a.table_only and machine != this_machine():
+                fail(f"--raw: {a.raw} was measured on {machine['cpu']}, this is {cpu_model()}: name another file")
     except (ValueError, KeyError, TypeError) as error:
         fail(f"--raw: {a.raw} cannot be read: {error!r}")
-    return results
+    return results, machine
 
 
 def run_rounds(a, threads):
-    """{(program, quant, compute): [one result for each round]}"""
-    results = read_raw(a, threads)
+    """{(program, quant, compute): [one result for each round]}, and the machine they are of"""
+    results, machine = read_raw(a, threads)
     if a.table_only:
-        return results or fail(f"--raw: {a.raw} holds no measurement")
+        if not results:
+            fail(f"--raw: {a.raw} holds no measurement")
+        return results, machine
     for round_number in range(a.rounds):
         for name, quant, compute in ROWS:
             for program in a.programs:
@@ -129,10 +139,11 @@ def run_rounds(a, threads):
                 results.setdefault(key, []).append(result)
                 if a.raw:
                     with open(a.raw, "a", encoding="utf-8") as out:
-                        out.write(json.dumps({"key": key, "settings": settings_of(a, threads), "result": result}) + "\n")
+                        record = {"key": key, "machine": machine, "settings": settings_of(a, threads), "result": result}
+                        out.write(json.dumps(record) + "\n")
                 rate = result["tokens_per_second"]
                 print(f"round {round_number + 1}/{a.rounds}  {name:12} {program:14} {rate:9.1f} tokens/s", flush=True)
-    return results
+    return results, machine
 
 
 def ratio(results, numerator, denominator):
@@ -198,8 +209,8 @@ def check_targets(results, has_amx):
     return lines, met
 
 
-def write_report(a, results, threads, path):
-    has_amx = "amx_bf16" in cpu_flags()
+def write_report(a, results, machine, threads, path):
+    has_amx = "amx_bf16" in machine["instructions"]
     target_lines, met = check_targets(results, has_amx)
     versions = sorted({r["version"] for rounds in results.values() for r in rounds})
     levels = sorted({r["isa"] for key, rounds in results.items() if key[0] == "quest" for r in rounds})
@@ -211,8 +222,8 @@ def write_report(a, results, threads, path):
     lines = [
         "# A training step on a CPU",
         "",
-        f"{datetime.date.today().isoformat()}, {cpu_model()}, {threads} threads; kernels: {', '.join(levels) or '-'}; "
-        f"CPU has {instructions()}. {'; '.join(versions)}.",
+        f"{datetime.date.today().isoformat()}, {machine['cpu']}, {threads} threads; kernels: {', '.join(levels) or '-'}; "
+        f"CPU has {machine['instructions']}. {'; '.join(versions)}.",
         "",
         f"30M Llama (6 blocks, 640 wide, 5 heads of 128, MLP 1792, vocabulary 32000), {a.batch} x {a.sequence} random tokens a step; a "
         "step is zero gradients, loss, backward, clip at norm 1, AdamW. The peer is [peer.py](../train_cpu/peer.py), a plain "
@@ -248,8 +259,9 @@ def main():
     if min(a.rounds, a.steps) < 1 or a.warmup < 0:
         sys.exit("run.py: --rounds and --steps must be 1 or more, --warmup 0 or more")
     threads = a.threads or len(os.sched_getaffinity(0))
-    path = a.out or HERE.parent / "results" / f"train_cpu_{file_name(cpu_model())}.md"
-    sys.exit(0 if write_report(a, run_rounds(a, threads), threads, path) else 1)
+    results, machine = run_rounds(a, threads)
+    path = a.out or HERE.parent / "results" / f"train_cpu_{file_name(machine['cpu'])}.md"
+    sys.exit(0 if write_report(a, results, machine, threads, path) else 1)
 
 
 if __name__ == "__main__":
