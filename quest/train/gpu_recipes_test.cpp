@@ -109,6 +109,28 @@ TEST_F(GpuTrain, SharedKeyValueHeadsGiveTheLossAndTheGradientsOfTheCpu) {
   }
 }
 
+// From the cache: a prompt, single tokens, and pieces, which attention takes in different ways.
+TEST_F(GpuTrain, DecodedLogitsAreThoseOfTheWholeText) {
+  const Batch b = batch_of(2, 32, 1);
+  const at::Tensor tokens = tensor_of(b.inputs, b);
+  for (const int64_t kv_heads : {4, 2}) {
+    for (const ComputeType compute : {ComputeType::kFloat32, ComputeType::kBFloat16}) {
+      nn::LlamaModel model(small(kv_heads), recipe_from_name("bf16"), compute, at::kCUDA);
+      model.init_weights(1);
+      const at::Tensor whole = model.logits(tokens);
+      nn::KvState state(small().num_layers);
+      for (const int64_t n : {5, 1, 1, 7, 1, 17}) {
+        const at::Tensor last = model.decode(tokens.narrow(1, state.length(), n), state);
+        EXPECT_LT(relative(last, whole.select(1, state.length() - 1)),
+                  compute == ComputeType::kFloat32 ? 1e-3 : 0.05)
+            << "kv " << kv_heads << " after " << state.length();
+      }
+      EXPECT_EQ(state.length(), 32);
+      EXPECT_GT(relative(whole.select(1, 30), whole.select(1, 31)), 0.3) << "another position";
+    }
+  }
+}
+
 struct Step {
   double loss, norm;
 };
