@@ -1,5 +1,6 @@
 // Every recipe that the program lists, on a GPU against the CPU: loss, logits, gradients and steps
 // of a whole model. Skipped where no GPU can be used.
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -52,7 +53,8 @@ double largest_distance(const std::vector<at::Tensor>& a, const std::vector<at::
   double largest = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     const double distance = relative(a[i], b[i]);
-    if (!(distance <= largest)) largest = distance;  // NaN too
+    if (std::isnan(distance)) return distance;
+    largest = std::max(largest, distance);
   }
   return largest;
 }
