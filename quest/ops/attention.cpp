@@ -1,5 +1,7 @@
 #include "quest/ops/attention.h"
 
+#include <optional>
+
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
