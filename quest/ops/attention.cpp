@@ -1,5 +1,7 @@
 #include "quest/ops/attention.h"
 
+#include <optional>
+
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -364,11 +366,15 @@ at::Tensor cached_self_attention(const at::Tensor& qkv, const at::Tensor& cos,
   }
   k_cache.narrow(2, start, t).copy_(k);
   v_cache.narrow(2, start, t).copy_(heads_view(rows, h + g, g, d));
-  // Query i sees keys 0 .. start + i.
-  const at::Tensor visible = at::ones({t, end}, rows.options().dtype(at::kBool)).tril(start);
-  const at::Tensor out =
-      at::scaled_dot_product_attention(q, k_cache.narrow(2, 0, end), v_cache.narrow(2, 0, end),
-                                       visible, 0.0, false, std::nullopt, /*enable_gqa=*/h != g);
+  // Query i sees keys 0 .. start + i. A mask only where it takes one: cuDNN reads masks four bytes
+  // at a time, and so beyond the end of those with an odd number of bfloat16 values.
+  std::optional<at::Tensor> visible;
+  if (t > 1 && start > 0) {
+    visible = at::ones({t, end}, rows.options().dtype(at::kBool)).tril(start);
+  }
+  const at::Tensor out = at::scaled_dot_product_attention(
+      q, k_cache.narrow(2, 0, end), v_cache.narrow(2, 0, end), visible, /*dropout_p=*/0.0,
+      /*is_causal=*/t > 1 && start == 0, std::nullopt, /*enable_gqa=*/h != g);
   return out.transpose(1, 2).reshape({rows.size(0), t, h * d});
 }
 

@@ -11,6 +11,7 @@
 #include "quest/ops/golden_learned.h"
 #include "quest/ops/quant_linear.h"
 #include "quest/ops/testing_tensors.h"
+#include "quest/quant/testing_recipes.h"
 
 namespace quest::ops {
 namespace {
@@ -296,6 +297,19 @@ TEST(Baselines, HelpHasNamesThatExist) {
     EXPECT_NE(patterns.find(std::string(pattern) + "\n"), std::string::npos) << patterns;
   }
   EXPECT_NO_THROW(recipe_from_name("w2a16_paretoq_ternary"));
+}
+
+// So that tests over all recipes leave out none.
+TEST(Baselines, EveryPatternOfTheHelpGivesRecipes) {
+  for (const RecipeHelp& help : recipe_names()) {
+    EXPECT_FALSE(testing::recipes_of(help.pattern).empty()) << help.pattern;
+  }
+  const std::vector<std::string> all = testing::recipes_of_all_patterns();
+  for (const char* name : {"bf16", "w1a1", "w2a8", "w4a16", "w16a8", "int4_4of8", "gauss4", "fp4",
+                           "w4a4_nohadamard", "w1a1_trust", "fp4_halfgap", "bitnet", "w8a8_pact",
+                           "w1a16_paretoq", "bitnet_hadamard", "w4a8_lsq_plus_hadamard"}) {
+    EXPECT_EQ(std::count(all.begin(), all.end(), name), 1) << name;
+  }
 }
 
 TEST(TensorQuantizer, RefusesNamesThatMeanSomethingElse) {

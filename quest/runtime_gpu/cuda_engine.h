@@ -7,7 +7,8 @@
 //
 // Two ways to compute (CudaNumerics):
 //   kExact  FP32 between products in the orders of docs/numerics.md, "Deployment": for models whose
-//           products are of integer codes the bits of the CPU engine, logits included
+//           products are of integer codes (plans() says so; of 4:8 weights on a Hopper GPU alone)
+//           the bits of the CPU engine, logits included
 //   kFast   codes and integer products as exact as before, but prompts of more than
 //           64 tokens are read in BF16 (with LibTorch's attention), and single tokens and shorter
 //           prompts have a split sum in attention
@@ -38,7 +39,8 @@ struct CudaEngineOptions {
   CudaNumerics numerics = CudaNumerics::kFast;
   CudaKvFormat kv = CudaKvFormat::kFp16;  // kExact: kFp16 or kInt8, as the CPU's
   // Also keep the weights as int8, four times the memory of 2 bits, so that prompts and steps of
-  // many sequences need not unpack them (plans() says from how many on).
+  // many sequences need not unpack them (plans() says from how many on). Without effect where no
+  // int8 tensor cores multiply them: other GPUs than Hopper.
   bool unpacked_weights = false;
   // Record steps of decode, and prompts of a shape that comes again, as CUDA graphs: those of the
   // 64 shapes of steps and the 4 of prompts that were used last are kept.

@@ -4,135 +4,26 @@
 #include <fstream>
 #include <set>
 
-#include <ATen/Context.h>
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
 
 #include "quest/base/error.h"
-#include "quest/base/philox.h"
 #include "quest/base/testing.h"
 #include "quest/ops/gpu.h"
 #include "quest/train/checkpoint.h"
 #include "quest/train/gpu_step.h"
+#include "quest/train/testing_gpu_train.h"
 #include "quest/train/trainer.h"
 
 namespace quest::train {
 namespace {
 
 namespace fs = std::filesystem;
-
-LlamaConfig small(int64_t kv_heads = 4) {
-  LlamaConfig c;
-  c.vocab_size = 264;
-  c.hidden_size = 128;
-  c.num_layers = 2;
-  c.num_heads = 4;
-  c.num_kv_heads = kv_heads;
-  c.head_dim = 32;
-  c.intermediate_size = 256;
-  c.max_position_embeddings = 32;
-  return c;
-}
-
-// Markov text: there is something to learn.
-std::vector<int32_t> text(int64_t count, uint64_t seed) {
-  const Philox random(seed);
-  std::vector<int32_t> tokens;
-  int32_t last = 'a';
-  for (int64_t k = 0; k < count; ++k) {
-    last =
-        'a' + (last - 'a' + static_cast<int32_t>(random.below(static_cast<uint64_t>(k), 3))) % 26;
-    tokens.push_back(last);
-  }
-  return tokens;
-}
-
-Batch batch_of(int64_t rows, int64_t length, uint64_t seed) {
-  Batch b;
-  b.batch = rows;
-  b.sequence_length = length;
-  const std::vector<int32_t> t = text(rows * length + 1, seed);
-  b.inputs.assign(t.begin(), t.end() - 1);
-  b.targets.assign(t.begin() + 1, t.end());
-  return b;
-}
-
-at::Tensor tensor_of(const std::vector<int32_t>& ids, const Batch& b) {
-  at::Tensor out = at::arange(b.batch * b.sequence_length, at::kLong);
-  std::copy(ids.begin(), ids.end(), out.data_ptr<int64_t>());
-  return out.view({b.batch, b.sequence_length});
-}
-
-double relative(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.cpu().to(at::kDouble), y = b.cpu().to(at::kDouble);
-  return ((x - y).norm() / y.norm().clamp_min(1e-30)).item<double>();
-}
-
-class GpuTrain : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const std::string reason = ops::gpu_unusable_reason();
-    if (!reason.empty()) GTEST_SKIP() << reason;
-    prepare_gpu(/*deterministic=*/true);
-  }
-};
-
-TEST_F(GpuTrain, LossAndGradientsAreThoseOfTheCpuForEveryRecipe) {
-  const Batch b = batch_of(4, 32, 1);
-  const at::Tensor inputs = tensor_of(b.inputs, b), targets = tensor_of(b.targets, b);
-  for (const char* name : {"bf16", "w1a1", "w2a2", "w3a3", "w4a4", "w8a8", "w4a8", "w4a16", "w6a6",
-                           "ternary", "fp4", "int4_4of8", "gauss3", "w4a4_nohadamard"}) {
-    for (const int64_t kv_heads : {4, 2}) {
-      for (const nn::ComputeType compute :
-           {nn::ComputeType::kFloat32, nn::ComputeType::kBFloat16}) {
-        const std::string what = fmt::format(
-            "{} kv {} {}", name, kv_heads, compute == nn::ComputeType::kFloat32 ? "fp32" : "bf16");
-        nn::LlamaModel cpu(small(kv_heads), recipe_from_name(name), compute);
-        nn::LlamaModel gpu(small(kv_heads), recipe_from_name(name), compute, at::kCUDA);
-        cpu.init_weights(1);
-        gpu.init_weights(1);
-        const at::Tensor a = cpu.loss(inputs, targets), g = gpu.loss(inputs, targets);
-        a.backward();
-        g.backward();
-        // In FP32 only codes that a rounding error moves differ; BF16 rounds everywhere. With two
-        // query heads per key-value head the first token's attention is the same twice, so that the
-        // transform of o_proj's input has exact zeros, where the last bit decides codes.
-        const bool ties = kv_heads == 2 && recipe_from_name(name).activation.hadamard;
-        const bool exact = compute == nn::ComputeType::kFloat32 && !ties;
-        EXPECT_NEAR(g.item<double>(), a.item<double>(), exact ? 2e-4 : 5e-3) << what;
-        const auto pa = cpu.parameters(), pg = gpu.parameters();
-        for (size_t i = 0; i < pa.size(); ++i) {
-          EXPECT_LT(relative(pg[i].tensor.grad(), pa[i].tensor.grad()), exact  ? 0.05
-                                                                        : ties ? 0.7
-                                                                               : 0.25)
-              << what << " " << pa[i].name;
-        }
-        EXPECT_LT(relative(gpu.logits(inputs), cpu.logits(inputs)), exact ? 0.01 : 0.2) << what;
-      }
-    }
-  }
-}
-
-TEST_F(GpuTrain, Fp32WithoutQuantizersIsExact) {
-  const Batch b = batch_of(4, 32, 1);
-  const at::Tensor inputs = tensor_of(b.inputs, b), targets = tensor_of(b.targets, b);
-  for (const int64_t kv_heads : {4, 2}) {
-    nn::LlamaModel cpu(small(kv_heads), recipe_from_name("bf16"), nn::ComputeType::kFloat32);
-    nn::LlamaModel gpu(small(kv_heads), recipe_from_name("bf16"), nn::ComputeType::kFloat32,
-                       at::kCUDA);
-    cpu.init_weights(1);
-    gpu.init_weights(1);
-    EXPECT_LT(relative(gpu.logits(inputs), cpu.logits(inputs)), 1e-5) << kv_heads;
-    cpu.loss(inputs, targets).backward();
-    gpu.loss(inputs, targets).backward();
-    const auto pa = cpu.parameters(), pg = gpu.parameters();
-    for (size_t i = 0; i < pa.size(); ++i) {
-      EXPECT_LT(relative(pg[i].tensor.grad(), pa[i].tensor.grad()), 1e-5) << pa[i].name;
-    }
-  }
-}
+using testing::batch_of;
+using testing::GpuTrain;
+using testing::small;
+using testing::tensor_of;
+using testing::text;
 
 struct Steps {
   std::vector<double> losses, norms;

@@ -8,11 +8,11 @@ namespace quest::kernels::cuda {
 namespace {
 
 // Made for every architecture of the build; what the driver says of it tells which one it took.
-constexpr int kHopperThreads = 128, kOtherThreads = 64;
+constexpr int kHopperThreads = 128;
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 __global__ void __launch_bounds__(kHopperThreads) probe() {}
 #else
-__global__ void __launch_bounds__(kOtherThreads) probe() {}
+__global__ void __launch_bounds__(kHopperThreads / 2) probe() {}
 #endif
 
 DeviceFacts ask() {
