@@ -74,10 +74,10 @@ void differentiate_square(const Square& square, int64_t d, float factor,
                           const BackwardMemory<T>& m) {
   constexpr int kPieces = kPiecesOf<T>;
   const int64_t panel = 32 * d * kPieces;
-  // Block number n of the square is (j, i); then comes a product by next_b.
-  const auto score = [&](int64_t n, int64_t j, int64_t i, const bfloat16* next_b) {
-    multiply_blocks<Tiles, kPieces>(m.key_rows + j * panel, m.queries_across + i * panel, next_b,
-                                    d / 32, false, m.scores + n % score_slots(kPieces) * kBlock);
+  // Block number n of the square is (j, i).
+  const auto score = [&](int64_t n, int64_t j, int64_t i) {
+    multiply_blocks<Tiles, kPieces>(m.key_rows + j * panel, m.queries_across + i * panel, d / 32,
+                                    false, m.scores + n % score_slots(kPieces) * kBlock);
   };
   // One block behind the products, as in score_chunk.
   int64_t last_n = -1, last_j = -1, last_i = -1;
@@ -87,10 +87,9 @@ void differentiate_square(const Square& square, int64_t d, float factor,
     differentiate_block<Tiles>(square, last_j, last_i, factor, m.scores + at, m.grad_weights + at,
                                m);
   };
-  const auto grade = [&](int64_t n, int64_t j, int64_t i, const bfloat16* next_b) {
-    multiply_blocks<Tiles, kPieces>(m.value_rows + j * panel, m.grads_across + i * panel, next_b,
-                                    d / 32, false,
-                                    m.grad_weights + n % score_slots(kPieces) * kBlock);
+  const auto grade = [&](int64_t n, int64_t j, int64_t i) {
+    multiply_blocks<Tiles, kPieces>(m.value_rows + j * panel, m.grads_across + i * panel, d / 32,
+                                    false, m.grad_weights + n % score_slots(kPieces) * kBlock);
     differentiate_last();
     last_n = n;
     last_j = j;
@@ -99,20 +98,14 @@ void differentiate_square(const Square& square, int64_t d, float factor,
   int64_t n = 0;
   for (int64_t j = square.keys; j < square.keys_end; ++j) {
     const int64_t from = larger(square.queries, j), count = square.queries_end - from;
-    const bfloat16* queries = m.queries_across + from * panel;
-    const bfloat16* grads = m.grads_across + from * panel;
     if constexpr (kPieces == 1) {
       for (int64_t i = 0; i < count; ++i) {
-        score(n + i, j, from + i, grads + i * panel);
-        grade(n + i, j, from + i, queries + (i + 1) * panel);
+        score(n + i, j, from + i);
+        grade(n + i, j, from + i);
       }
     } else {  // the keys stay, then the values
-      for (int64_t i = 0; i < count; ++i) {
-        score(n + i, j, from + i, i + 1 < count ? queries + (i + 1) * panel : grads);
-      }
-      for (int64_t i = 0; i < count; ++i) {
-        grade(n + i, j, from + i, i + 1 < count ? grads + (i + 1) * panel : queries);
-      }
+      for (int64_t i = 0; i < count; ++i) score(n + i, j, from + i);
+      for (int64_t i = 0; i < count; ++i) grade(n + i, j, from + i);
     }
     n += count;
   }
@@ -120,13 +113,12 @@ void differentiate_square(const Square& square, int64_t d, float factor,
 }
 
 // Blocks (sums) of a panel of rows += or = `left`, `steps` of its blocks, by the same of each panel
-// of columns. next_b: the b of the product that comes then.
+// of columns.
 template <class Tiles, int kPieces>
 void multiply_columns(const bfloat16* left, const bfloat16* columns, int64_t column_panel,
-                      int64_t d, const bfloat16* next_b, int64_t steps, bool add, float* sums) {
+                      int64_t d, int64_t steps, bool add, float* sums) {
   for (int64_t p = 0; p < d / 32; ++p, columns += column_panel) {
-    multiply_blocks<Tiles, kPieces>(left, columns, p + 1 < d / 32 ? columns + column_panel : next_b,
-                                    steps, add, sums + p * kBlock);
+    multiply_blocks<Tiles, kPieces>(left, columns, steps, add, sums + p * kBlock);
   }
 }
 
@@ -143,16 +135,16 @@ void multiply_square(const Square& square, int64_t length, int64_t d, bool first
     const int64_t at = ((j - square.keys) * kDepth + from - square.queries) * kFactorBlock;
     const bfloat16* grads = m.grad_columns + from * kFactorBlock;
     const bfloat16* queries = m.query_columns + from * kFactorBlock;
-    multiply_columns<Tiles, kPieces>(m.weights + at, grads, column_panel, d, queries, steps, add,
+    multiply_columns<Tiles, kPieces>(m.weights + at, grads, column_panel, d, steps, add,
                                      m.grad_values + j * 32 * d);
-    multiply_columns<Tiles, kPieces>(m.slopes + at, queries, column_panel, d, grads, steps, add,
+    multiply_columns<Tiles, kPieces>(m.slopes + at, queries, column_panel, d, steps, add,
                                      m.grad_keys + j * 32 * d);
   }
   const bfloat16* keys = m.key_columns + square.keys * kFactorBlock;
   for (int64_t i = square.queries; i < square.queries_end; ++i) {
     const int64_t steps = smaller(square.keys_end, i + 1) - square.keys;
     multiply_columns<Tiles, kPieces>(m.slopes_across + (i - square.queries) * kDepth * kFactorBlock,
-                                     keys, column_panel, d, keys, steps, square.keys > 0,
+                                     keys, column_panel, d, steps, square.keys > 0,
                                      m.grad_queries + i * 32 * d);
   }
 }

@@ -65,9 +65,8 @@ void score_chunk(const ForwardBlock<T>& block, int64_t chunk, const ForwardMemor
   int64_t last_half = -1, last_j = -1;
   const auto score = [&](int64_t half, int64_t j) {
     const bfloat16* keys = m.keys + chunk * panel;
-    const int64_t next = j + 1 < visible_panels(block, half, chunk) ? j + 1 : 0;
-    multiply_blocks<Tiles, kPieces>(m.queries + half * panel, keys + j * panel, keys + next * panel,
-                                    d / 32, false, m.scores + (half * kChunk + j) * kBlock);
+    multiply_blocks<Tiles, kPieces>(m.queries + half * panel, keys + j * panel, d / 32, false,
+                                    m.scores + (half * kChunk + j) * kBlock);
     if (last_half >= 0) raise(last_half, last_j);
     last_half = half;
     last_j = j;
@@ -124,10 +123,9 @@ void weigh_chunk(const ForwardBlock<T>& block, int64_t chunk, const ForwardMemor
     }
     for (int64_t j = 0; j < visible; j += kDepth) {
       for (int64_t p = 0; p < d / 32; ++p) {
-        const bfloat16* next = p + 1 < d / 32 ? values(p + 1, j) : values(0, j + kDepth);
         multiply_blocks<Tiles, kPieces>(m.weights + (half * kChunk + j) * kBlock * kPieces,
-                                        values(p, j), next, smaller(kDepth, visible - j),
-                                        chunk + j > 0, m.sums + half * 32 * d + p * kBlock);
+                                        values(p, j), smaller(kDepth, visible - j), chunk + j > 0,
+                                        m.sums + half * 32 * d + p * kBlock);
       }
     }
   }

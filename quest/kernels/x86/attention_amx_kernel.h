@@ -104,41 +104,11 @@ void pack_columns(const Rows<T>& rows, int64_t count, int64_t d, bfloat16* panel
   }
 }
 
-// The steps of a panel that come next, fetched into the L1 cache.
-template <int kPieces>
-class StepPrefetch {
- public:
-  // `steps` steps at `part`, then those at `next_part`.
-  StepPrefetch(const bfloat16* part, const bfloat16* next_part, int64_t steps)
-      : part_(part), next_part_(next_part), steps_(steps) {}
-
-  // After each step.
-  void step() {
-    ++step_;
-    const bfloat16* from = step_ < steps_ ? part_ + step_ * kPieces * kStepElements
-                                          : next_part_ + (step_ - steps_) * kPieces * kStepElements;
-    for (int64_t line = 0; line < kPieces * kStepLines; ++line) {
-      __builtin_prefetch(from + line * 32, 0, 3);
-    }
-  }
-
- private:
-  const bfloat16 *part_, *next_part_;
-  int64_t steps_, step_ = 0;
-};
-
-// sums += or = the product of `steps` blocks of a panel of rows and of one of columns. next_b: the
-// b of the next product.
+// sums += or = the product of `steps` blocks of a panel of rows and of one of columns.
 template <class Tiles, int kPieces>
-void multiply_blocks(const bfloat16* a, const bfloat16* b, const bfloat16* next_b, int64_t steps,
-                     bool add, float* sums) {
+void multiply_blocks(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums) {
   static_assert(kBlock == kStepElements);
-  if constexpr (kPieces == 1) {
-    multiply_panels<Tiles>(a, b, steps, add, sums, 32, [] {});
-  } else {
-    StepPrefetch<kPieces> prefetch(b, next_b, steps);
-    multiply_panels<Tiles, kPieces, kPieces>(a, b, steps, add, sums, 32, [&] { prefetch.step(); });
-  }
+  multiply_panels<Tiles, kPieces, kPieces>(a, b, steps, add, sums, 32, [] {});
 }
 
 }  // namespace
