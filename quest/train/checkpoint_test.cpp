@@ -10,6 +10,7 @@
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/testing.h"
+#include "quest/train/testing_train_state.h"
 #include "quest/train/weights.h"
 
 namespace quest::train {
@@ -68,21 +69,6 @@ struct Fixture {
   std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
 };
 
-TrainState state_at(int64_t step) {
-  TrainState s;
-  s.step = step;
-  s.tokens = 100 * step;
-  s.loader = {7, 16 * step};
-  s.data_fingerprint = "f";
-  s.config_hash = "12345678";
-  s.parent = "p";
-  s.metrics = {123, "events", 45};
-  s.train_seconds = 0.1;
-  s.validation_loss = 1.0 / 3;
-  s.guards = {{"window", {0.1, 2.5}}};
-  return s;
-}
-
 void expect_equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
   ASSERT_EQ(a.size(), b.size());
   for (size_t k = 0; k < a.size(); ++k) EXPECT_TRUE(at::equal(a[k], b[k])) << k;
@@ -94,7 +80,7 @@ TEST(Checkpoint, RestoresEveryBit) {
     Fixture before(name);
     before.train(3);
     const auto expected = before.everything();
-    const fs::path path = save_checkpoint(run.path(), before.parts(), state_at(3));
+    const fs::path path = save_checkpoint(run.path(), before.parts(), testing::state_at(3));
     expect_equal(before.everything(), expected);  // saving changes nothing
     EXPECT_EQ(path.filename(), "step-00000003");
     EXPECT_TRUE(fs::equivalent(run.path() / "checkpoints" / "latest", path));
@@ -102,7 +88,7 @@ TEST(Checkpoint, RestoresEveryBit) {
     Fixture after(name, /*seed=*/2);
     const TrainState state = load_checkpoint(path, after.parts(), true);
     expect_equal(after.everything(), expected);
-    EXPECT_EQ(to_json(state), to_json(state_at(3)));
+    EXPECT_EQ(to_json(state), to_json(testing::state_at(3)));
     EXPECT_EQ(after.optimizer->steps(), 3);
     before.train(2);
     after.train(2);
@@ -114,7 +100,7 @@ TEST(Checkpoint, ScheduleFreeSavesThePointToEvaluate) {
   const testing::TemporaryFolder run;
   Fixture setup("schedule_free_adamw");
   setup.train(3);
-  const fs::path path = save_checkpoint(run.path(), setup.parts(), state_at(3));
+  const fs::path path = save_checkpoint(run.path(), setup.parts(), testing::state_at(3));
   Fixture loaded("adamw");
   load_weights(loaded.model, path);
   const at::Tensor y = setup.model.parameters()[0].tensor.detach().clone();
@@ -129,7 +115,7 @@ TEST(Checkpoint, AnotherRuleIsAnErrorOrStartsAnew) {
   const testing::TemporaryFolder run;
   Fixture sgd("sgd");
   sgd.train(1);
-  const fs::path path = save_checkpoint(run.path(), sgd.parts(), state_at(1));
+  const fs::path path = save_checkpoint(run.path(), sgd.parts(), testing::state_at(1));
   Fixture adam("adamw");
   EXPECT_QUEST_ERROR(load_checkpoint(path, adam.parts(), true), ErrorKind::kData, "'sgd'");
   load_checkpoint(path, adam.parts(), false);
@@ -141,8 +127,8 @@ TEST(Checkpoint, AnotherRuleIsAnErrorOrStartsAnew) {
 TEST(Checkpoint, DamagedOnesAreLeftAside) {
   const testing::TemporaryFolder run;
   Fixture setup;
-  const fs::path good = save_checkpoint(run.path(), setup.parts(), state_at(1));
-  const fs::path newest = save_checkpoint(run.path(), setup.parts(), state_at(2));
+  const fs::path good = save_checkpoint(run.path(), setup.parts(), testing::state_at(1));
+  const fs::path newest = save_checkpoint(run.path(), setup.parts(), testing::state_at(2));
   EXPECT_EQ(find_checkpoints(run.path()).valid, std::vector<fs::path>{newest});
   EXPECT_EQ(find_checkpoints(run.path(), true).valid, (std::vector<fs::path>{newest, good}));
   std::vector<fs::path> files;
@@ -173,7 +159,7 @@ TEST(Checkpoint, KeepsTheLastAndTheBest) {
   Fixture setup;
   const double losses[] = {3.0, 1.5, 2.0, 2.5, 1.6};
   for (int64_t step = 1; step <= 5; ++step) {
-    TrainState state = state_at(step);
+    TrainState state = testing::state_at(step);
     state.validation_loss = losses[step - 1];
     if (step == 4) state.validation_loss.reset();
     save_checkpoint(run.path(), setup.parts(), state);

@@ -23,7 +23,6 @@ using testing::batch_of;
 using testing::GpuTrain;
 using testing::small;
 using testing::tensor_of;
-using testing::text;
 
 struct Steps {
   std::vector<double> losses, norms;
@@ -262,7 +261,7 @@ class GpuTrainer : public GpuTrain {
     info.tokenizer_fingerprint = tokenizer->fingerprint();
     TokenFileWriter writer(folder_ / name, info);
     writer.begin_document();
-    writer.append(text(count, seed), count);
+    writer.append(testing::markov_text(count, seed), count);
     writer.finish();
   }
 

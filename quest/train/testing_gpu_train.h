@@ -11,11 +11,11 @@
 #include <ATen/ops/arange.h>
 #include <gtest/gtest.h>
 
-#include "quest/base/philox.h"
 #include "quest/data/data_loader.h"
 #include "quest/model/llama_config.h"
 #include "quest/ops/testing_gpu.h"
 #include "quest/train/gpu_step.h"
+#include "quest/train/testing_text.h"
 
 namespace quest::testing {
 
@@ -32,24 +32,11 @@ inline LlamaConfig small(int64_t kv_heads = 4) {
   return c;
 }
 
-// Markov text: there is something to learn.
-inline std::vector<int32_t> text(int64_t count, uint64_t seed) {
-  const Philox random(seed);
-  std::vector<int32_t> tokens;
-  int32_t last = 'a';
-  for (int64_t k = 0; k < count; ++k) {
-    last =
-        'a' + (last - 'a' + static_cast<int32_t>(random.below(static_cast<uint64_t>(k), 3))) % 26;
-    tokens.push_back(last);
-  }
-  return tokens;
-}
-
 inline Batch batch_of(int64_t rows, int64_t length, uint64_t seed) {
   Batch b;
   b.batch = rows;
   b.sequence_length = length;
-  const std::vector<int32_t> t = text(rows * length + 1, seed);
+  const std::vector<int32_t> t = markov_text(rows * length + 1, seed);
   b.inputs.assign(t.begin(), t.end() - 1);
   b.targets.assign(t.begin() + 1, t.end());
   return b;

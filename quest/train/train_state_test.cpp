@@ -4,33 +4,19 @@
 
 #include "quest/base/error.h"
 #include "quest/base/testing.h"
+#include "quest/train/testing_train_state.h"
 
 namespace quest::train {
 namespace {
 
-TrainState a_state() {
-  TrainState s;
-  s.step = 3;
-  s.tokens = 300;
-  s.loader = {7, 48};
-  s.data_fingerprint = "f";
-  s.config_hash = "12345678";
-  s.parent = "p";
-  s.metrics = {123, "events", 45};
-  s.train_seconds = 0.1;
-  s.validation_loss = 1.0 / 3;
-  s.guards = {{"window", {0.1, 2.5}}};
-  return s;
-}
-
 TEST(TrainState, ComesBackFromItsJson) {
-  const nlohmann::json json = to_json(a_state());
+  const nlohmann::json json = to_json(testing::state_at(3));
   EXPECT_EQ(to_json(train_state_from_json(json, "state.json")), json);
 }
 
 TEST(TrainState, ImpossibleStatesAreRefused) {
   const auto broken = [](const char* key, nlohmann::json value) {
-    nlohmann::json json = to_json(a_state());
+    nlohmann::json json = to_json(testing::state_at(3));
     json[key] = std::move(value);
     return json;
   };

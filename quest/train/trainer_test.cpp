@@ -14,11 +14,11 @@
 
 #include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
-#include "quest/base/philox.h"
 #include "quest/base/safetensors.h"
 #include "quest/base/shutdown.h"
 #include "quest/base/testing.h"
 #include "quest/model/checkpoint_files.h"
+#include "quest/train/testing_text.h"
 #include "quest/train/weights.h"
 
 namespace quest::train {
@@ -35,14 +35,7 @@ void write_tokens(const fs::path& path, int64_t count, uint64_t seed) {
   info.tokenizer_fingerprint = tokenizer->fingerprint();
   TokenFileWriter writer(path, info);
   writer.begin_document();
-  const Philox random(seed);
-  std::vector<int32_t> tokens;
-  int32_t last = 'a';
-  for (int64_t k = 0; k < count; ++k) {
-    last =
-        'a' + (last - 'a' + static_cast<int32_t>(random.below(static_cast<uint64_t>(k), 3))) % 26;
-    tokens.push_back(last);
-  }
+  const std::vector<int32_t> tokens = testing::markov_text(count, seed);
   writer.append(tokens, count);
   writer.finish();
 }
