@@ -69,6 +69,10 @@ std::string resolve_source(const std::string& given) {
 void adopt_source_model(TrainConfig& config, bool quiet) {
   const std::string& source = config.run.init.empty() ? config.run.parent : config.run.init;
   if (source.empty()) return;
+  QUEST_CHECK(fs::is_directory(source), ErrorKind::kIo,
+              "{} is no folder: a run, a checkpoint or a Hugging Face Llama folder holds first "
+              "weights",
+              source);
   const fs::path config_json = fs::path(source) / "config.json";
   const bool quant_given = config.quant_given || config.quant.is_quantized();
   if (config.model.preset == "none" && quant_given && !fs::exists(config_json)) return;

@@ -159,6 +159,8 @@ TEST(SourceModelless, NothingIsTakenWithoutAFolder) {
   const std::string before = config_to_toml(config);
   adopt_source_model(config);
   EXPECT_EQ(config_to_toml(config), before);
+  config.run.init = "nothing/here";
+  EXPECT_QUEST_ERROR(adopt_source_model(config), ErrorKind::kIo, "nothing/here is no folder");
 }
 
 }  // namespace
