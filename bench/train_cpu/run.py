@@ -122,13 +122,8 @@ def read_raw(a, threads):
     return results, machine
 
 
-def run_rounds(a, threads):
-    """{(program, quant, compute): [one result for each round]}, and the machine they are of"""
-    results, machine = read_raw(a, threads)
-    if a.table_only:
-        if not results:
-            fail(f"--raw: {a.raw} holds no measurement")
-        return results, machine
+def run_rounds(a, threads, results):
+    """Adds to results {(program, quant, compute): [one result for each round]}."""
     for round_number in range(a.rounds):
         for name, quant, compute in ROWS:
             for program in a.programs:
@@ -139,11 +134,10 @@ def run_rounds(a, threads):
                 results.setdefault(key, []).append(result)
                 if a.raw:
                     with open(a.raw, "a", encoding="utf-8") as out:
-                        record = {"key": key, "machine": machine, "settings": settings_of(a, threads), "result": result}
+                        record = {"key": key, "machine": this_machine(), "settings": settings_of(a, threads), "result": result}
                         out.write(json.dumps(record) + "\n")
                 rate = result["tokens_per_second"]
                 print(f"round {round_number + 1}/{a.rounds}  {name:12} {program:14} {rate:9.1f} tokens/s", flush=True)
-    return results, machine
 
 
 def ratio(results, numerator, denominator):
@@ -259,7 +253,11 @@ def main():
     if min(a.rounds, a.steps) < 1 or a.warmup < 0:
         sys.exit("run.py: --rounds and --steps must be 1 or more, --warmup 0 or more")
     threads = a.threads or len(os.sched_getaffinity(0))
-    results, machine = run_rounds(a, threads)
+    results, machine = read_raw(a, threads)
+    if not a.table_only:
+        run_rounds(a, threads, results)
+    elif not results:
+        fail(f"--raw: {a.raw} holds no measurement")
     path = a.out or HERE.parent / "results" / f"train_cpu_{file_name(machine['cpu'])}.md"
     sys.exit(0 if write_report(a, results, machine, threads, path) else 1)
 

@@ -206,17 +206,17 @@ Training w1a1_training(Scale scale) {
 
 Findings judge_w1a1(Scale, std::span<const TrainedRun> runs) {
   Findings out;
+  add_losses(runs, out);
   const std::vector<std::string> seeds = seeds_of(runs);
   std::map<double, Row> rows;
   double best = INFINITY, worst = -INFINITY;
   for (const TrainedRun& run : runs) {
-    const std::string lr = run.settings.at("optimizer.lr");
+    const std::string lr = run.settings.at(std::string(kRate));
     Row& row = rows[std::stod(lr)];
     row.label = "learning rate " + lr;
     row.values.push_back(run.loss);
     best = std::min(best, run.loss);
     worst = std::isfinite(run.loss) ? std::max(worst, run.loss) : INFINITY;
-    out.values[value_name(run)] = run.loss;
   }
   std::vector<Row> by_rate;
   for (auto& [lr, row] : rows) by_rate.push_back(std::move(row));
@@ -270,7 +270,7 @@ Experiment w1a1_experiment() {
       .claim = "W1A1 does not diverge over an eightfold range of learning rates, nor by the seed",
       .figure = "",
       .title = "W1A1: loss against learning rate",
-      .lines_over = "optimizer.lr",
+      .lines_over = std::string(kRate),
       .tolerance = 0.03,
       .training = w1a1_training,
       .judge = judge_w1a1};

@@ -324,8 +324,8 @@ bool SweepRunner::take_result(const Run& run, const fs::path& folder) {
 
 // A run's folder ends with the hash of all settings that decide about its result, the text's place
 // among them.
-bool SweepRunner::take_from_others(const Run& run) {
-  const std::string ending = "-" + train::config_hash(run_config(run));
+bool SweepRunner::take_from_others(const Run& run, const TrainConfig& config) {
+  const std::string ending = "-" + train::config_hash(config);
   for (const fs::path& sweep : options_.others) {
     if (!fs::is_directory(sweep / "runs")) continue;
     for (const fs::directory_entry& entry : fs::directory_iterator(sweep / "runs")) {
@@ -450,7 +450,7 @@ void SweepRunner::train_rung(size_t rung, const std::vector<size_t>& members) {
     }
     const TrainConfig config = run_config(run);
     const fs::path folder = fs::path(config.run.folder) / train::run_folder_name(config);
-    if (take_result(run, folder) || take_from_others(run)) {
+    if (take_result(run, folder) || take_from_others(run, config)) {
       ++ended_;
     } else {
       waiting.push_back(run);

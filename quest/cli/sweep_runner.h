@@ -73,7 +73,7 @@ class SweepRunner {
   std::string run_name(const Run& run) const;
   void prepare_folder() const;
   bool take_result(const Run& run, const std::filesystem::path& folder);
-  bool take_from_others(const Run& run);
+  bool take_from_others(const Run& run, const train::TrainConfig& config);
   void fail(const Run& run, const std::string& error);
   std::filesystem::path failure_file(const Run& run) const;
   bool has_failed(const Run& run);

@@ -9,6 +9,7 @@
 
 #include "quest/base/bfloat16.h"
 #include "quest/kernels/gemm_bf16.h"
+#include "quest/kernels/gemm_bf16_levels.h"
 
 namespace quest::testing {
 
@@ -96,8 +97,8 @@ struct EmulatedTiles {
   static void split(float x, bfloat16* out) {
     const kernels::Bf16Pieces pieces = kernels::split_bf16_reference(x);
     out[0] = pieces.high;
-    out[1024] = pieces.middle;
-    out[2048] = pieces.low;
+    out[kernels::detail::kStepElements] = pieces.middle;
+    out[2 * kernels::detail::kStepElements] = pieces.low;
   }
   static void split_line(const float* x, const float* scales, bfloat16* out) {
     for (int i = 0; i < 32; ++i) split(scales == nullptr ? x[i] : x[i] * scales[i], out + i);

@@ -15,6 +15,8 @@ namespace quest::kernels::detail {
 
 inline constexpr int64_t kBf16Panel = 32;      // rows or columns
 inline constexpr int64_t kBf16StepDepth = 32;  // along K
+// bfloat16 values of a panel's step, of one piece.
+inline constexpr int64_t kStepElements = kBf16Panel * kBf16StepDepth;
 
 void gemm_bf16_pack_amx(const GemmBf16& product, const GemmBf16Plan& plan, int64_t begin,
                         int64_t end, bfloat16* shared);

@@ -15,6 +15,7 @@
 
 #include "quest/base/bfloat16.h"
 #include "quest/base/error.h"
+#include "quest/kernels/gemm_bf16_levels.h"
 #include "quest/kernels/x86/amx_tiles.h"
 
 namespace quest::kernels::detail {
@@ -133,8 +134,6 @@ struct Bf16TilesOn : Instructions {
     }
   }
 
-  static constexpr int64_t kNextPiece = 2 * 16 * 32;  // from a piece of a step to the next
-
   // A line of a's tile: the pieces of 32 values.
   static void split_line(const float* x, const float* scales, bfloat16* out) {
     __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
@@ -142,7 +141,7 @@ struct Bf16TilesOn : Instructions {
       x0 = _mm512_mul_ps(x0, _mm512_loadu_ps(scales));
       x1 = _mm512_mul_ps(x1, _mm512_loadu_ps(scales + 16));
     }
-    store_split(x0, x1, out, out + kNextPiece, out + 2 * kNextPiece);
+    store_split(x0, x1, out, out + kStepElements, out + 2 * kStepElements);
   }
 
   // A line of b's tile: the pieces of the pairs x[i], x[i + stride] of 16 columns i.
@@ -153,7 +152,7 @@ struct Bf16TilesOn : Instructions {
       x1 = _mm512_mul_ps(x1, _mm512_set1_ps(scales[1]));
     }
     constexpr __mmask32 kOddWords = 0xaaaaaaaa;
-    for (int piece = 0; piece < 3; ++piece, out += kNextPiece) {
+    for (int piece = 0; piece < 3; ++piece, out += kStepElements) {
       const __m512i word0 = next_piece(piece, x0), word1 = next_piece(piece, x1);
       _mm512_store_si512(out,
                          _mm512_mask_blend_epi16(kOddWords, _mm512_srli_epi32(word0, 16), word1));

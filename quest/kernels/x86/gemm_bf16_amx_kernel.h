@@ -26,8 +26,7 @@
 namespace quest::kernels::detail {
 namespace {
 
-inline constexpr int64_t kTileElements = 512;                  // bfloat16 values
-inline constexpr int64_t kStepElements = 2 * kTileElements;    // of a panel, one step of K
+inline constexpr int64_t kTileElements = kStepElements / 2;    // bfloat16 values
 inline constexpr int64_t kStepLines = kStepElements * 2 / 64;  // cache lines of a step
 // Bfloat16 values that one value is multiplied as.
 template <class T>
