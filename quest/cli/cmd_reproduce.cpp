@@ -241,13 +241,14 @@ class Reproduction {
       out.none = "with --steps there is no expectation";
       return out;
     }
+    const double tolerance = scale_ == Scale::kTiny ? e.tiny_tolerance : e.tolerance;
     const Json all = read_json(expectations_file());
     const auto [scale, source] = expectation_place(e);
     if (all.contains(scale) && all[scale].contains(source) && all[scale][source].contains(e.name)) {
       for (const auto& [name, value] : all[scale][source][e.name].items()) {
-        out.values[name] = {value.get<double>(), e.tolerance};
+        out.values[name] = {value.get<double>(), tolerance};
       }
-      out.origin = fmt::format("the stored expectation, within {:g} %", 100 * e.tolerance);
+      out.origin = fmt::format("the stored expectation, within {:g} %", 100 * tolerance);
       out.none = "no stored expectation for these seeds";
     } else if (scale_ == Scale::kPaper) {
       const plot::PaperData paper = plot::read_paper_data(paper_data_folder(a_.paper_data));

@@ -197,6 +197,7 @@ std::vector<Experiment> make_experiments() {
       {.name = "fig3",
        .claim = "QuEST below LSQ below STE, and below rounding after training",
        .figure = "fig3",
+       .tiny_tolerance = 0.04,
        .training = fig3_training,
        .judge = judge_fig3},
       {.name = "fig8",
@@ -212,6 +213,7 @@ std::vector<Experiment> make_experiments() {
                 "scale) "
                 "INT4 below FP4 below sparse",
        .figure = "fig11",
+       .tiny_tolerance = 0.04,
        .training = fig11_training,
        .judge = judge_fig11},
       fig12_experiment(),

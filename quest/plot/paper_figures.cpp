@@ -101,7 +101,7 @@ std::string suffix_label(std::string_view suffixes) {
     const std::string_view word = suffixes.substr(0, end);
     label += word == "nohadamard" ? " without Hadamard"
              : word == "hadamard" ? " with Hadamard"
-                                  : " " + upper(word);
+                                  : fmt::format(" {}", upper(word));
     suffixes.remove_prefix(end);
   }
   return label;

@@ -129,7 +129,7 @@ std::string by_value_text(const SweepTable& table, const std::vector<const Trial
     }
     lines.push_back({value, fmt::format("{:.4f}", *(*best)->loss), (*best)->trial, others});
   }
-  return "\n" + aligned(lines, {1});
+  return fmt::format("\n{}", aligned(lines, {1}));
 }
 
 }  // namespace
@@ -189,7 +189,7 @@ std::string best_of_text(const SweepTable& table, const std::map<std::string, st
                          size_t top) {
   const std::vector<const TrialRow*> ranked = ranking(table);
   std::string out = counts_text(table);
-  if (!ranked.empty()) out += "\n" + top_text(table, ranked, top);
+  if (!ranked.empty()) out += fmt::format("\n{}", top_text(table, ranked, top));
   for (size_t key = 0; key < table.keys.size() && table.keys.size() > 1 && !ranked.empty(); ++key) {
     out += by_value_text(table, ranked, key);
   }
