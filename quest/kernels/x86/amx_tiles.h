@@ -9,6 +9,13 @@
 
 #include <cstdint>
 
+// Follows each tile instruction in the loops over K. Where the other hardware thread of the core is
+// busy (with another guest's work, on a shared machine), tile instructions close to one another keep
+// the core from giving this thread its turns: FP32 products ran at 0.77 TFLOP/s of BF16 on a Xeon
+// (family 6, model 207), with 8 of any cheap instruction after each at 1.27, with 12 at 1.30, and at
+// 2.8 with and without where the core was this thread's alone (bench/results/train_cpu_*_207.md).
+#define QUEST_TILE_GAP "\n\t.rept 8\n\tnop\n\t.endr"
+
 namespace quest::kernels::detail {
 namespace {
 
@@ -35,7 +42,7 @@ struct AmxTiles {
   }
   template <int kTile>
   static void load(const void* memory, int64_t stride) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2"
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" QUEST_TILE_GAP
                  :
                  : "r"(memory), "r"(stride), "i"(kTile)
                  : "memory");
@@ -50,14 +57,20 @@ struct AmxTiles {
   // Signed bytes of tile kA by unsigned bytes of tile kW (AT&T order: the last operand first).
   template <int kSums, int kA, int kW>
   static void add_products() {
-    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kA), "i"(kW));
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" QUEST_TILE_GAP
+                 :
+                 : "i"(kSums), "i"(kA), "i"(kW));
   }
   // bfloat16 values of tile kA by pairs of tile kB, added to FP32 sums.
   template <int kSums, int kA, int kB>
   static void add_bf16_products() {
-    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kA), "i"(kB));
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" QUEST_TILE_GAP
+                 :
+                 : "i"(kSums), "i"(kA), "i"(kB));
   }
 };
 
 }  // namespace
 }  // namespace quest::kernels::detail
+
+#undef QUEST_TILE_GAP
