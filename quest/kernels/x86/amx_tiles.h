@@ -9,11 +9,10 @@
 
 #include <cstdint>
 
-// Follows each tile instruction in the loops over K. Where the other hardware thread of the core is
-// busy (with another guest's work, on a shared machine), tile instructions close to one another keep
-// the core from giving this thread its turns: FP32 products ran at 0.77 TFLOP/s of BF16 on a Xeon
-// (family 6, model 207), with 8 of any cheap instruction after each at 1.27, with 12 at 1.30, and at
-// 2.8 with and without where the core was this thread's alone (bench/results/train_cpu_*_207.md).
+// After each load and product: eight nops. Where the core's other hardware thread is at work (for
+// another guest, on a shared machine), tile instructions close to one another make this thread lose
+// its turns: products of FP32 in pieces ran at 0.77 TFLOP/s of BF16 without nops, at 1.27 with, and
+// at 2.8 with or without on a core of their own (bench/results/train_cpu_*_model_207.md).
 #define QUEST_TILE_GAP "\n\t.rept 8\n\tnop\n\t.endr"
 
 namespace quest::kernels::detail {
