@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real text in quantity: the documentation and source text of Debian 12 packages as JSON lines.
 
-    scripts/debian_text.py [--debs FOLDER] corpus.jsonl         # 215 M characters, shuffled
+    scripts/debian_text.py [--debs FOLDER] [--any-version] corpus.jsonl         # 215 M characters, shuffled
 
 Fetches the packages with `apt-get download` into FOLDER (default: corpus.jsonl.debs; what lies there
 already is not fetched again), unpacks them, strips HTML, and takes C sources and documents of the
@@ -43,12 +43,15 @@ TAG = re.compile(r"<[^>]+>")
 DOCUMENT = re.compile(r"\.(html|xhtml|txt|rst|el|pod|dict\.dz|[1-9])$")
 
 
-def fetch(folder):
+def fetch(folder, any_version):
     """The .deb of each package; apt escapes the colon of a version."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [f"{name}={version}" for name, version in PACKAGES.items() if not list(folder.glob(f"{name}_*.deb"))]
+    missing = [name for name in PACKAGES if not list(folder.glob(f"{name}_*.deb"))]
     if missing:
-        subprocess.run(["apt-get", "download", *missing], cwd=folder, check=True)
+        wanted = missing if any_version else [f"{name}={PACKAGES[name]}" for name in missing]
+        if subprocess.run(["apt-get", "download", *wanted], cwd=folder, check=False).returncode != 0:
+            sys.exit("debian_text.py: error: apt-get could not download that (what it says is above). Newer versions than those named here: "
+                     "--any-version takes what apt has, and the text is then another")
     return {name: next(folder.glob(f"{name}_*.deb")) for name in PACKAGES}
 
 
@@ -95,11 +98,12 @@ def documents(debs, work):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--debs", type=pathlib.Path, help="folder of the packages")
+    parser.add_argument("--any-version", action="store_true", help="take the packages' versions that apt has now")
     parser.add_argument("out", type=pathlib.Path, metavar="corpus.jsonl")
     arguments = parser.parse_args()
     random.seed(1)
     try:
-        debs = fetch(arguments.debs or arguments.out.with_name(arguments.out.name + ".debs"))
+        debs = fetch(arguments.debs or arguments.out.with_name(arguments.out.name + ".debs"), arguments.any_version)
         with tempfile.TemporaryDirectory(dir=arguments.out.parent) as work:
             texts, size = [], 0
             for text in documents(debs, pathlib.Path(work)):
