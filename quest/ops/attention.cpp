@@ -136,7 +136,7 @@ Attended attend_tiles(const at::Tensor& qkv, const AttentionShape& shape) {
   with_kernel_type(qkv.scalar_type(), "attention", [&](auto element) {
     const auto attention = kernel_of<decltype(element)>(qkv, shape, kept);
     const kernels::AttentionPlan plan = kernels::plan_attention(attention, at::get_num_threads());
-    at::parallel_for(0, plan.forward_tasks, 1, [&](int64_t begin, int64_t end) {
+    parallel_tasks(plan.forward_tasks, [&](int64_t begin, int64_t end) {
       kernels::attention_forward(attention, plan, begin, end);
     });
   });
@@ -152,7 +152,7 @@ at::Tensor differentiate_tiles(const at::Tensor& qkv, const AttentionShape& shap
     const auto attention = kernel_of<T>(qkv, shape, kept);
     const kernels::AttentionPlan plan = kernels::plan_attention(attention, at::get_num_threads());
     const kernels::AttentionGrads<T> grads{data<T>(grad_out), data<T>(grad_qkv)};
-    at::parallel_for(0, plan.backward_tasks, 1, [&](int64_t begin, int64_t end) {
+    parallel_tasks(plan.backward_tasks, [&](int64_t begin, int64_t end) {
       kernels::attention_backward(attention, grads, begin, end);
     });
   });

@@ -5,6 +5,8 @@
 // two.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -45,6 +47,17 @@ template <class F>
 void parallel_rows(int64_t rows, int64_t work_per_row, F&& f) {
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work_per_row));
   at::parallel_for(0, rows, grain, std::forward<F>(f));
+}
+
+// f(begin, end) on single tasks from all threads: a thread takes the next when it has done one, so
+// that one on a slow core, whose other half is busy, does not make all others wait. Tasks must be
+// independent of each other and long enough for that (a tenth of a millisecond).
+template <class F>
+void parallel_tasks(int64_t tasks, F&& f) {
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, std::min<int64_t>(tasks, at::get_num_threads()), 1, [&](int64_t, int64_t) {
+    for (int64_t task; (task = next.fetch_add(1)) < tasks;) f(task, task + 1);
+  });
 }
 
 // Contiguous 2-D view (M, last dimension).

@@ -1,5 +1,7 @@
 #include "quest/ops/dispatch.h"
 
+#include <atomic>
+#include <chrono>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -46,6 +48,32 @@ TEST(Dispatch, ErrorsOfAThreadReachTheCaller) {
                                      QUEST_CHECK(begin < 2, ErrorKind::kData, "row {}", begin);
                                    }),
                      ErrorKind::kData, "row 2");
+}
+
+TEST(Dispatch, ATaskThatTakesLongHoldsUpNoOther) {
+  for (const int threads : {1, 2, 3}) {
+    const testing::ThreadCount count(threads);
+    std::atomic<int> others{0};
+    std::vector<int> seen(20);
+    parallel_tasks(20, [&](int64_t begin, int64_t end) {
+      EXPECT_EQ(end, begin + 1);
+      ++seen[static_cast<size_t>(begin)];
+      const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+      while (begin == 0 && threads > 1 && others < 19) {
+        ASSERT_LT(std::chrono::steady_clock::now(), limit) << "only " << others << " of 19 done";
+        std::this_thread::yield();
+      }
+      if (begin > 0) ++others;
+    });
+    EXPECT_EQ(seen, std::vector<int>(20, 1)) << threads;
+  }
+  parallel_tasks(0, [](int64_t, int64_t) { FAIL() << "there is no task"; });
+  const testing::ThreadCount count(2);
+  EXPECT_QUEST_ERROR(parallel_tasks(3,
+                                    [](int64_t begin, int64_t) {
+                                      QUEST_CHECK(begin < 2, ErrorKind::kData, "task {}", begin);
+                                    }),
+                     ErrorKind::kData, "task 2");
 }
 
 TEST(Dispatch, OtherTypesAreErrors) {

@@ -51,7 +51,7 @@ void run_tiles(const kernels::GemmBf16& product, const at::TensorOptions& option
   at::parallel_for(0, plan.shared_panels, 1, [&](int64_t begin, int64_t end) {
     kernels::gemm_bf16_pack(product, plan, begin, end, shared);
   });
-  at::parallel_for(0, plan.tasks, 1, [&](int64_t begin, int64_t end) {
+  parallel_tasks(plan.tasks, [&](int64_t begin, int64_t end) {
     kernels::gemm_bf16_run(product, plan, shared, begin, end);
   });
 }
