@@ -213,7 +213,6 @@ std::vector<Experiment> make_experiments() {
                 "scale) "
                 "INT4 below FP4 below sparse",
        .figure = "fig11",
-       .tiny_tolerance = 0.04,
        .training = fig11_training,
        .judge = judge_fig11},
       fig12_experiment(),
