@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
-#include <type_traits>
 #include <vector>
 
 #include <benchmark/benchmark.h>
@@ -22,18 +21,9 @@ struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-template <class T>
-std::vector<T> operand_values(int64_t count) {
-  const std::vector<bfloat16> values = make_values(count);
-  return {values.begin(), values.end()};
-}
-
-// FP32 operands (A, B) count as the several products of pieces that they are.
-template <class A, class B>
 void gemm(benchmark::State& state, int64_t m, int64_t n, int64_t k, bool a_transposed,
           bool b_transposed, bool out_is_bfloat16) {
-  const auto a = operand_values<A>(m * k);
-  const auto b = operand_values<B>(k * n);
+  const std::vector<bfloat16> a = make_values(m * k), b = make_values(k * n);
   std::vector<float> out(static_cast<size_t>(m * n));
   kernels::GemmBf16 product;
   using kernels::GemmOperand;
@@ -47,20 +37,17 @@ void gemm(benchmark::State& state, int64_t m, int64_t n, int64_t k, bool a_trans
   product.out_is_bfloat16 = out_is_bfloat16;
   const kernels::GemmBf16Plan plan = kernels::plan_gemm_bf16(product, 1);
   const std::unique_ptr<void, Free> memory(std::aligned_alloc(
-      64, static_cast<size_t>(plan.shared_panels * plan.shared_panel_elements) * sizeof(bfloat16)));
+      64, static_cast<size_t>(plan.shared_panels * plan.panel_elements) * sizeof(bfloat16)));
   auto* shared = static_cast<bfloat16*>(memory.get());
   const double best = best_iteration(state, [&] {
     kernels::gemm_bf16_pack(product, plan, 0, plan.shared_panels, shared);
     kernels::gemm_bf16_run(product, plan, shared, 0, plan.tasks);
   });
   static const double peak = measure_cpu_flops(1).flops(ComputeType::kBf16);
-  const int products = product.a.is_float && product.b.is_float   ? 6
-                       : product.a.is_float || product.b.is_float ? 3
-                                                                  : 1;
   const double rate = 2.0 * static_cast<double>(m * n * k) / best;
   state.counters["GFLOP/s"] = rate * 1e-9;
   state.counters["peak GFLOP/s"] = peak * 1e-9;
-  state.counters["%ceiling"] = 100 * products * rate / peak;
+  state.counters["%ceiling"] = 100 * rate / peak;
 }
 
 void register_all() {
@@ -75,24 +62,16 @@ void register_all() {
     const int64_t tokens = l.out == 32000 ? 1024 : 2048;
     const std::string shape = "/T" + std::to_string(tokens) + "/in" + std::to_string(l.in) +
                               "/out" + std::to_string(l.out);
-    const auto all = [&]<class A, class B>(const std::string& types, int64_t max_depth) {
-      const std::string name = "gemm_bf16" + types;
-      const bool is_bf16 = std::is_same_v<A, bfloat16>;
-      if (l.in <= max_depth) {
-        add(name + "/forward" + shape,
-            [=](auto& state) { gemm<A, B>(state, tokens, l.out, l.in, false, true, is_bf16); });
-      }
-      if (l.out <= max_depth) {
-        add(name + "/input_gradient" + shape,
-            [=](auto& state) { gemm<A, B>(state, tokens, l.in, l.out, false, false, is_bf16); });
-      }
-      add(name + "/weight_gradient" + shape, [=](auto& state) {
-        gemm<A, B>(state, l.out, l.in, std::min(tokens, max_depth), true, false, false);
-      });
-    };
-    all.template operator()<bfloat16, bfloat16>("", kernels::max_gemm_bf16_depth(1));
-    all.template operator()<float, bfloat16>("/float_codes", kernels::max_gemm_bf16_depth(3));
-    all.template operator()<float, float>("/float", kernels::max_gemm_bf16_depth(3));
+    if (l.in <= kernels::kMaxGemmBf16Depth) {
+      add("gemm_bf16/forward" + shape,
+          [=](auto& state) { gemm(state, tokens, l.out, l.in, false, true, true); });
+    }
+    if (l.out <= kernels::kMaxGemmBf16Depth) {
+      add("gemm_bf16/input_gradient" + shape,
+          [=](auto& state) { gemm(state, tokens, l.in, l.out, false, false, true); });
+    }
+    add("gemm_bf16/weight_gradient" + shape,
+        [=](auto& state) { gemm(state, l.out, l.in, tokens, true, false, false); });
   }
 }
 

@@ -26,7 +26,7 @@ struct EmulatedAttention : EmulatedTiles {
     if constexpr (kPieces == 1) {
       round_row(values, out);
     } else {
-      split_line(values, nullptr, out);
+      split_line(values, out);
     }
   }
   template <int kPieces>

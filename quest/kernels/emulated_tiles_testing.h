@@ -2,6 +2,7 @@
 // instruction a loop. Tests only; header only.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -10,6 +11,7 @@
 #include "quest/base/bfloat16.h"
 #include "quest/kernels/gemm_bf16.h"
 #include "quest/kernels/gemm_bf16_levels.h"
+#include "quest/kernels/gemm_fixed_point_levels.h"
 
 namespace quest::testing {
 
@@ -37,15 +39,24 @@ struct EmulatedTiles {
   }
   template <int kSums, int kA, int kW>
   static void add_products() {
+    add_byte_products<uint8_t>(kSums, kA, kW);
+  }
+  template <int kSums, int kA, int kB>
+  static void add_signed_products() {
+    add_byte_products<int8_t>(kSums, kA, kB);
+  }
+  template <class B>
+  static void add_byte_products(int sums, int a, int b) {
     ASSERT_TRUE(configured);
     for (int r = 0; r < 16; ++r) {
       for (int n = 0; n < 16; ++n) {
         int32_t sum;
-        std::memcpy(&sum, &tile[kSums][r][4 * n], 4);
+        std::memcpy(&sum, &tile[sums][r][4 * n], 4);
         for (int kk = 0; kk < 64; ++kk) {
-          sum += static_cast<int8_t>(tile[kA][r][kk]) * tile[kW][kk / 4][4 * n + kk % 4];
+          sum +=
+              static_cast<int8_t>(tile[a][r][kk]) * static_cast<B>(tile[b][kk / 4][4 * n + kk % 4]);
         }
-        std::memcpy(&tile[kSums][r][4 * n], &sum, 4);
+        std::memcpy(&tile[sums][r][4 * n], &sum, 4);
       }
     }
   }
@@ -100,15 +111,36 @@ struct EmulatedTiles {
     out[kernels::detail::kStepElements] = pieces.middle;
     out[2 * kernels::detail::kStepElements] = pieces.low;
   }
-  static void split_line(const float* x, const float* scales, bfloat16* out) {
-    for (int i = 0; i < 32; ++i) split(scales == nullptr ? x[i] : x[i] * scales[i], out + i);
+  static void split_line(const float* x, bfloat16* out) {
+    for (int i = 0; i < 32; ++i) split(x[i], out + i);
   }
-  static void split_pairs(const float* x, int64_t stride, const float* scales, bfloat16* out) {
-    for (int i = 0; i < 32; ++i) {
-      const float value = x[i % 2 * stride + i / 2];
-      split(scales == nullptr ? value : value * scales[i % 2], out + i);
+  static void split_pairs(const float* x, int64_t stride, bfloat16* out) {
+    for (int i = 0; i < 32; ++i) split(x[i % 2 * stride + i / 2], out + i);
+  }
+  // What packing needs: see x86/gemm_fixed_point_amx_kernel.h.
+  static void digits(float x, float inverse, int8_t* out) {
+    const float q = std::isnan(x * inverse) ? 0.0f : std::nearbyint(x * inverse);
+    const auto digits = kernels::fixed_point_digits_reference(static_cast<int32_t>(q));
+    out[0] = digits.high;
+    out[kernels::detail::kFixedPointTileBytes] = digits.middle;
+    out[2 * kernels::detail::kFixedPointTileBytes] = digits.low;
+  }
+  static void digits_line(const float* x, const float* scales, float inverse, int8_t* line) {
+    for (int i = 0; i < 64; ++i) {
+      digits(scales == nullptr ? x[i] : x[i] * scales[i], inverse, line + i);
     }
   }
+  static void digits_quads(const float* x, int64_t stride, const float* scales,
+                           const float* inverses, int8_t* line) {
+    for (int i = 0; i < 64; ++i) {
+      const float value = x[i % 4 * stride + i / 4];
+      digits(scales == nullptr ? value : value * scales[i % 4], inverses[i / 4], line + i);
+    }
+  }
+  static void code_quads(const int8_t* codes, int64_t stride, int8_t* line) {
+    for (int i = 0; i < 64; ++i) line[i] = codes[i % 4 * stride + i / 4];
+  }
+
   static void round_row(const float* sums, bfloat16* out) {
     for (int i = 0; i < 32; ++i) out[i] = bfloat16(sums[i]);
   }

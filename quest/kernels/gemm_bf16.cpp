@@ -32,25 +32,21 @@ bool gemm_bf16_supports(IsaLevel level) {
 GemmBf16Plan plan_gemm_bf16(const GemmBf16& product, int threads) {
   check_operand(product.a, "a");
   check_operand(product.b, "b");
-  const int64_t max_depth = max_gemm_bf16_depth(std::max(product.a.pieces(), product.b.pieces()));
-  QUEST_CHECK(product.k >= 1 && product.k <= max_depth, ErrorKind::kUsage,
-              "gemm_bf16: K is {}, 1 to {} are possible; split longer sums", product.k, max_depth);
+  QUEST_CHECK(product.k >= 1 && product.k <= kMaxGemmBf16Depth, ErrorKind::kUsage,
+              "gemm_bf16: K is {}, 1 to {} are possible; split longer sums", product.k,
+              kMaxGemmBf16Depth);
   QUEST_CHECK(!product.accumulate || !product.out_is_bfloat16, ErrorKind::kUsage,
               "gemm_bf16: sums are only added to an FP32 output");
   GemmBf16Plan plan;
   plan.shares_a = product.m < product.n;
-  const int64_t piece =
-      divide_up(product.k, detail::kBf16StepDepth) * detail::kBf16StepDepth * detail::kBf16Panel;
-  const int64_t of_a = piece * product.a.pieces(), of_b = piece * product.b.pieces();
-  plan.shared_panel_elements = plan.shares_a ? of_a : of_b;
-  plan.own_panel_elements = plan.shares_a ? of_b : of_a;
+  plan.panel_elements = round_up(product.k, detail::kBf16StepDepth) * detail::kBf16Panel;
   const int64_t shared = plan.shares_a ? product.m : product.n;
   const int64_t streamed = plan.shares_a ? product.n : product.m;
   plan.shared_panels = divide_up(shared, detail::kBf16Panel);
   const int64_t panels = divide_up(streamed, detail::kBf16Panel);
   // Large tasks read the shared operand, which may come from far, less often; their own panels must
   // stay in the L2 cache, and all threads want work.
-  const int64_t panel_bytes = plan.own_panel_elements * static_cast<int64_t>(sizeof(bfloat16));
+  const int64_t panel_bytes = plan.panel_elements * static_cast<int64_t>(sizeof(bfloat16));
   const int64_t fits = std::clamp<int64_t>(kTaskBytes / panel_bytes, 1, kMaxTaskPanels);
   const int64_t rounds = divide_up(panels, fits * threads);
   plan.task_panels = std::min(fits, divide_up(panels, rounds * threads));

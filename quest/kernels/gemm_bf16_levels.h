@@ -5,8 +5,8 @@
 // step is two tiles of 16 rows of 64 bytes:
 //   of a: tile t, row r: a[16 t + r][k .. k + 31]
 //   of b: tile t, row p: pairs b[k + 2 p][j], b[k + 2 p + 1][j] for the 16 columns j of the tile
-// Rows, columns and depth past the end are zero. A step of an FP32 operand is three such steps: the
-// high, the middle and the low pieces of its values.
+// Rows, columns and depth past the end are zero. A step of FP32 values (attention) is three such
+// steps: the high, the middle and the low pieces.
 #pragma once
 
 #include "quest/kernels/gemm_bf16.h"

@@ -1,9 +1,12 @@
 #include "quest/ops/matmul.h"
 
+#include <ATen/ops/max.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/round.h>
+#include <ATen/ops/zeros.h>
 
 #include "quest/kernels/gemm_bf16.h"
+#include "quest/kernels/gemm_fixed_point.h"
 #include "quest/ops/testing_tensors.h"
 
 namespace quest::ops {
@@ -27,8 +30,14 @@ at::Tensor bound_of(const at::Tensor& a, const at::Tensor& b, at::ScalarType typ
                     at::ScalarType out_type) {
   const at::Tensor size = at::mm(as_double(a).abs(), as_double(b).abs());
   const double sums = static_cast<double>(a.size(1) + 2) * rounding_error(at::kFloat);
+  // On AMX an FP32 product is one of 24-bit integers: its error is of the largest values.
+  const at::Tensor largest = type == at::kFloat && matmul_plan(type) != "LibTorch"
+                                 ? at::mm(std::get<0>(as_double(a).abs().max(1, true)),
+                                          std::get<0>(as_double(b).abs().max(0, true))) *
+                                       (static_cast<double>(a.size(1)) * 0x1p-21)
+                                 : at::zeros({1}, size.options());
   // LibTorch rounds its product to the operands' type first.
-  return size * (type == at::kDouble ? 1e-13 : sums) +
+  return largest + size * (type == at::kDouble ? 1e-13 : sums) +
          as_double(at::mm(as_double(a), as_double(b))).abs() *
              (rounding_error(type) + rounding_error(out_type));
 }
@@ -74,25 +83,26 @@ TEST(Matmul, CodesAreAsExactAsAnFp32Product) {
   if (!supports_matmul_codes(64, 64, 64)) GTEST_SKIP() << "this CPU has no AMX";
   for (const Shape& s : {Shape{64, 64, 64}, Shape{130, 97, 200}, Shape{65, 70, 5000}}) {
     const at::Tensor a = normal({s.m, s.k}, 6, at::kFloat), scales = normal({s.k}, 7, at::kFloat);
-    const at::Tensor numbers =
-        at::round(normal({s.k, s.n}, 8) * 60).clamp(-255, 255).to(at::kBFloat16);
+    const at::Tensor codes = at::round(normal({s.k, s.n}, 8) * 60).clamp(-128, 127).to(at::kChar);
     const at::Tensor scaled = as_double(a) * as_double(scales);
-    const at::Tensor exact = at::mm(scaled, as_double(numbers));
-    const at::Tensor size = at::mm(scaled.abs(), as_double(numbers).abs());
-    const at::Tensor bound = size * (static_cast<double>(s.k + 8) * rounding_error(at::kFloat));
-    expect_within(matmul_codes(a, false, scales, numbers), exact, bound, "a");
-    expect_within(matmul_codes(a.t().contiguous(), true, scales, numbers), exact, bound, "a^T");
+    const at::Tensor exact = at::mm(scaled, as_double(codes));
+    const at::Tensor bound = at::mm(std::get<0>(scaled.abs().max(1, true)),
+                                    std::get<0>(as_double(codes).abs().max(0, true))) *
+                                 (static_cast<double>(s.k) * 0x1p-23) +
+                             at::mm(scaled.abs(), as_double(codes).abs()) * 0x1p-22;
+    expect_within(matmul_codes(a, false, scales, codes), exact, bound, "a");
+    expect_within(matmul_codes(a.t().contiguous(), true, scales, codes), exact, bound, "a^T");
     // Beyond the bound: the error of a sum grows like its root.
-    EXPECT_LT(testing::relative_error(matmul_codes(a, false, scales, numbers), exact), 2e-6);
+    EXPECT_LT(testing::relative_error(matmul_codes(a, false, scales, codes), exact), 4e-7);
   }
 }
 
 TEST(Matmul, PlanSaysWhatRuns) {
   EXPECT_EQ(matmul_plan(at::kDouble), "LibTorch");
-  const bool tiles = kernels::gemm_bf16_supports();
-  EXPECT_EQ(matmul_plan(at::kBFloat16), tiles ? "AMX tiles" : "LibTorch");
-  EXPECT_EQ(matmul_plan(at::kFloat),
-            tiles ? "AMX tiles, FP32 values as three bfloat16 pieces" : "LibTorch");
+  EXPECT_EQ(matmul_plan(at::kBFloat16), kernels::gemm_bf16_supports() ? "AMX tiles" : "LibTorch");
+  EXPECT_EQ(matmul_plan(at::kFloat), kernels::gemm_fixed_point_supports()
+                                         ? "AMX tiles, FP32 values as integers of 24 bits"
+                                         : "LibTorch");
 }
 
 }  // namespace

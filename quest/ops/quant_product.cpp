@@ -21,7 +21,8 @@ bool has_integer_codes(const QuantSpec& spec) {
   return has_code_grid(spec) && code_format(spec).is_integer;
 }
 
-// Codes that are their own numbers: what the GPU's int8 product multiplies.
+// Codes that are their own numbers: what the GPU's int8 product and the CPU's FP32 product with
+// codes multiply.
 bool codes_are_numbers(const QuantSpec& spec) {
   const CodeFormat format = code_format(spec);
   return format.multiplier == 1 && format.offset == 0;
@@ -74,9 +75,10 @@ at::Tensor product_with_values(const at::Tensor& grad_y, bool transposed, const 
                                const QuantizedTensor& quantized, at::ScalarType compute,
                                at::ScalarType out_type) {
   if (compute == at::kFloat && grad_y.is_cpu() && has_integer_codes(spec) &&
+      codes_are_numbers(spec) &&
       supports_matmul_codes(grad_y.size(transposed ? 1 : 0), quantized.codes.size(1),
                             quantized.codes.size(0))) {
-    return matmul_codes(grad_y, transposed, quantized.units, code_numbers(spec, quantized));
+    return matmul_codes(grad_y, transposed, quantized.units, quantized.codes);
   }
   return matmul(transposed ? grad_y.t() : grad_y, dequantize(spec, quantized, compute), out_type);
 }

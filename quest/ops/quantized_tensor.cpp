@@ -105,7 +105,7 @@ at::Tensor rotate(const at::Tensor& x) {
   return rotated;
 }
 
-// Codes to values; without units their numbers.
+// Codes to values.
 at::Tensor decode(const QuantSpec& spec, const at::Tensor& codes, const float* units,
                   at::ScalarType type) {
   const int64_t m = codes.size(0), k = codes.size(1);
@@ -118,9 +118,8 @@ at::Tensor decode(const QuantSpec& spec, const at::Tensor& codes, const float* u
       return;
     }
     parallel_rows(m, k, [&](int64_t begin, int64_t end) {
-      kernels::dequantize_rows<T>(spec, data<int8_t>(codes) + begin * k,
-                                  units == nullptr ? nullptr : units + begin, end - begin, k,
-                                  data<T>(values) + begin * k);
+      kernels::dequantize_rows<T>(spec, data<int8_t>(codes) + begin * k, units + begin, end - begin,
+                                  k, data<T>(values) + begin * k);
     });
   });
   return values;
@@ -201,13 +200,6 @@ at::Tensor dequantize(const QuantSpec& spec, const QuantizedTensor& quantized,
     return quantized.values.to(value_type);
   }
   return decode(spec, quantized.codes, data<float>(quantized.units), value_type);
-}
-
-at::Tensor code_numbers(const QuantSpec& spec, const QuantizedTensor& quantized) {
-  RECORD_USER_SCOPE("quest::dequantize");
-  QUEST_ASSERT(quantized.has_codes() && code_format(spec).is_integer, "numbers of {}",
-               to_string(spec));
-  return decode(spec, quantized.codes, nullptr, at::kBFloat16);
 }
 
 at::Tensor quantize_backward(const QuantSpec& spec, const at::Tensor& mask,

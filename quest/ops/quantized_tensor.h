@@ -37,9 +37,6 @@ QuantizedTensor quantize(const QuantSpec& spec, const at::Tensor& x, at::ScalarT
 at::Tensor dequantize(const QuantSpec& spec, const QuantizedTensor& quantized,
                       at::ScalarType value_type);
 
-// (M,K) bfloat16: the numbers of integer codes without their units. Exact: integers up to 255.
-at::Tensor code_numbers(const QuantSpec& spec, const QuantizedTensor& quantized);
-
 // Gradient with respect to x from the gradient with respect to the (rotated) values; may reuse
 // grad_values' memory.
 at::Tensor quantize_backward(const QuantSpec& spec, const at::Tensor& mask, at::Tensor grad_values);

@@ -21,17 +21,14 @@ Bf16Pieces split_bf16_reference(float x) {
 }
 
 void gemm_bf16_reference(const GemmBf16& product) {
-  const auto at = [](const GemmOperand& x, int64_t row, int64_t column, int64_t k) {
-    const int64_t place = row * x.row_stride + column * x.column_stride;
-    if (!x.is_float) return double{static_cast<float>(static_cast<const bfloat16*>(x.data)[place])};
-    const float value = static_cast<const float*>(x.data)[place];
-    return double{x.k_scales == nullptr ? value : value * x.k_scales[k]};
+  const auto at = [](const GemmOperand& x, int64_t row, int64_t column) {
+    return double{static_cast<float>(x.data[row * x.row_stride + column * x.column_stride])};
   };
   for (int64_t i = 0; i < product.m; ++i) {
     for (int64_t j = 0; j < product.n; ++j) {
       double sum = 0;
       for (int64_t k = 0; k < product.k; ++k) {
-        sum += at(product.a, i, k, k) * at(product.b, k, j, k);
+        sum += at(product.a, i, k) * at(product.b, k, j);
       }
       const int64_t index = i * product.ldo + j;
       if (product.out_is_bfloat16) {

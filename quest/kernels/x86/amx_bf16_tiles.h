@@ -135,22 +135,14 @@ struct Bf16TilesOn : Instructions {
   }
 
   // A line of a's tile: the pieces of 32 values.
-  static void split_line(const float* x, const float* scales, bfloat16* out) {
-    __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
-    if (scales != nullptr) {
-      x0 = _mm512_mul_ps(x0, _mm512_loadu_ps(scales));
-      x1 = _mm512_mul_ps(x1, _mm512_loadu_ps(scales + 16));
-    }
-    store_split(x0, x1, out, out + kStepElements, out + 2 * kStepElements);
+  static void split_line(const float* x, bfloat16* out) {
+    store_split(_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16), out, out + kStepElements,
+                out + 2 * kStepElements);
   }
 
   // A line of b's tile: the pieces of the pairs x[i], x[i + stride] of 16 columns i.
-  static void split_pairs(const float* x, int64_t stride, const float* scales, bfloat16* out) {
+  static void split_pairs(const float* x, int64_t stride, bfloat16* out) {
     __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + stride);
-    if (scales != nullptr) {
-      x0 = _mm512_mul_ps(x0, _mm512_set1_ps(scales[0]));
-      x1 = _mm512_mul_ps(x1, _mm512_set1_ps(scales[1]));
-    }
     constexpr __mmask32 kOddWords = 0xaaaaaaaa;
     for (int piece = 0; piece < 3; ++piece, out += kStepElements) {
       const __m512i word0 = next_piece(piece, x0), word1 = next_piece(piece, x1);

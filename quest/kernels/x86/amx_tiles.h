@@ -60,6 +60,13 @@ struct AmxTiles {
                  :
                  : "i"(kSums), "i"(kA), "i"(kW));
   }
+  // Signed bytes by signed bytes.
+  template <int kSums, int kA, int kB>
+  static void add_signed_products() {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" QUEST_TILE_GAP
+                 :
+                 : "i"(kSums), "i"(kA), "i"(kB));
+  }
   // bfloat16 values of tile kA by pairs of tile kB, added to FP32 sums.
   template <int kSums, int kA, int kB>
   static void add_bf16_products() {

@@ -108,7 +108,7 @@ void pack_columns(const Rows<T>& rows, int64_t count, int64_t d, bfloat16* panel
 template <class Tiles, int kPieces>
 void multiply_blocks(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums) {
   static_assert(kBlock == kStepElements);
-  multiply_panels<Tiles, kPieces, kPieces>(a, b, steps, add, sums, 32, [] {});
+  multiply_panels<Tiles, kPieces>(a, b, steps, add, sums, 32, [] {});
 }
 
 }  // namespace

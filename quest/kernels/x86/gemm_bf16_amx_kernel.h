@@ -5,10 +5,10 @@
 // store (see amx_tiles.h), add_bf16_products<c, a, b>, and for packing
 //   transpose(source, stride, tile)          16 x 16 words of 32 bits; stride in bytes
 //   interleave(source, stride, first, second) pairs of 32 rows x 32 values -> two tiles
-//   split_line(x, scales, line)               32 FP32 values -> a row of a's tile in three pieces,
-//                                            kStepElements apart; scales: 32, or null
-//   split_pairs(x, stride, scales, line)      rows x and x + stride of 16 FP32 values -> a row of
-//                                            b's tile in three pieces; scales: of the 2 rows
+//   split_line(x, line)                       32 FP32 values -> a row of a's tile in three pieces,
+//                                            kStepElements apart (attention in FP32)
+//   split_pairs(x, stride, line)              rows x and x + stride of 16 FP32 values -> a row of
+//                                            b's tile in three pieces
 //   round_row(sums, out)                      32 floats -> bfloat16
 // Internal linkage and no library functions: see gemm_lowbit_driver.h.
 //
@@ -72,13 +72,12 @@ void pack_step_across(const bfloat16* source, int64_t stride, bfloat16* tiles) {
 }
 
 // Rows of a or columns of b: `count` vectors of k values. vector_stride: from one vector to the
-// next, k_stride: along K; one of them is 1. k_scales: of FP32 values, or null.
+// next, k_stride: along K; one of them is 1.
 template <class T>
 struct Vectors {
   const T* data;
   int64_t vector_stride, k_stride;
   int64_t count, k;
-  const float* k_scales = nullptr;
 };
 
 // Where values from `at` on along K of vectors from `first` on begin; null past the ends.
@@ -114,34 +113,30 @@ void pack_step(const Vectors<bfloat16>& x, int64_t first, int64_t at, const bflo
   }
 }
 
-// A full block of FP32 values, 32 rows x 32: rows are vectors (along), else steps along K. scales:
-// of the 32 steps, or null.
+// A full block of FP32 values, 32 rows x 32: rows are vectors (along), else steps along K.
 template <class Tiles, bool kRowTiles>
-void split_step_along(const float* source, int64_t stride, const float* scales, bfloat16* out) {
+void split_step_along(const float* source, int64_t stride, bfloat16* out) {
   if constexpr (kRowTiles) {
-    for (int64_t r = 0; r < 32; ++r) Tiles::split_line(source + r * stride, scales, out + 32 * r);
+    for (int64_t r = 0; r < 32; ++r) Tiles::split_line(source + r * stride, out + 32 * r);
   } else {
     alignas(64) float words[16 * 16];
     for (int64_t t = 0; t < 2; ++t) {
       for (int64_t k = 0; k < 32; k += 16) {
         Tiles::transpose(source + 16 * t * stride + k, 4 * stride, words);
         for (int64_t i = 0; i < 16; i += 2) {
-          Tiles::split_pairs(words + 16 * i, 16, scales == nullptr ? nullptr : scales + k + i,
-                             out + t * kTileElements + 16 * (k + i));
+          Tiles::split_pairs(words + 16 * i, 16, out + t * kTileElements + 16 * (k + i));
         }
       }
     }
   }
 }
 template <class Tiles, bool kRowTiles>
-void split_step_across(const float* source, int64_t stride, const float* scales, bfloat16* out) {
+void split_step_across(const float* source, int64_t stride, bfloat16* out) {
   alignas(64) bfloat16 pairs[kRowTiles ? kPiecesOf<float> * kStepElements : 1];
   bfloat16* const lines = kRowTiles ? pairs : out;
   for (int64_t k = 0; k < 32; k += 2) {
     for (int64_t t = 0; t < 2; ++t) {
-      Tiles::split_pairs(source + k * stride + 16 * t, stride,
-                         scales == nullptr ? nullptr : scales + k,
-                         lines + t * kTileElements + 16 * k);
+      Tiles::split_pairs(source + k * stride + 16 * t, stride, lines + t * kTileElements + 16 * k);
     }
   }
   if constexpr (kRowTiles) {
@@ -167,21 +162,16 @@ void pack_step(const Vectors<float>& x, int64_t first, int64_t at, const float* 
     }
   }
   const float* source = x.data + first * x.vector_stride + at * x.k_stride;
-  const float* scales = x.k_scales == nullptr ? nullptr : x.k_scales + at;
-  alignas(64) float block[32 * 32], padded_scales[32];
+  alignas(64) float block[32 * 32];
   if (rows < 32 || columns < 32) {
     copy_padded(source, stride, rows, columns, block);
     source = block;
     stride = 32;
-    if (scales != nullptr) {
-      for (int64_t k = 0; k < 32; ++k) padded_scales[k] = k < depth ? scales[k] : 0.0f;
-      scales = padded_scales;
-    }
   }
   if (along) {
-    split_step_along<Tiles, kRowTiles>(source, stride, scales, out);
+    split_step_along<Tiles, kRowTiles>(source, stride, out);
   } else {
-    split_step_across<Tiles, kRowTiles>(source, stride, scales, out);
+    split_step_across<Tiles, kRowTiles>(source, stride, out);
   }
 }
 
@@ -226,32 +216,20 @@ void pack_panel(const T* data, int64_t vector_stride, int64_t k_stride, int64_t 
                                 panel);
 }
 
-template <class Tiles, bool kRowTiles>
-void pack_panels_of(const GemmOperand& x, int64_t vector_stride, int64_t k_stride, int64_t count,
-                    int64_t k, int64_t first_panel, int64_t panels, int64_t panel_elements,
-                    bfloat16* out) {
-  const int64_t first = first_panel * kBf16Panel;
-  if (x.is_float) {
-    const Vectors<float> vectors{
-        static_cast<const float*>(x.data), vector_stride, k_stride, count, k, x.k_scales};
-    pack_panels<Tiles, kRowTiles>(vectors, first, panels, panel_elements, out);
-  } else {
-    const Vectors<bfloat16> vectors{static_cast<const bfloat16*>(x.data), vector_stride, k_stride,
-                                    count, k};
-    pack_panels<Tiles, kRowTiles>(vectors, first, panels, panel_elements, out);
-  }
-}
-
 template <class Tiles>
 void pack_panels_of(const GemmBf16& product, bool of_a, int64_t first_panel, int64_t panels,
                     int64_t panel_elements, bfloat16* out) {
-  const GemmOperand &a = product.a, &b = product.b;
+  const int64_t first = first_panel * kBf16Panel;
   if (of_a) {
-    pack_panels_of<Tiles, true>(a, a.row_stride, a.column_stride, product.m, product.k, first_panel,
-                                panels, panel_elements, out);
+    const GemmOperand& a = product.a;
+    pack_panels<Tiles, true>(
+        Vectors<bfloat16>{a.data, a.row_stride, a.column_stride, product.m, product.k}, first,
+        panels, panel_elements, out);
   } else {
-    pack_panels_of<Tiles, false>(b, b.column_stride, b.row_stride, product.n, product.k,
-                                 first_panel, panels, panel_elements, out);
+    const GemmOperand& b = product.b;
+    pack_panels<Tiles, false>(
+        Vectors<bfloat16>{b.data, b.column_stride, b.row_stride, product.n, product.k}, first,
+        panels, panel_elements, out);
   }
 }
 
@@ -295,37 +273,27 @@ void multiply_b(const bfloat16* step, int piece) {
   Tiles::template add_bf16_products<3, 5, 7>();
 }
 
-// One step. Each product but the first loads the pieces of one operand only.
-template <class Tiles, int kPiecesA, int kPiecesB>
+// One step; of three pieces, each product but the first loads the pieces of one operand only.
+template <class Tiles, int kPieces>
 void multiply_step(const bfloat16* a, const bfloat16* b) {
   constexpr int kHigh = 0, kMiddle = 1, kLow = 2;
-  if constexpr (kPiecesA == 1 && kPiecesB == 3) {
-    Tiles::template load<4>(a, 64);
-    Tiles::template load<5>(a + kTileElements, 64);
+  Tiles::template load<6>(b, 64);
+  Tiles::template load<7>(b + kTileElements, 64);
+  if constexpr (kPieces == 3) {
+    multiply_a<Tiles>(a, kLow);
+    multiply_a<Tiles>(a, kMiddle);
+    multiply_b<Tiles>(b, kMiddle);  // by the middle of a
+    multiply_a<Tiles>(a, kHigh);    // by the middle of b
     multiply_b<Tiles>(b, kLow);
-    multiply_b<Tiles>(b, kMiddle);
     multiply_b<Tiles>(b, kHigh);
   } else {
-    Tiles::template load<6>(b, 64);
-    Tiles::template load<7>(b + kTileElements, 64);
-    if constexpr (kPiecesA == 3) {
-      multiply_a<Tiles>(a, kLow);
-      multiply_a<Tiles>(a, kMiddle);
-    }
-    if constexpr (kPiecesA == 3 && kPiecesB == 3) {
-      multiply_b<Tiles>(b, kMiddle);  // by the middle of a
-      multiply_a<Tiles>(a, kHigh);    // by the middle of b
-      multiply_b<Tiles>(b, kLow);
-      multiply_b<Tiles>(b, kHigh);
-    } else {
-      multiply_a<Tiles>(a, kHigh);
-    }
+    multiply_a<Tiles>(a, kHigh);
   }
 }
 
 // sums (32 x 32, `stride` floats from row to row): += or = the product of `steps` steps of a panel
 // of a and one of b. between_steps() is called after each.
-template <class Tiles, int kPiecesA = 1, int kPiecesB = 1, class F>
+template <class Tiles, int kPieces = 1, class F>
 void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool add, float* sums,
                      int64_t stride, const F& between_steps) {
   const int64_t row = stride * static_cast<int64_t>(sizeof(float));
@@ -342,9 +310,9 @@ void multiply_panels(const bfloat16* a, const bfloat16* b, int64_t steps, bool a
     Tiles::template zero<3>();
   }
   for (int64_t s = 0; s < steps; ++s) {
-    multiply_step<Tiles, kPiecesA, kPiecesB>(a, b);
-    a += kPiecesA * kStepElements;
-    b += kPiecesB * kStepElements;
+    multiply_step<Tiles, kPieces>(a, b);
+    a += kPieces * kStepElements;
+    b += kPieces * kStepElements;
     between_steps();
   }
   Tiles::template store<0>(sums, row);
@@ -396,49 +364,46 @@ void write_block(const GemmBf16& product, int64_t row, int64_t column, const flo
 
 // Bfloat16 values of the memory that run_task needs for its own panels.
 inline int64_t task_panel_elements(const GemmBf16Plan& plan) {
-  return plan.task_panels * plan.own_panel_elements;
+  return plan.task_panels * plan.panel_elements;
 }
 
 // One block of out: a full one of FP32 is the tiles' own memory.
-template <class Tiles, int kPiecesA, int kPiecesB, class F>
+template <class Tiles, class F>
 void run_block(const GemmBf16& product, int64_t row, int64_t column, const bfloat16* a,
                const bfloat16* b, int64_t steps, const F& between_steps) {
   prefetch_block(product, row, column);
   const bool full = product.m - row >= 32 && product.n - column >= 32;
   if (full && !product.out_is_bfloat16) {
     float* out = static_cast<float*>(product.out) + row * product.ldo + column;
-    multiply_panels<Tiles, kPiecesA, kPiecesB>(a, b, steps, product.accumulate, out, product.ldo,
-                                               between_steps);
+    multiply_panels<Tiles>(a, b, steps, product.accumulate, out, product.ldo, between_steps);
   } else {
     alignas(64) float sums[32 * 32];
-    multiply_panels<Tiles, kPiecesA, kPiecesB>(a, b, steps, false, sums, 32, between_steps);
+    multiply_panels<Tiles>(a, b, steps, false, sums, 32, between_steps);
     write_block<Tiles>(product, row, column, sums);
   }
 }
 
 // One task: panels [first, first + plan.task_panels) of the larger operand against all shared ones.
-template <class Tiles, int kPiecesA, int kPiecesB, bool kSharesA>
+template <class Tiles, bool kSharesA>
 void run_task_of(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
                  int64_t task, bfloat16* own) {
   const int64_t streamed = kSharesA ? product.n : product.m;
   const int64_t first = task * plan.task_panels;
   const int64_t all = (streamed + kBf16Panel - 1) / kBf16Panel;
   const int64_t count = all - first < plan.task_panels ? all - first : plan.task_panels;
-  pack_panels_of<Tiles>(product, !kSharesA, first, count, plan.own_panel_elements, own);
-  constexpr int kSharedPieces = kSharesA ? kPiecesA : kPiecesB;
-  constexpr int kOwnPieces = kSharesA ? kPiecesB : kPiecesA;
-  const int64_t steps = plan.own_panel_elements / (kOwnPieces * kStepElements);
+  pack_panels_of<Tiles>(product, !kSharesA, first, count, plan.panel_elements, own);
+  const int64_t steps = plan.panel_elements / kStepElements;
   for (int64_t q = 0; q < plan.shared_panels; ++q) {
-    const bfloat16* others = shared + q * plan.shared_panel_elements;
+    const bfloat16* others = shared + q * plan.panel_elements;
     // While one shared panel is used, the next is fetched.
-    Prefetch prefetch(others + plan.shared_panel_elements,
-                      q + 1 == plan.shared_panels ? 0 : kSharedPieces * kStepLines / count);
+    Prefetch prefetch(others + plan.panel_elements,
+                      q + 1 == plan.shared_panels ? 0 : kStepLines / count);
     for (int64_t p = 0; p < count; ++p) {
-      const bfloat16* mine = own + p * plan.own_panel_elements;
+      const bfloat16* mine = own + p * plan.panel_elements;
       const int64_t at_shared = q * kBf16Panel, at_own = (first + p) * kBf16Panel;
-      run_block<Tiles, kPiecesA, kPiecesB>(
-          product, kSharesA ? at_shared : at_own, kSharesA ? at_own : at_shared,
-          kSharesA ? others : mine, kSharesA ? mine : others, steps, [&] { prefetch.step(); });
+      run_block<Tiles>(product, kSharesA ? at_shared : at_own, kSharesA ? at_own : at_shared,
+                       kSharesA ? others : mine, kSharesA ? mine : others, steps,
+                       [&] { prefetch.step(); });
     }
   }
 }
@@ -446,24 +411,18 @@ void run_task_of(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat
 template <class Tiles>
 void run_task(const GemmBf16& product, const GemmBf16Plan& plan, const bfloat16* shared,
               int64_t task, bfloat16* own) {
-  const auto run = [&]<int kPiecesA, int kPiecesB>() {
-    if (plan.shares_a) {
-      run_task_of<Tiles, kPiecesA, kPiecesB, true>(product, plan, shared, task, own);
-    } else {
-      run_task_of<Tiles, kPiecesA, kPiecesB, false>(product, plan, shared, task, own);
-    }
-  };
-  if (product.a.is_float && product.b.is_float) return run.template operator()<3, 3>();
-  if (product.a.is_float) return run.template operator()<3, 1>();
-  if (product.b.is_float) return run.template operator()<1, 3>();
-  run.template operator()<1, 1>();
+  if (plan.shares_a) {
+    run_task_of<Tiles, true>(product, plan, shared, task, own);
+  } else {
+    run_task_of<Tiles, false>(product, plan, shared, task, own);
+  }
 }
 
 template <class Tiles>
 void pack_shared(const GemmBf16& product, const GemmBf16Plan& plan, int64_t begin, int64_t end,
                  bfloat16* shared) {
-  pack_panels_of<Tiles>(product, plan.shares_a, begin, end - begin, plan.shared_panel_elements,
-                        shared + begin * plan.shared_panel_elements);
+  pack_panels_of<Tiles>(product, plan.shares_a, begin, end - begin, plan.panel_elements,
+                        shared + begin * plan.panel_elements);
 }
 
 }  // namespace
