@@ -1,11 +1,13 @@
 #include "quest/train/memory_plan.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <limits>
 #include <string>
 #include <tuple>
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/randint.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <fmt/format.h>
@@ -15,6 +17,7 @@
 #include "quest/base/testing.h"
 #include "quest/nn/llama_model.h"
 #include "quest/ops/gpu.h"
+#include "quest/train/allocator.h"
 #include "quest/train/optimizer.h"
 
 namespace quest::train {
@@ -60,6 +63,28 @@ struct Case {
   const char* type;
   bool tiles;  // packed weights, which are no tensors
 };
+
+#ifdef __GLIBC__
+// The hole that a tensor leaves is taken by the next one of its size, so that steps do not make the
+// heap grow. LibTorch's own allocator takes new memory here.
+TEST(KeepFreedMemory, TheHoleOfATensorFitsTheNext) {
+  keep_freed_memory();
+  for (const int64_t bytes : {(5 << 20) + 1, 64 << 20}) {
+    at::Tensor first = at::empty({bytes}, at::kByte);
+    const void* place = first.data_ptr();
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(place) % 64, 0U);
+    const at::Tensor behind = at::empty({bytes}, at::kByte);  // keeps the hole from growing
+    first.fill_(7);
+    first.reset();
+    const at::Tensor second = at::empty({bytes}, at::kByte);
+    EXPECT_EQ(second.data_ptr(), place) << bytes;
+  }
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(at::empty({1}, at::kByte).data_ptr()) % 64, 0U);
+  EXPECT_EQ(at::empty({0}).data_ptr(), nullptr);
+  EXPECT_QUEST_ERROR(at::empty({int64_t{1} << 50}, at::kByte), ErrorKind::kEnvironment,
+                     "no memory for a tensor of 1125899906842624 bytes");
+}
+#endif
 
 // The parts against what LibTorch's allocator was asked for.
 TEST(MemoryPlan, CountsTheTensorsOfAStep) {
