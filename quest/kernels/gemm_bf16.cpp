@@ -1,22 +1,14 @@
 #include "quest/kernels/gemm_bf16.h"
 
-#include <algorithm>
-
 #include "quest/base/error.h"
 #include "quest/base/integer_math.h"
 #include "quest/kernels/gemm_bf16_levels.h"
+#include "quest/kernels/panel_tasks.h"
 
 namespace quest::kernels {
 namespace {
 
-constexpr int64_t kTaskBytes = 1152 << 10;  // of a task's own panels, of the 2 MB of an L2 cache
 constexpr int64_t kMaxTaskPanels = 16;
-
-void check_operand(const GemmOperand& view, const char* name) {
-  QUEST_CHECK(view.row_stride == 1 || view.column_stride == 1, ErrorKind::kUsage,
-              "gemm_bf16: operand {} has strides {} and {}; one of them must be 1", name,
-              view.row_stride, view.column_stride);
-}
 
 }  // namespace
 
@@ -30,8 +22,8 @@ bool gemm_bf16_supports(IsaLevel level) {
 }
 
 GemmBf16Plan plan_gemm_bf16(const GemmBf16& product, int threads) {
-  check_operand(product.a, "a");
-  check_operand(product.b, "b");
+  detail::check_unit_stride("gemm_bf16", "a", product.a.row_stride, product.a.column_stride);
+  detail::check_unit_stride("gemm_bf16", "b", product.b.row_stride, product.b.column_stride);
   QUEST_CHECK(product.k >= 1 && product.k <= kMaxGemmBf16Depth, ErrorKind::kUsage,
               "gemm_bf16: K is {}, 1 to {} are possible; split longer sums", product.k,
               kMaxGemmBf16Depth);
@@ -44,12 +36,8 @@ GemmBf16Plan plan_gemm_bf16(const GemmBf16& product, int threads) {
   const int64_t streamed = plan.shares_a ? product.n : product.m;
   plan.shared_panels = divide_up(shared, detail::kBf16Panel);
   const int64_t panels = divide_up(streamed, detail::kBf16Panel);
-  // Large tasks read the shared operand, which may come from far, less often; their own panels must
-  // stay in the L2 cache, and all threads want work.
   const int64_t panel_bytes = plan.panel_elements * static_cast<int64_t>(sizeof(bfloat16));
-  const int64_t fits = std::clamp<int64_t>(kTaskBytes / panel_bytes, 1, kMaxTaskPanels);
-  const int64_t rounds = divide_up(panels, fits * threads);
-  plan.task_panels = std::min(fits, divide_up(panels, rounds * threads));
+  plan.task_panels = detail::task_panels(panels, panel_bytes, kMaxTaskPanels, threads);
   plan.tasks = divide_up(panels, plan.task_panels);
   return plan;
 }

@@ -1,24 +1,11 @@
 #include "quest/kernels/gemm_fixed_point.h"
 
-#include <algorithm>
-
 #include "quest/base/error.h"
 #include "quest/base/integer_math.h"
 #include "quest/kernels/gemm_fixed_point_levels.h"
+#include "quest/kernels/panel_tasks.h"
 
 namespace quest::kernels {
-namespace {
-
-constexpr int64_t kTaskBytes = 1152 << 10;  // of a task's own panels, of the 2 MB of an L2 cache
-
-void check_operand(const FixedPointOperand& view, const char* name) {
-  QUEST_CHECK(view.row_stride == 1 || view.column_stride == 1, ErrorKind::kUsage,
-              "gemm_fixed_point: operand {} has strides {} and {}; one of them must be 1", name,
-              view.row_stride, view.column_stride);
-}
-
-}  // namespace
-
 bool gemm_fixed_point_supports(IsaLevel level) {
 #ifdef __x86_64__
   return level >= IsaLevel::kAmx;
@@ -29,9 +16,12 @@ bool gemm_fixed_point_supports(IsaLevel level) {
 }
 
 GemmFixedPointPlan plan_gemm_fixed_point(const GemmFixedPoint& product, int threads) {
-  check_operand(product.a, "a");
+  detail::check_unit_stride("gemm_fixed_point", "a", product.a.row_stride, product.a.column_stride);
   const bool has_codes = product.codes != nullptr;
-  if (!has_codes) check_operand(product.b, "b");
+  if (!has_codes) {
+    detail::check_unit_stride("gemm_fixed_point", "b", product.b.row_stride,
+                              product.b.column_stride);
+  }
   QUEST_CHECK(product.k >= 1 && product.k <= kMaxFixedPointDepth, ErrorKind::kUsage,
               "gemm_fixed_point: K is {}, 1 to {} are possible; split longer sums", product.k,
               kMaxFixedPointDepth);
@@ -45,12 +35,8 @@ GemmFixedPointPlan plan_gemm_fixed_point(const GemmFixedPoint& product, int thre
       has_codes ? divide_up(product.n, detail::kFixedPointCodesPanel)
                 : divide_up(plan.shares_a ? product.m : product.n, detail::kFixedPointPanel);
   const int64_t panels = divide_up(plan.shares_a ? product.n : product.m, detail::kFixedPointPanel);
-  // Large tasks read the shared operand, which may come from far, less often; their own panels must
-  // stay in the L2 cache, and all threads want work.
-  const int64_t fits =
-      std::clamp<int64_t>(kTaskBytes / panel_bytes, 1, detail::kMaxFixedPointTaskPanels);
-  const int64_t rounds = divide_up(panels, fits * threads);
-  plan.task_panels = std::min(fits, divide_up(panels, rounds * threads));
+  plan.task_panels =
+      detail::task_panels(panels, panel_bytes, detail::kMaxFixedPointTaskPanels, threads);
   plan.tasks = divide_up(panels, plan.task_panels);
   return plan;
 }

@@ -105,26 +105,6 @@ at::Tensor rotate(const at::Tensor& x) {
   return rotated;
 }
 
-// Codes to values.
-at::Tensor decode(const QuantSpec& spec, const at::Tensor& codes, const float* units,
-                  at::ScalarType type) {
-  const int64_t m = codes.size(0), k = codes.size(1);
-  at::Tensor values = empty_like_rows(codes, {m, k}, type);
-  with_kernel_type(type, "dequantize", [&](auto element) {
-    using T = decltype(element);
-    if (codes.is_cuda()) {
-      kernels::cuda::dequantize_rows<T>(spec, data<int8_t>(codes), units, m, k, data<T>(values),
-                                        current_stream());
-      return;
-    }
-    parallel_rows(m, k, [&](int64_t begin, int64_t end) {
-      kernels::dequantize_rows<T>(spec, data<int8_t>(codes) + begin * k, units + begin, end - begin,
-                                  k, data<T>(values) + begin * k);
-    });
-  });
-  return values;
-}
-
 }  // namespace
 
 bool has_code_grid(const QuantSpec& spec) {
@@ -199,7 +179,23 @@ at::Tensor dequantize(const QuantSpec& spec, const QuantizedTensor& quantized,
   if (!quantized.has_codes()) {
     return quantized.values.to(value_type);
   }
-  return decode(spec, quantized.codes, data<float>(quantized.units), value_type);
+  const int64_t m = quantized.codes.size(0), k = quantized.codes.size(1);
+  const auto* codes = data<int8_t>(quantized.codes);
+  const auto* units = data<float>(quantized.units);
+  at::Tensor values = empty_like_rows(quantized.codes, {m, k}, value_type);
+  with_kernel_type(value_type, "dequantize", [&](auto element) {
+    using T = decltype(element);
+    if (quantized.codes.is_cuda()) {
+      kernels::cuda::dequantize_rows<T>(spec, codes, units, m, k, data<T>(values),
+                                        current_stream());
+      return;
+    }
+    parallel_rows(m, k, [&](int64_t begin, int64_t end) {
+      kernels::dequantize_rows<T>(spec, codes + begin * k, units + begin, end - begin, k,
+                                  data<T>(values) + begin * k);
+    });
+  });
+  return values;
 }
 
 at::Tensor quantize_backward(const QuantSpec& spec, const at::Tensor& mask,
