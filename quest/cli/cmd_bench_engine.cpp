@@ -32,7 +32,7 @@ namespace {
 constexpr int64_t kTokens = 512;  // read, or there before those that are written
 constexpr const char* kBaseline = "bf16";
 
-struct Arguments {
+struct EngineBenchArguments {
   std::string device = "cuda", model, compare, kv = "fp16", json;
   std::string models;  // folder of random models; empty: they are temporary
   RandomModelArguments random;
@@ -65,7 +65,7 @@ std::vector<std::string> split(const std::string& text) {
 }
 
 // What is measured, the baseline first; "": the model of the folder as it is.
-std::vector<std::string> recipes_of(const Arguments& arguments) {
+std::vector<std::string> recipes_of(const EngineBenchArguments& arguments) {
   std::vector<std::string> recipes = {""};
   if (!arguments.random.shape.empty()) {
     recipes = split(arguments.random.quant);
@@ -78,7 +78,8 @@ std::vector<std::string> recipes_of(const Arguments& arguments) {
   return recipes;
 }
 
-std::unique_ptr<BenchModel> make_model(const Arguments& arguments, const std::string& recipe) {
+std::unique_ptr<BenchModel> make_model(const EngineBenchArguments& arguments,
+                                       const std::string& recipe) {
   if (!arguments.random.shape.empty()) {
     RandomModelArguments random = arguments.random;
     random.quant = recipe;
@@ -108,7 +109,7 @@ struct Loaded {
   int64_t device_bytes() const { return free_before - ops::gpu_free_bytes(); }
 };
 
-Loaded load(const Arguments& arguments, const std::string& recipe) {
+Loaded load(const EngineBenchArguments& arguments, const std::string& recipe) {
   Loaded loaded{.files = make_model(arguments, recipe), .free_before = 0, .engine = nullptr};
   PackedModel model = open_packed_model(loaded.files->folder().string());
   loaded.free_before = ops::gpu_free_bytes();
@@ -148,7 +149,7 @@ int64_t times_for(double seconds, double one) {
   return std::clamp<int64_t>(static_cast<int64_t>(seconds / std::max(one, 1e-6)), 1, 200);
 }
 
-Measured measure_prefill(Loaded& loaded, const Arguments& arguments, int64_t batch) {
+Measured measure_prefill(Loaded& loaded, const EngineBenchArguments& arguments, int64_t batch) {
   CudaEngine& engine = *loaded.engine;
   Measured m;
   m.batch = batch;
@@ -173,7 +174,7 @@ std::vector<SequenceId> fill_sequences(CudaEngine& engine, int64_t count, int64_
 
 // Tokens per second that a program gets, the most likely token taken each time.
 double written_per_second(CudaEngine& engine, std::span<const SequenceId> sequences,
-                          const Arguments& arguments) {
+                          const EngineBenchArguments& arguments) {
   const std::vector<int32_t> first(sequences.size(), 1);
   std::vector<int32_t> out(sequences.size() * static_cast<size_t>(arguments.written));
   const auto write = [&] {
@@ -192,7 +193,7 @@ double written_per_second(CudaEngine& engine, std::span<const SequenceId> sequen
   return static_cast<double>(out.size()) / median(seconds);
 }
 
-Measured measure_decode(Loaded& loaded, const Arguments& arguments, int64_t batch) {
+Measured measure_decode(Loaded& loaded, const EngineBenchArguments& arguments, int64_t batch) {
   CudaEngine& engine = *loaded.engine;
   Measured m;
   m.batch = batch;
@@ -218,7 +219,7 @@ Measured measure_decode(Loaded& loaded, const Arguments& arguments, int64_t batc
 
 // The baseline's measurement with the same batch; null: not compared.
 const Measured* baseline_of(const std::vector<Measured>& all, const Measured& m,
-                            const Arguments& arguments) {
+                            const EngineBenchArguments& arguments) {
   if (!arguments.compares()) return nullptr;
   for (const Measured& other : all) {
     if (other.recipe == kBaseline && other.batch == m.batch) return &other;
@@ -239,7 +240,7 @@ void print_memory(const std::vector<Measured>& all) {
 }
 
 void print_prefill(const std::vector<Measured>& all, const BenchGpu& gpu,
-                   const Arguments& arguments) {
+                   const EngineBenchArguments& arguments) {
   Table table = {{"prefill", "sequences", "ms", "least", "most", "tokens/s", "TFLOP/s",
                   "of the ceiling", "x BF16"}};
   for (const Measured& m : all) {
@@ -260,7 +261,7 @@ void print_prefill(const std::vector<Measured>& all, const BenchGpu& gpu,
 }
 
 void print_decode(const std::vector<Measured>& all, const BenchGpu& gpu,
-                  const Arguments& arguments) {
+                  const EngineBenchArguments& arguments) {
   Table table = {{"decode", "sequences", "ms of blocks", "of head", "tokens/s", "with the host",
                   "GB/s in blocks", "of the ceiling", "x BF16 blocks", "x BF16 all"}};
   for (const Measured& m : all) {
@@ -294,7 +295,8 @@ OrderedJson memory_json(const Measured& m) {
           {"device_bytes", m.device_bytes}};
 }
 
-OrderedJson base_json(const BenchGpu& gpu, const std::string& program, const Arguments& arguments) {
+OrderedJson base_json(const BenchGpu& gpu, const std::string& program,
+                      const EngineBenchArguments& arguments) {
   OrderedJson json = gpu_json(gpu, program);
   json["shape"] = arguments.name();
   json["unpacked_weights"] = arguments.unpacked;
@@ -304,7 +306,7 @@ OrderedJson base_json(const BenchGpu& gpu, const std::string& program, const Arg
 
 // With "columns", "batch_sizes" and "model_NAME" as `quest plot fig7` reads them.
 OrderedJson prefill_json(const std::vector<Measured>& all, const BenchGpu& gpu,
-                         const Arguments& arguments) {
+                         const EngineBenchArguments& arguments) {
   OrderedJson json = base_json(gpu, "quest bench prefill", arguments);
   json["sequence_length"] = arguments.read;
   json["columns"] = OrderedJson::array();
@@ -321,7 +323,7 @@ OrderedJson prefill_json(const std::vector<Measured>& all, const BenchGpu& gpu,
 }
 
 OrderedJson decode_json(const std::vector<Measured>& all, const BenchGpu& gpu,
-                        const Arguments& arguments) {
+                        const EngineBenchArguments& arguments) {
   OrderedJson json = base_json(gpu, "quest bench decode", arguments);
   json["depth"] = arguments.read;
   for (const Measured& m : all) {
@@ -337,8 +339,9 @@ OrderedJson decode_json(const std::vector<Measured>& all, const BenchGpu& gpu,
 }
 
 // All models, each with all batches; one model at a time is on the GPU.
-std::vector<Measured> measure_all(const Arguments& arguments,
-                                  Measured (*measure)(Loaded&, const Arguments&, int64_t)) {
+std::vector<Measured> measure_all(const EngineBenchArguments& arguments,
+                                  Measured (*measure)(Loaded&, const EngineBenchArguments&,
+                                                      int64_t)) {
   std::vector<Measured> all;
   for (const std::string& recipe : recipes_of(arguments)) {
     stop_if_asked();
@@ -354,7 +357,7 @@ std::vector<Measured> measure_all(const Arguments& arguments,
 }
 
 // Those that were not given: the usual ones, less where MODEL's context is short.
-void choose_lengths(Arguments& arguments) {
+void choose_lengths(EngineBenchArguments& arguments) {
   if (arguments.model.empty()) {
     if (arguments.read == 0) arguments.read = kTokens;
     return;
@@ -368,7 +371,7 @@ void choose_lengths(Arguments& arguments) {
               arguments.read, arguments.context() - arguments.read, context);
 }
 
-BenchGpu prepare(Arguments& arguments) {
+BenchGpu prepare(EngineBenchArguments& arguments) {
   check_bench_model(arguments.model, arguments.random);
   QUEST_CHECK(arguments.models.empty() || arguments.model.empty(), ErrorKind::kUsage,
               "--models {} keeps the random models of --shape", arguments.models);
@@ -392,25 +395,25 @@ BenchGpu prepare(Arguments& arguments) {
   return gpu;
 }
 
-void write_json(const Arguments& arguments, const OrderedJson& json) {
+void write_json(const EngineBenchArguments& arguments, const OrderedJson& json) {
   if (!arguments.json.empty()) write_file_atomically(arguments.json, json.dump(2) + "\n");
 }
 
-void run_prefill(Arguments arguments) {
+void run_prefill(EngineBenchArguments arguments) {
   const BenchGpu gpu = prepare(arguments);
   const std::vector<Measured> all = measure_all(arguments, measure_prefill);
   print_prefill(all, gpu, arguments);
   write_json(arguments, prefill_json(all, gpu, arguments));
 }
 
-void run_decode(Arguments arguments) {
+void run_decode(EngineBenchArguments arguments) {
   const BenchGpu gpu = prepare(arguments);
   const std::vector<Measured> all = measure_all(arguments, measure_decode);
   print_decode(all, gpu, arguments);
   write_json(arguments, decode_json(all, gpu, arguments));
 }
 
-void add_options(CLI::App* command, Arguments& arguments) {
+void add_options(CLI::App* command, EngineBenchArguments& arguments) {
   command->add_option("MODEL", arguments.model, "a packed model's folder");
   add_random_model_options(*command, arguments.random, /*with_keep=*/false);
   command->get_option("--quant")->description("recipes of --shape, separated by commas");
@@ -441,7 +444,7 @@ void add_bench_prefill_command(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand("prefill",
                                            "reading prompts, until the logits of their "
                                            "last tokens");
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<EngineBenchArguments>();
   arguments->batches = {1, 8, 32};
   add_options(command, *arguments);
   command
@@ -459,7 +462,7 @@ void add_bench_prefill_command(CLI::App& bench) {
 void add_bench_decode_command(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
       "decode", "writing token by token: blocks and head on the GPU, and all with the host");
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<EngineBenchArguments>();
   arguments->batches = {1};
   arguments->writes = true;
   add_options(command, *arguments);

@@ -69,8 +69,8 @@ std::string way_text(const LayerTime& t, const std::string& recipe) {
 
 // Operations over seconds and bytes of weights over seconds; of the ceiling what takes longer,
 // moving weights, inputs and outputs or multiplying.
-std::vector<std::string> cells_of(const LayerRow& row, const LayerTime& t, const BenchGpu& gpu,
-                                  const std::string& recipe) {
+std::vector<std::string> layer_cells(const LayerRow& row, const LayerTime& t, const BenchGpu& gpu,
+                                     const std::string& recipe) {
   const auto m = static_cast<double>(row.rows), n = static_cast<double>(row.layer.n),
              k = static_cast<double>(row.layer.k);
   const double operations = 2 * m * n * k, bytes = static_cast<double>(t.weight_bytes);
@@ -91,7 +91,7 @@ void print_rows(const std::vector<LayerRow>& rows, const BenchGpu& gpu, const st
   for (const LayerRow& row : rows) {
     table.push_back({fmt::format("{} {}x{}, {}", row.layer.name, row.layer.n, row.layer.k,
                                  row.rows == 1 ? "1 row" : fmt::format("{} rows", row.rows))});
-    for (const LayerTime& t : row.times) table.push_back(cells_of(row, t, gpu, recipe));
+    for (const LayerTime& t : row.times) table.push_back(layer_cells(row, t, gpu, recipe));
   }
   fmt::print("{}", format_table(table));
 }
@@ -114,7 +114,7 @@ OrderedJson measurements(const std::vector<LayerRow>& rows) {
   return list;
 }
 
-void print_plans(const std::vector<LayerRow>& rows) {
+void print_layer_plans(const std::vector<LayerRow>& rows) {
   std::vector<std::string> said;
   for (const LayerRow& row : rows) {
     for (const LayerTime& t : row.times) {
@@ -142,7 +142,7 @@ void run_layer(const LayerArguments& arguments) {
     }
   }
   print_rows(rows, gpu, recipe.name);
-  print_plans(rows);
+  print_layer_plans(rows);
   if (arguments.json.empty()) return;
   OrderedJson json = gpu_json(gpu, "quest bench layer");
   json["recipe"] = recipe.name;

@@ -13,12 +13,12 @@
 namespace quest::cli {
 namespace {
 
-struct Arguments {
+struct PackedRunArguments {
   std::string device = "cpu", numerics;  // empty: exact on a CPU, fast on a GPU
   bool unpacked_weights = false;
 };
 
-std::unique_ptr<Engine> make_engine(const Arguments& arguments, PackedModel& model,
+std::unique_ptr<Engine> make_engine(const PackedRunArguments& arguments, PackedModel& model,
                                     EngineArguments& engine) {
   if (arguments.device == "cpu") {
     QUEST_CHECK(!arguments.unpacked_weights, ErrorKind::kUsage,
@@ -44,7 +44,7 @@ void add_run_command(CLI::App& app) {
       app.add_subcommand("run", "run packed models as quest-run does, on a CPU or a GPU");
   command->require_subcommand(1);
   command->fallthrough();
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<PackedRunArguments>();
   const auto options = std::make_shared<RunOptions>();
   add_run_options(*command, *options);
   add_device_option(*command, arguments->device);

@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct TrainArguments {
+struct TrainTokenizerArguments {
   TextArguments text;
   SentencePieceOptions options;
   std::string out;
@@ -45,7 +45,7 @@ std::string describe(const Tokenizer& tokenizer) {
       special(tokenizer.eos_id()), tokenizer.fingerprint());
 }
 
-void run_train(const TrainArguments& arguments) {
+void train_tokenizer(const TrainTokenizerArguments& arguments) {
   const fs::path out = arguments.out;
   QUEST_CHECK(!fs::exists(out / "tokenizer.model"), ErrorKind::kUsage,
               "{} holds a tokenizer already; choose another place or remove it", out.string());
@@ -93,7 +93,7 @@ void run_encode(const LookArguments& arguments) {
 void add_train(CLI::App& group) {
   CLI::App* command =
       group.add_subcommand("train", "train a SentencePiece tokenizer on text files");
-  auto arguments = std::make_shared<TrainArguments>();
+  auto arguments = std::make_shared<TrainTokenizerArguments>();
   SentencePieceOptions& options = arguments->options;
   add_text_options(*command, arguments->text);
   command->add_option("--out", arguments->out, "folder for tokenizer.model")->required();
@@ -122,7 +122,7 @@ void add_train(CLI::App& group) {
   command->add_option("--seed", options.seed, "of that sample")
       ->check(whole_number_from(0))
       ->capture_default_str();
-  command->callback([arguments] { run_train(*arguments); });
+  command->callback([arguments] { train_tokenizer(*arguments); });
 }
 
 void add_look_commands(CLI::App& group) {

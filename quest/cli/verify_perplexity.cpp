@@ -73,8 +73,8 @@ struct Shares {
   PairedDifference engine, tables, total, training;
 };
 
-Forwards run_all(const std::filesystem::path& checkpoint, const std::string& compute,
-                 CpuEngine& engine, std::span<const int32_t> tokens) {
+Forwards run_forwards(const std::filesystem::path& checkpoint, const std::string& compute,
+                      CpuEngine& engine, std::span<const int32_t> tokens) {
   const int64_t context = engine.context_length();
   Forwards out;
   {
@@ -160,7 +160,7 @@ PerplexityReport verify_perplexity(const PerplexityArguments& arguments,
   const int64_t context = engine.context_length();
   const std::string compute =
       arguments.compute.empty() ? trained_compute_type(arguments.checkpoint) : arguments.compute;
-  const Forwards forwards = run_all(arguments.checkpoint, compute, engine, tokens);
+  const Forwards forwards = run_forwards(arguments.checkpoint, compute, engine, tokens);
   const double tolerance = arguments.tolerance.value_or(default_tolerance(formats, compute));
   const auto share = [&](const Logprobs& a, const Logprobs& b) {
     return paired_difference(a, b, context);

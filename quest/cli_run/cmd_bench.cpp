@@ -29,7 +29,7 @@ namespace {
 
 constexpr int64_t kPrompt = 512, kTokens = 128;
 
-struct Arguments {
+struct BenchArguments {
   EngineArguments engine;
   RandomModelArguments random;
   std::string json;
@@ -58,7 +58,7 @@ struct Speeds {
 
 // A chunk at a time, as the engine would do it, to look for a signal in between.
 void read_prompt(CpuEngine& engine, SequenceId sequence, std::span<const int32_t> prompt,
-                 const Arguments& arguments, std::vector<float>& logits) {
+                 const BenchArguments& arguments, std::vector<float>& logits) {
   const auto vocabulary = static_cast<size_t>(engine.config().vocab_size);
   while (!prompt.empty()) {
     stop_if_asked();
@@ -70,7 +70,7 @@ void read_prompt(CpuEngine& engine, SequenceId sequence, std::span<const int32_t
   }
 }
 
-Speeds measure(CpuEngine& engine, const Arguments& arguments) {
+Speeds measure(CpuEngine& engine, const BenchArguments& arguments) {
   const int64_t vocabulary = engine.config().vocab_size;
   const std::vector<int32_t> prompt = random_prompts(1, arguments.prompt, vocabulary).front();
   const auto batch = static_cast<size_t>(arguments.batch);
@@ -124,7 +124,7 @@ struct Nearness {
   CpuCeilings ceilings;
   double memory = 0, integer = 0;  // shares of the ceilings
 };
-Nearness nearness_of(const CpuEngine& engine, const Arguments& arguments, double prefill,
+Nearness nearness_of(const CpuEngine& engine, const BenchArguments& arguments, double prefill,
                      double decode) {
   Nearness near{.ceilings = measure_cpu_ceilings(engine.threads(), 0.05, isa_level())};
   const double steps = decode / static_cast<double>(arguments.batch);
@@ -136,7 +136,7 @@ Nearness nearness_of(const CpuEngine& engine, const Arguments& arguments, double
 }
 
 // Numbers that were not given: the usual ones, less where the context is short.
-void choose_lengths(Arguments& arguments, int64_t context) {
+void choose_lengths(BenchArguments& arguments, int64_t context) {
   if (arguments.tokens == 0) {
     const int64_t most = arguments.prompt == 0 ? context / 4 : context - arguments.prompt;
     arguments.tokens = std::max<int64_t>(1, std::min(kTokens, most));
@@ -158,7 +158,7 @@ struct Report {
   std::optional<Nearness> near;
 };
 
-void print_report(const CpuEngine& engine, const Arguments& arguments, const Report& report) {
+void print_report(const CpuEngine& engine, const BenchArguments& arguments, const Report& report) {
   const auto range = [](const std::vector<double>& v) {
     return fmt::format("{:.1f} to {:.1f}", *std::min_element(v.begin(), v.end()),
                        *std::max_element(v.begin(), v.end()));
@@ -182,7 +182,7 @@ void print_report(const CpuEngine& engine, const Arguments& arguments, const Rep
              100 * report.near->integer, 100 * report.near->memory);
 }
 
-nlohmann::ordered_json report_json(const CpuEngine& engine, const Arguments& arguments,
+nlohmann::ordered_json report_json(const CpuEngine& engine, const BenchArguments& arguments,
                                    const Report& report) {
   nlohmann::ordered_json json = {{"shape", arguments.random.shape},
                                  {"recipe", engine.model().recipe().name},
@@ -212,7 +212,7 @@ nlohmann::ordered_json report_json(const CpuEngine& engine, const Arguments& arg
   return json;
 }
 
-void run(const RunOptions& options, Arguments& arguments) {
+void run_bench(const RunOptions& options, BenchArguments& arguments) {
   check_bench_model(arguments.engine.model, arguments.random);
   check_result_file(arguments.json);
   install_shutdown_handlers();
@@ -245,7 +245,7 @@ void run(const RunOptions& options, Arguments& arguments) {
 void add_run_bench_command(CLI::App& app, SharedOptions options) {
   CLI::App* command =
       app.add_subcommand("bench", "tokens per second of a packed model or of a random one");
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<BenchArguments>();
   add_engine_options(*command, arguments->engine);
   command->get_option("MODEL")->required(false);
   add_random_model_options(*command, arguments->random);
@@ -270,7 +270,7 @@ void add_run_bench_command(CLI::App& app, SharedOptions options) {
   command->add_flag("--measure", arguments->measure,
                     "also measure the CPU's ceilings and print how close this came");
   command->add_option("--json", arguments->json, "also write the result to this file");
-  command->callback([options, arguments] { run(*options, *arguments); });
+  command->callback([options, arguments] { run_bench(*options, *arguments); });
 }
 
 }  // namespace quest::cli

@@ -17,13 +17,13 @@
 namespace quest::cli {
 namespace {
 
-struct Arguments {
+struct ChatArguments {
   EngineArguments engine;
   GenerationSettings settings;
   std::string system, chat_template = "auto";
 };
 
-ChatKind find_kind(const Arguments& arguments, const std::filesystem::path& folder) {
+ChatKind find_kind(const ChatArguments& arguments, const std::filesystem::path& folder) {
   if (arguments.chat_template != "auto") return chat_kind_from_name(arguments.chat_template);
   const auto text = read_chat_template(folder);
   if (!text) return ChatKind::kPlain;
@@ -88,7 +88,7 @@ void talk(ChatSession& chat, LineEditor& editor) {
   }
 }
 
-void run(const RunOptions& options, Arguments& arguments) {
+void run_chat(const RunOptions& options, ChatArguments& arguments) {
   validate(arguments.settings.sampler);
   install_shutdown_handlers();
   LoadedEngine loaded = load_engine(options, arguments.engine);
@@ -107,7 +107,7 @@ void run(const RunOptions& options, Arguments& arguments) {
 
 void add_run_chat_command(CLI::App& app, SharedOptions options) {
   CLI::App* command = app.add_subcommand("chat", "talk with a packed model");
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<ChatArguments>();
   arguments->settings.max_tokens = 512;
   arguments->settings.sampler.temperature = 0.7;
   arguments->settings.sampler.top_p = 0.95;
@@ -123,7 +123,7 @@ void add_run_chat_command(CLI::App& app, SharedOptions options) {
   add_sampler_options(*command, arguments->settings.sampler);
   add_logit_bias_option(*command, arguments->settings.sampler);
   add_stop_option(*command, arguments->settings.stop);
-  command->callback([options, arguments] { run(*options, *arguments); });
+  command->callback([options, arguments] { run_chat(*options, *arguments); });
 }
 
 }  // namespace quest::cli

@@ -58,7 +58,7 @@ ReportSection kernels_section() {
   return section;
 }
 
-void run(const RunOptions& options, bool measure) {
+void run_doctor(const RunOptions& options, bool measure) {
   const MachineFacts facts = collect_facts();
   ReportSection machine = machine_section(facts);
   machine.facts.emplace_back(
@@ -78,7 +78,7 @@ void add_run_doctor_command(CLI::App& app, SharedOptions options) {
       app.add_subcommand("doctor", "what this machine has and which code will run on it");
   auto measure = std::make_shared<bool>(false);
   command->add_flag("--measure", *measure, "also measure the CPU's ceilings (takes a second)");
-  command->callback([options, measure] { run(*options, *measure); });
+  command->callback([options, measure] { run_doctor(*options, *measure); });
 }
 
 }  // namespace quest::cli

@@ -12,12 +12,12 @@
 namespace quest::cli {
 namespace {
 
-struct Arguments {
+struct EvalArguments {
   EngineArguments engine;
   EvaluateArguments evaluate;
 };
 
-void run(const RunOptions& options, Arguments& arguments) {
+void run_eval(const RunOptions& options, EvalArguments& arguments) {
   check(arguments.evaluate);
   check_result_file(arguments.evaluate.json);
   install_shutdown_handlers();
@@ -38,10 +38,10 @@ void run(const RunOptions& options, Arguments& arguments) {
 void add_run_eval_command(CLI::App& app, SharedOptions options) {
   CLI::App* command =
       app.add_subcommand("eval", "loss, perplexity and bits per byte of a packed model");
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<EvalArguments>();
   add_engine_options(*command, arguments->engine, /*with_context=*/false);
   add_evaluate_options(*command, arguments->evaluate);
-  command->callback([options, arguments] { run(*options, *arguments); });
+  command->callback([options, arguments] { run_eval(*options, *arguments); });
 }
 
 }  // namespace quest::cli

@@ -15,7 +15,7 @@
 namespace quest::cli {
 namespace {
 
-struct Arguments {
+struct GenerateArguments {
   EngineArguments engine;
   PromptArguments prompt;
   GenerationSettings settings;
@@ -29,7 +29,7 @@ void repair_prompt(std::string& prompt, const Tokenizer& tokenizer) {
   log::warn("the prompt is no UTF-8 text: {} replaced by U+FFFD", format_count(replaced, "byte"));
 }
 
-void run(const RunOptions& options, Arguments& arguments) {
+void run_generate(const RunOptions& options, GenerateArguments& arguments) {
   validate(arguments.settings.sampler);
   std::string prompt = read_prompt(arguments.prompt);
   install_shutdown_handlers();
@@ -52,7 +52,7 @@ void run(const RunOptions& options, Arguments& arguments) {
 
 void add_run_generate_command(CLI::App& app, SharedOptions options) {
   CLI::App* command = app.add_subcommand("generate", "write text with a packed model");
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<GenerateArguments>();
   GenerationSettings& settings = arguments->settings;
   settings.echo = true;
   add_engine_options(*command, arguments->engine);
@@ -65,7 +65,7 @@ void add_run_generate_command(CLI::App& app, SharedOptions options) {
   add_stop_option(*command, settings.stop);
   command->add_flag("--ignore-end", settings.ignore_end, "go on when the model ends the document");
   command->add_flag("!--no-echo", settings.echo, "do not write the prompt before the text");
-  command->callback([options, arguments] { run(*options, *arguments); });
+  command->callback([options, arguments] { run_generate(*options, *arguments); });
 }
 
 }  // namespace quest::cli

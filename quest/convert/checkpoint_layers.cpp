@@ -10,8 +10,6 @@
 namespace quest::convert {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 64;
-
 const std::filesystem::path& proven(const std::filesystem::path& folder) {
   if (std::filesystem::exists(folder / "checksums.json")) verify_folder(folder);
   return folder;

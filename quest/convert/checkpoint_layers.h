@@ -19,6 +19,9 @@
 
 namespace quest::convert {
 
+// Rows of a layer that one task of a thread pool takes.
+inline constexpr int64_t kRowsAtOnce = 64;
+
 struct QuantizedLayer {
   int64_t n = 0, k = 0;
   std::vector<int8_t> codes;     // (N,K), if the recipe quantizes weights

@@ -17,8 +17,6 @@
 namespace quest::convert {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 64;
-
 double relative(double error, double norm) { return norm > 0 ? std::sqrt(error / norm) : 0; }
 
 std::vector<bfloat16> rounded(const std::vector<float>& values) {

@@ -52,8 +52,8 @@ void compare(const std::string& name, std::span<const T> packed, std::span<const
                                            first % columns));
 }
 
-void compare_sums(const std::string& name, const PackedTensor& tensor,
-                  const std::vector<int8_t>& codes, VerifyResult& result) {
+void compare_value_sums(const std::string& name, const PackedTensor& tensor,
+                        const std::vector<int8_t>& codes, VerifyResult& result) {
   std::vector<int32_t> sums(static_cast<size_t>(tensor.n), 0);
   std::array<int32_t, 256> stored{};
   std::array<bool, 256> known{};
@@ -79,7 +79,7 @@ void verify_layer(const std::string& name, const PackedTensor& tensor, const Qua
   const std::vector<int8_t> codes = unpacked(tensor);
   compare<int8_t>(name + ".codes", codes, fresh.codes, tensor.k, result);
   compare<float>(name + ".units", tensor.units, fresh.units, 1, result);
-  if (!tensor.value_sums.empty()) compare_sums(name, tensor, fresh.codes, result);
+  if (!tensor.value_sums.empty()) compare_value_sums(name, tensor, fresh.codes, result);
 }
 
 // Values (V,C) of a table, and its units, made again row by row.

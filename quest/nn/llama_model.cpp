@@ -9,6 +9,7 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "quest/base/error.h"
 #include "quest/base/philox.h"
@@ -59,6 +60,13 @@ void fill_normal(const at::Tensor& weight, double deviation, uint64_t seed, uint
 QuantRecipe unquantized() { return recipe_from_name("bf16"); }
 
 }  // namespace
+
+std::vector<at::Tensor> zeros_like(const std::vector<NamedParameter>& parameters) {
+  std::vector<at::Tensor> out;
+  out.reserve(parameters.size());
+  for (const auto& p : parameters) out.push_back(at::zeros_like(p.tensor.detach()));
+  return out;
+}
 
 LlamaModel::LlamaModel(const LlamaConfig& config, const QuantRecipe& recipe, ComputeType compute,
                        at::Device device)

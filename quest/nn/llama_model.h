@@ -29,6 +29,9 @@ struct NamedParameter {
   bool weight_decay;          // block matrices only (not embedding, head, norms)
   bool of_quantizer = false;  // learned by a registered quantizer (ops/tensor_quantizer.h)
 };
+// Tensors of the parameters' shapes and types, zero: state of an optimizer or of an average.
+std::vector<at::Tensor> zeros_like(const std::vector<NamedParameter>& parameters);
+
 struct HfTensor {
   std::string name;  // Hugging Face's: "model.layers.0.self_attn.q_proj.weight"
   at::Tensor view;   // contiguous view into a parameter

@@ -1,28 +1,18 @@
 #include "quest/train/averaging.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/zeros_like.h>
 
 #include "quest/base/error.h"
 
 namespace quest::train {
-namespace {
-
-std::vector<at::Tensor> zeros(const std::vector<nn::NamedParameter>& parameters) {
-  std::vector<at::Tensor> out;
-  for (const auto& p : parameters) out.push_back(at::zeros_like(p.tensor.detach()));
-  return out;
-}
-
-}  // namespace
 
 WeightAverages::WeightAverages(const TrainConfig::Averaging& settings,
                                std::vector<nn::NamedParameter> parameters)
     : settings_(settings), parameters_(std::move(parameters)) {
-  if (settings_.ema_decay > 0) ema_ = zeros(parameters_);
+  if (settings_.ema_decay > 0) ema_ = nn::zeros_like(parameters_);
   if (settings_.horizon > 0) {
-    open_ = zeros(parameters_);
-    complete_ = zeros(parameters_);
+    open_ = nn::zeros_like(parameters_);
+    complete_ = nn::zeros_like(parameters_);
   }
 }
 

@@ -21,16 +21,16 @@ namespace quest::train {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::string_view kPrefix = "step-";
+constexpr std::string_view kStepPrefix = "step-";
 
-std::string checkpoint_name(int64_t step) { return fmt::format("{}{:08}", kPrefix, step); }
+std::string checkpoint_name(int64_t step) { return fmt::format("{}{:08}", kStepPrefix, step); }
 
 // The step of a checkpoint folder's name; nullopt for any other name.
-std::optional<int64_t> step_of(const std::string& name) {
-  if (!name.starts_with(kPrefix)) return std::nullopt;
+std::optional<int64_t> step_of_folder(const std::string& name) {
+  if (!name.starts_with(kStepPrefix)) return std::nullopt;
   int64_t step = 0;
   const char* const end = name.data() + name.size();
-  const auto result = std::from_chars(name.data() + kPrefix.size(), end, step);
+  const auto result = std::from_chars(name.data() + kStepPrefix.size(), end, step);
   if (result.ec != std::errc() || result.ptr != end || name != checkpoint_name(step)) {
     return std::nullopt;
   }
@@ -42,7 +42,7 @@ std::vector<std::pair<int64_t, fs::path>> list_checkpoints(const fs::path& run) 
   std::vector<std::pair<int64_t, fs::path>> out;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(run / "checkpoints", error)) {
-    const auto step = step_of(entry.path().filename().string());
+    const auto step = step_of_folder(entry.path().filename().string());
     if (step && !entry.is_symlink() && entry.is_directory()) out.emplace_back(*step, entry.path());
   }
   std::sort(out.rbegin(), out.rend());

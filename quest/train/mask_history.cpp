@@ -13,7 +13,7 @@
 namespace quest::train {
 namespace {
 
-constexpr std::string_view kPrefix = "mask.step-";
+constexpr std::string_view kMaskPrefix = "mask.step-";
 
 // Bits set in any of the two.
 int64_t count_union(std::span<const uint8_t> a, std::span<const uint8_t> b) {
@@ -37,9 +37,9 @@ std::optional<int64_t> whole_number(std::string_view text) {
   return value;
 }
 
-std::optional<int64_t> step_of(std::string_view name) {
-  if (!name.starts_with(kPrefix)) return std::nullopt;
-  return whole_number(name.substr(kPrefix.size()));
+std::optional<int64_t> step_of_mask(std::string_view name) {
+  if (!name.starts_with(kMaskPrefix)) return std::nullopt;
+  return whole_number(name.substr(kMaskPrefix.size()));
 }
 
 int64_t metadata_number(const SafetensorsReader& file, const std::string& key) {
@@ -97,7 +97,7 @@ void MaskHistory::save(const std::filesystem::path& path) const {
   file.set_metadata("added", fmt::format("{}", added_));
   file.set_metadata("stride", fmt::format("{}", stride_));
   for (const Entry& entry : entries_) {
-    file.add<uint8_t>(fmt::format("{}{:08}", kPrefix, entry.step),
+    file.add<uint8_t>(fmt::format("{}{:08}", kMaskPrefix, entry.step),
                       {static_cast<int64_t>(entry.bits.size())}, entry.bits);
   }
   file.finish();
@@ -113,7 +113,7 @@ void MaskHistory::load(const std::filesystem::path& path, int64_t bytes) {
   stride_ = metadata_number(file, "stride");
   for (const TensorView& t : file.tensors()) {
     Entry entry;
-    const std::optional<int64_t> step = step_of(t.name);
+    const std::optional<int64_t> step = step_of_mask(t.name);
     QUEST_CHECK(step && t.dtype == DType::kU8 && t.shape == std::vector<int64_t>{bytes},
                 ErrorKind::kData, "{}: {} is no mask of {} bytes", path.string(), t.name, bytes);
     entry.step = *step;

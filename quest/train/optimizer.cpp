@@ -11,7 +11,6 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/scalar_tensor.h>
-#include <ATen/ops/zeros_like.h>
 
 #include "quest/base/error.h"
 #include "quest/ops/gpu_optimizer.h"
@@ -26,13 +25,6 @@ std::vector<at::Tensor> gradients(const std::vector<nn::NamedParameter>& paramet
     QUEST_ASSERT(p.tensor.grad().defined(), "a parameter has no gradient");
     out.push_back(p.tensor.grad());
   }
-  return out;
-}
-
-std::vector<at::Tensor> zeros(const std::vector<nn::NamedParameter>& parameters) {
-  std::vector<at::Tensor> out;
-  out.reserve(parameters.size());
-  for (const auto& p : parameters) out.push_back(at::zeros_like(p.tensor.detach()));
   return out;
 }
 
@@ -54,8 +46,8 @@ class AdamW : public Optimizer {
   AdamW(const TrainConfig::Optimizer& settings, std::vector<nn::NamedParameter> parameters)
       : settings_(settings),
         parameters_(std::move(parameters)),
-        first_(zeros(parameters_)),
-        second_(zeros(parameters_)) {}
+        first_(nn::zeros_like(parameters_)),
+        second_(nn::zeros_like(parameters_)) {}
 
   std::string name() const override { return "adamw"; }
 
@@ -110,7 +102,7 @@ class Sgd : public Optimizer {
  public:
   Sgd(const TrainConfig::Optimizer& settings, std::vector<nn::NamedParameter> parameters)
       : settings_(settings), parameters_(std::move(parameters)) {
-    if (settings_.momentum > 0) momentum_ = zeros(parameters_);
+    if (settings_.momentum > 0) momentum_ = nn::zeros_like(parameters_);
   }
 
   std::string name() const override { return "sgd"; }
@@ -151,7 +143,9 @@ class ScheduleFreeAdamW : public Optimizer {
  public:
   ScheduleFreeAdamW(const TrainConfig::Optimizer& settings,
                     std::vector<nn::NamedParameter> parameters)
-      : settings_(settings), parameters_(std::move(parameters)), second_(zeros(parameters_)) {
+      : settings_(settings),
+        parameters_(std::move(parameters)),
+        second_(nn::zeros_like(parameters_)) {
     QUEST_CHECK(settings.beta1 > 0, ErrorKind::kUsage,
                 "optimizer.beta1 is 0: schedule_free_adamw needs it above 0 to average");
     for (const auto& p : parameters_) z_.push_back(p.tensor.detach().clone());

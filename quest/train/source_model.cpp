@@ -46,7 +46,7 @@ QuantRecipe with_checked_name(QuantRecipe recipe) {
   return recipe;
 }
 
-std::string text_of(const QuantRecipe& recipe) {
+std::string recipe_text(const QuantRecipe& recipe) {
   if (recipe.name != "custom") return recipe.name;
   return fmt::format("custom ({} x {})", to_string(recipe.weight), to_string(recipe.activation));
 }
@@ -84,14 +84,14 @@ void adopt_source_model(TrainConfig& config, bool quiet) {
   recipe = with_checked_name(recipe);
   if (quant_given) {
     if (quiet) return;
-    log::info("quantization is {} as given; that of {} is {}", text_of(config.quant), source,
-              text_of(recipe));
+    log::info("quantization is {} as given; that of {} is {}", recipe_text(config.quant), source,
+              recipe_text(recipe));
     return;
   }
   config.quant = recipe;
   if (quiet) return;
   log::info("quantization is {}, that of {} (quant.recipe or --quant chooses another)",
-            text_of(recipe), source);
+            recipe_text(recipe), source);
 }
 
 }  // namespace quest::train
