@@ -1,17 +1,15 @@
 #include "quest/ops/gpu.h"
 
-#include "quest/base/error.h"
+#include "quest/ops/no_cuda/missing_gpu.h"
 
 namespace quest::ops {
 
 std::string gpu_unusable_reason() {
   return "this build has no GPU kernels: run `make build PRESET=cuda` (needs nvcc), or use the CPU";
 }
-kernels::cuda::Stream current_stream() {
-  QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason());
-}
-std::string gpu_description() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
-GpuFacts gpu_facts() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
-int64_t gpu_free_bytes() { QUEST_THROW(ErrorKind::kEnvironment, "{}", gpu_unusable_reason()); }
+kernels::cuda::Stream current_stream() { missing_gpu(); }
+std::string gpu_description() { missing_gpu(); }
+GpuFacts gpu_facts() { missing_gpu(); }
+int64_t gpu_free_bytes() { missing_gpu(); }
 
 }  // namespace quest::ops

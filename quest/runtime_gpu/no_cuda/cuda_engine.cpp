@@ -1,55 +1,51 @@
 // The twin of cuda/cuda_engine.cpp for builds without GPU kernels.
 #include "quest/runtime_gpu/cuda_engine.h"
 
-#include "quest/base/error.h"
-#include "quest/ops/gpu.h"
+#include "quest/ops/no_cuda/missing_gpu.h"
 
 namespace quest {
-namespace {
-
-[[noreturn]] void missing() {
-  QUEST_THROW(ErrorKind::kEnvironment, "{}", ops::gpu_unusable_reason());
-}
-
-}  // namespace
 
 class CudaEngine::Impl {};
 
-CudaEngine::CudaEngine(PackedModel, const CudaEngineOptions&) { missing(); }
+CudaEngine::CudaEngine(PackedModel, const CudaEngineOptions&) { ops::missing_gpu(); }
 CudaEngine::~CudaEngine() = default;
-const LlamaConfig& CudaEngine::config() const { missing(); }
-const PackedModel& CudaEngine::model() const { missing(); }
-int64_t CudaEngine::context_length() const { missing(); }
-SequenceId CudaEngine::add_sequence() { missing(); }
-void CudaEngine::remove_sequence(SequenceId) { missing(); }
-int64_t CudaEngine::length(SequenceId) const { missing(); }
-void CudaEngine::truncate(SequenceId, int64_t) { missing(); }
-void CudaEngine::prefill(SequenceId, std::span<const int32_t>, std::span<float>) { missing(); }
+const LlamaConfig& CudaEngine::config() const { ops::missing_gpu(); }
+const PackedModel& CudaEngine::model() const { ops::missing_gpu(); }
+int64_t CudaEngine::context_length() const { ops::missing_gpu(); }
+SequenceId CudaEngine::add_sequence() { ops::missing_gpu(); }
+void CudaEngine::remove_sequence(SequenceId) { ops::missing_gpu(); }
+int64_t CudaEngine::length(SequenceId) const { ops::missing_gpu(); }
+void CudaEngine::truncate(SequenceId, int64_t) { ops::missing_gpu(); }
+void CudaEngine::prefill(SequenceId, std::span<const int32_t>, std::span<float>) {
+  ops::missing_gpu();
+}
 void CudaEngine::prefill_all(SequenceId, std::span<const int32_t>, const TokenLogits&) {
-  missing();
+  ops::missing_gpu();
 }
-void CudaEngine::score(SequenceId, std::span<const int32_t>, TokenScores) { missing(); }
+void CudaEngine::score(SequenceId, std::span<const int32_t>, TokenScores) { ops::missing_gpu(); }
 void CudaEngine::decode(std::span<const SequenceId>, std::span<const int32_t>, std::span<float>) {
-  missing();
+  ops::missing_gpu();
 }
-std::string CudaEngine::plans() const { missing(); }
+std::string CudaEngine::plans() const { ops::missing_gpu(); }
 void CudaEngine::prefill_batch(std::span<const SequenceId>,
                                std::span<const std::span<const int32_t>>, std::span<float>) {
-  missing();
+  ops::missing_gpu();
 }
 void CudaEngine::decode_greedy(std::span<const SequenceId>, std::span<const int32_t>, int64_t,
                                std::span<int32_t>) {
-  missing();
+  ops::missing_gpu();
 }
 void CudaEngine::decode_sampled(std::span<const SequenceId>, std::span<const int32_t>,
                                 std::span<const SamplerSettings>, int64_t, std::span<int32_t>,
                                 std::span<const std::span<const int32_t>>) {
-  missing();
+  ops::missing_gpu();
 }
-CudaEngine::StepSeconds CudaEngine::time_decode(std::span<const SequenceId>, int64_t) { missing(); }
-double CudaEngine::time_prefill(int64_t, int64_t, int64_t) { missing(); }
-int64_t CudaEngine::weight_bytes() const { missing(); }
-int64_t CudaEngine::cache_bytes() const { missing(); }
-int64_t CudaEngine::scratch_bytes() const { missing(); }
+CudaEngine::StepSeconds CudaEngine::time_decode(std::span<const SequenceId>, int64_t) {
+  ops::missing_gpu();
+}
+double CudaEngine::time_prefill(int64_t, int64_t, int64_t) { ops::missing_gpu(); }
+int64_t CudaEngine::weight_bytes() const { ops::missing_gpu(); }
+int64_t CudaEngine::cache_bytes() const { ops::missing_gpu(); }
+int64_t CudaEngine::scratch_bytes() const { ops::missing_gpu(); }
 
 }  // namespace quest
