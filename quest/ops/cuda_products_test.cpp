@@ -50,16 +50,20 @@ TEST_F(CudaKernels, ProductOfCodesIsExact) {
         const at::Tensor sums = at::mm(a.to(at::kDouble), w.to(at::kDouble).t());
         // float(acc) * (unit * unit), each one rounding.
         const at::Tensor expected = sums.to(at::kFloat) * (au.unsqueeze(1) * wu.unsqueeze(0));
+        const at::Tensor da = a.cuda(), dw = w.cuda(), dau = au.cuda(), dwu = wu.cuda();
         for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-          const at::Tensor out = unwritten({m, n}, type);
-          const at::Tensor da = a.cuda(), dw = w.cuda(), dau = au.cuda(), dwu = wu.cuda();
-          with_kernel_type(type, "test", [&](auto element) {
-            using T = decltype(element);
-            gpu::gemm_lowbit<T>(data<int8_t>(da), data<float>(dau), data<int8_t>(dw),
-                                data<float>(dwu), m, n, k, data<T>(out), current_stream());
-          });
-          expect_same_bits(out, expected.to(type),
-                           fmt::format("{} x {} x {} up to {}", m, n, k, largest));
+          for (const auto tile : {gpu::GemmTile::kFastest, gpu::GemmTile::kSmall,
+                                  gpu::GemmTile::kMedium, gpu::GemmTile::kLarge}) {
+            const at::Tensor out = unwritten({m, n}, type);
+            with_kernel_type(type, "test", [&](auto element) {
+              using T = decltype(element);
+              gpu::gemm_lowbit<T>(data<int8_t>(da), data<float>(dau), data<int8_t>(dw),
+                                  data<float>(dwu), m, n, k, data<T>(out), current_stream(), tile);
+            });
+            expect_same_bits(out, expected.to(type),
+                             fmt::format("{} x {} x {} up to {}, tile {}", m, n, k, largest,
+                                         static_cast<int>(tile)));
+          }
         }
       }
     }

@@ -19,13 +19,18 @@ namespace quest::kernels::cuda {
 // compute capability 9.0 and runs this build's code for it (90a).
 bool gemm_lowbit_supports(int64_t n, int64_t k);
 
+// Outputs that a block of threads computes at a time: 64 x 128, 128 x 128 or 128 x 256, or what is
+// fastest for the shape. All give the same bits.
+enum class GemmTile { kFastest, kSmall, kMedium, kLarge };
+
 // a (M,K), w (N,K) int8; a_units (M), w_units (N) f32; out (M,N). Device memory, 16-byte aligned.
 // Only where gemm_lowbit_supports() and k * max|a| * max|w| < 2^31.
 template <class T>
 void gemm_lowbit(const int8_t* a, const float* a_units, const int8_t* w, const float* w_units,
-                 int64_t m, int64_t n, int64_t k, T* out, Stream stream);
+                 int64_t m, int64_t n, int64_t k, T* out, Stream stream,
+                 GemmTile tile = GemmTile::kFastest);
 
-// "int8 tensor cores, wgmma 128x256x128 or 64x128x128": by how many outputs there are
+// "int8 tensor cores, wgmma 128x256x128, 128x128x128 or 64x128x128"
 const char* gemm_lowbit_plan();
 
 }  // namespace quest::kernels::cuda

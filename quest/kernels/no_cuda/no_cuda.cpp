@@ -159,7 +159,7 @@ void cross_entropy(T*, const int64_t*, int64_t, int64_t, const float*, float*, S
 }
 template <class T>
 void gemm_lowbit(const int8_t*, const float*, const int8_t*, const float*, int64_t, int64_t,
-                 int64_t, T*, Stream) {
+                 int64_t, T*, Stream, GemmTile) {
   missing("gemm_lowbit");
 }
 
@@ -190,7 +190,7 @@ void gemm_lowbit(const int8_t*, const float*, const int8_t*, const float*, int64
   template void cross_entropy<T>(T*, const int64_t*, int64_t, int64_t, const float*, float*,       \
                                  Stream);                                                          \
   template void gemm_lowbit<T>(const int8_t*, const float*, const int8_t*, const float*, int64_t,  \
-                               int64_t, int64_t, T*, Stream);                                      \
+                               int64_t, int64_t, T*, Stream, GemmTile);                            \
   template void unpack_values<T>(const DeviceWeight&, T*, Stream);                                 \
   template void packed_gemm<T>(const DeviceWeight&, const QuantSpec&, const int8_t*, const float*, \
                                int64_t, T*, Stream, int32_t*);                                     \
