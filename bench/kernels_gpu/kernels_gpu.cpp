@@ -5,9 +5,11 @@
 //   kernels_gpu --model 30M --batch 64
 //   kernels_gpu --decode               # instead: what lies between the products of a decode step
 //   kernels_gpu --inputs               # instead: the inputs of linear layers, 4096 rows
+//   kernels_gpu --tiles                # instead: the product of codes by each of its tiles
 #include "bench/kernels_gpu/decode_kernels.h"
 #include "bench/kernels_gpu/input_kernels.h"
 #include "bench/kernels_gpu/table.h"
+#include "bench/kernels_gpu/tile_products.h"
 #include "bench/kernels_gpu/train_kernels.h"
 
 #include <CLI/CLI.hpp>
@@ -28,9 +30,15 @@ int main(int argc, char** argv) {
   int64_t rows = 4096;
   app.add_flag("--inputs", inputs, "the inputs of linear layers instead");
   app.add_option("--rows", rows, "of --inputs")->check(CLI::PositiveNumber);
+  bool tiles = false;
+  app.add_flag("--tiles", tiles, "the product of codes by each of its tiles instead");
   CLI11_PARSE(app, argc, argv);
   try {
     quest::train::prepare_gpu(false);
+    if (tiles) {
+      quest::bench::run_tile_products();
+      return 0;
+    }
     const quest::bench::Table table;
     if (inputs) {
       quest::bench::run_input_kernels(table.copy_rate(), rows);

@@ -24,14 +24,15 @@ std::string_view section_of(std::string_view key) { return key.substr(0, key.rfi
               place.empty() ? "" : place + ": ", key, nearest->key);
 }
 
-// Of values given together (one file, one command line) only one may say how long to train.
+// Of values given together (one file, one command line) only one other than 0 may say how long to
+// train.
 void check_one_length(const std::vector<std::string_view>& given) {
   const auto is_length = [](std::string_view key) {
     return key == "train.steps" || key == "train.tokens" || key == "train.epochs";
   };
   QUEST_CHECK(std::count_if(given.begin(), given.end(), is_length) <= 1, ErrorKind::kUsage,
               "train.steps, train.tokens and train.epochs: exactly one of them says how long to "
-              "train");
+              "train (leave the others out, or 0)");
 }
 
 bool is_zero(const TomlValue& value) {
@@ -267,7 +268,8 @@ ConfigFlags::ConfigFlags(CLI::App& app) {
 void ConfigFlags::apply(TrainConfig& config) const {
   std::vector<std::string_view> given;
   for (const auto& flag : flags_) {
-    if (flag->option->count() > 0) given.push_back(flag->key);
+    const bool is_zero_text = flag->text.find_first_not_of("0.") == std::string::npos;
+    if (flag->option->count() > 0 && !is_zero_text) given.push_back(flag->key);
   }
   check_one_length(given);
   for (const auto& flag : flags_) {

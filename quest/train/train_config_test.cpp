@@ -177,6 +177,8 @@ TEST(TrainConfig, RefusesImpossibleCombinations) {
   EXPECT_QUEST_ERROR(apply_toml(config, two), ErrorKind::kUsage, "exactly one");
   EXPECT_QUEST_ERROR(from_flags({"--steps", "5", "--epochs", "2"}), ErrorKind::kUsage,
                      "exactly one");
+  EXPECT_EQ(from_flags({"--steps", "5", "--epochs", "0"}).train.steps, 5);
+  EXPECT_EQ(from_flags({"--epochs", "0.0", "--steps", "5"}).train.steps, 5);
   config = minimal();
   config.train.micro_batch_size = 3;
   EXPECT_QUEST_ERROR(finish_config(config), ErrorKind::kUsage, "does not divide");
