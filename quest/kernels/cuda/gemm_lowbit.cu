@@ -22,7 +22,6 @@ using cute::_1;
 using cute::_128;
 using cute::_2;
 using cute::_256;
-using cute::_64;
 
 // 128 x 256 outputs by two groups of warps that share them: most products for each byte loaded.
 struct LargeTile {
@@ -32,24 +31,19 @@ struct LargeTile {
   using Epilogue = cutlass::epilogue::TmaWarpSpecializedCooperative;
   static constexpr int kM = 128, kN = 256, kSwizzle = 1;
 };
-// 128 x 128 outputs for each of two groups of warps in turn, so that one multiplies while the other
-// writes: where sums are short, that is worth more than the larger tile's fewer loads.
-struct MediumTile {
-  using Shape = cute::Shape<_128, _128, _128>;
+// M x 128 outputs for each of two groups of warps in turn, so that one multiplies while the other
+// writes: where sums are short, that is worth more than a large tile's fewer loads.
+template <int M, int Swizzle>
+struct NarrowTile {
+  using Shape = cute::Shape<cute::Int<M>, _128, _128>;
   using Cluster = cute::Shape<_1, _1, _1>;
   using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedPingpong;
   using Epilogue = cutlass::epilogue::TmaWarpSpecialized;
-  static constexpr int kM = 128, kN = 128, kSwizzle = 2;
+  static constexpr int kM = M, kN = 128, kSwizzle = Swizzle;
 };
-// 64 x 128 outputs in the same way: for products of few outputs, which larger tiles would leave
-// most multiprocessors without.
-struct SmallTile {
-  using Shape = cute::Shape<_64, _128, _128>;
-  using Cluster = cute::Shape<_1, _1, _1>;
-  using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedPingpong;
-  using Epilogue = cutlass::epilogue::TmaWarpSpecialized;
-  static constexpr int kM = 64, kN = 128, kSwizzle = 1;
-};
+using MediumTile = NarrowTile<128, 2>;
+// For products of few outputs, which larger tiles would leave most multiprocessors without.
+using SmallTile = NarrowTile<64, 1>;
 
 template <class D, class Config>
 struct Product {
