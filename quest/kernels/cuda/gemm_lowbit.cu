@@ -74,9 +74,10 @@ struct Product {
 
 // The tiles that are done soonest, by how many rounds of them the multiprocessors need. A round of
 // medium tiles takes half as long as one of large ones, a little more if the weights do not stay in
-// the L2 cache, one of small tiles 0.3 times; large ones are best at writing many outputs. Fitted to
-// products of 64 to 16384 rows by the layers of the 800M and the 7B model on an H100; how the clock
-// falls under load shifts single ones by a tenth (`kernels_gpu --tiles` shows all three tiles).
+// the L2 cache, one of small tiles 0.3 times; large ones are best at writing many outputs. Fitted
+// to products of 64 to 16384 rows by the layers of the 800M and the 7B model on an H100; how the
+// clock falls under load shifts single ones by a tenth (`kernels_gpu --tiles` shows all three
+// tiles).
 GemmTile fastest_tile(int64_t m, int64_t n, int64_t k) {
   const int64_t processors = device_facts().processors;
   const auto rounds = [&](auto tile) {
