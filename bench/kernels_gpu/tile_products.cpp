@@ -22,9 +22,16 @@ using gpu::GemmTile;
 using ops::current_stream;
 using ops::data;
 
-// Microseconds of one of many launches of a graph. Weights come from memory: copies of them in
-// turn, more than the L2 cache holds.
-double time_product(int64_t m, int64_t n, int64_t k, GemmTile tile) {
+struct Tile {
+  GemmTile tile;
+  const char* name;
+};
+constexpr std::array<Tile, 3> kTiles = {
+    {{GemmTile::kSmall, "64x128"}, {GemmTile::kMedium, "128x128"}, {GemmTile::kLarge, "128x256"}}};
+
+// Microseconds by each of kTiles, of one of many launches of a graph. Weights come from memory:
+// copies of them in turn, more than the L2 cache holds.
+std::array<double, 3> time_product(int64_t m, int64_t n, int64_t k) {
   constexpr int64_t kBytes = int64_t{120} << 20;
   const int64_t copies = kBytes / (n * k) + 1;
   const at::Tensor a = at::randint(-7, 8, {m, k}, on_gpu(at::kChar));
@@ -33,19 +40,24 @@ double time_product(int64_t m, int64_t n, int64_t k, GemmTile tile) {
   const at::Tensor y = at::empty({m, n}, on_gpu(at::kBFloat16));
   c10::cuda::device_synchronize();  // the arguments were made in another stream
   const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
-  return microseconds(std::max<int64_t>(copies, m < 4096 ? 24 : 8), [&](int64_t i) {
-    gpu::gemm_lowbit<bfloat16>(data<int8_t>(a), data<float>(au),
-                               data<int8_t>(w) + i % copies * n * k, data<float>(wu), m, n, k,
-                               data<bfloat16>(y), current_stream(), tile);
-  });
+  std::array<double, 3> times{};
+  for (size_t t = 0; t < kTiles.size(); ++t) {
+    times[t] = microseconds(std::max<int64_t>(copies, m < 4096 ? 24 : 8), [&](int64_t i) {
+      gpu::gemm_lowbit<bfloat16>(data<int8_t>(a), data<float>(au),
+                                 data<int8_t>(w) + i % copies * n * k, data<float>(wu), m, n, k,
+                                 data<bfloat16>(y), current_stream(), kTiles[t].tile);
+    });
+  }
+  return times;
 }
 
 }  // namespace
 
 void run_tile_products() {
   fmt::print(
-      "\n| rows, outputs x inputs | 64x128, us | 128x128, us | 128x256, us | chosen, us | TOP/s | "
-      "times the best |\n|---|---|---|---|---|---|---|\n");
+      "\n| rows, outputs x inputs | 64x128, us | 128x128, us | 128x256, us | chosen | TOP/s | "
+      "times "
+      "the best |\n|---|---|---|---|---|---|---|\n");
   double sum = 0, largest = 0;
   int count = 0;
   for (const int64_t m : {64, 128, 256, 512, 1024, 2048, 4096, 16384}) {
@@ -58,17 +70,18 @@ void run_tile_products() {
                                                                      {22016, 4096},
                                                                      {4096, 11008}}}) {
       if (m * n * k > int64_t{1} << 39) continue;
-      const double small = time_product(m, n, k, GemmTile::kSmall);
-      const double medium = time_product(m, n, k, GemmTile::kMedium);
-      const double large = time_product(m, n, k, GemmTile::kLarge);
-      const double chosen = time_product(m, n, k, GemmTile::kFastest);
-      const double ratio = chosen / std::min({small, medium, large});
+      const std::array<double, 3> times = time_product(m, n, k);
+      const GemmTile tile = gpu::fastest_tile(m, n, k);
+      const auto is_chosen = [&](const Tile& t) { return t.tile == tile; };
+      const auto chosen = static_cast<size_t>(
+          std::find_if(kTiles.begin(), kTiles.end(), is_chosen) - kTiles.begin());
+      const double ratio = times[chosen] / *std::min_element(times.begin(), times.end());
       sum += ratio;
       largest = std::max(largest, ratio);
       ++count;
-      fmt::print("| {}, {} x {} | {:.1f} | {:.1f} | {:.1f} | {:.1f} | {:.0f} | {:.2f} |\n", m, n, k,
-                 small, medium, large, chosen, 2e-6 * static_cast<double>(m * n * k) / chosen,
-                 ratio);
+      fmt::print("| {}, {} x {} | {:.1f} | {:.1f} | {:.1f} | {} | {:.0f} | {:.2f} |\n", m, n, k,
+                 times[0], times[1], times[2], kTiles[chosen].name,
+                 2e-6 * static_cast<double>(m * n * k) / times[chosen], ratio);
     }
   }
   fmt::print(

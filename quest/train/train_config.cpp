@@ -26,17 +26,23 @@ std::string_view section_of(std::string_view key) { return key.substr(0, key.rfi
 
 // Of values given together (one file, one command line) only one other than 0 may say how long to
 // train.
-void check_one_length(const std::vector<std::string_view>& given) {
-  const auto is_length = [](std::string_view key) {
-    return key == "train.steps" || key == "train.tokens" || key == "train.epochs";
+void check_one_length(const std::vector<std::pair<std::string_view, TomlValue>>& given) {
+  const auto is_length = [](const auto& setting) {
+    const auto& [key, value] = setting;
+    const bool is_zero = value == TomlValue(int64_t{0}) || value == TomlValue(0.0);
+    return !is_zero && (key == "train.steps" || key == "train.tokens" || key == "train.epochs");
   };
   QUEST_CHECK(std::count_if(given.begin(), given.end(), is_length) <= 1, ErrorKind::kUsage,
               "train.steps, train.tokens and train.epochs: exactly one of them says how long to "
               "train (leave the others out, or 0)");
 }
 
-bool is_zero(const TomlValue& value) {
-  return value == TomlValue(int64_t{0}) || value == TomlValue(0.0);
+TomlValue read_value(const Setting& s, std::string_view text) {
+  try {
+    return s.read(text);
+  } catch (const Error&) {
+    QUEST_THROW(ErrorKind::kUsage, "{} is '{}', allowed: {}", s.key, text, s.range);
+  }
 }
 
 std::string to_toml(const TrainConfig& config, bool identity_only, bool comments) {
@@ -87,14 +93,7 @@ const std::vector<ModelPreset>& model_presets() {
 void apply_setting(TrainConfig& config, std::string_view key, std::string_view text) {
   const std::vector<Setting> settings = list_settings(config);
   for (const Setting& s : settings) {
-    if (s.key != key) continue;
-    TomlValue value;
-    try {
-      value = s.read(text);
-    } catch (const Error&) {
-      QUEST_THROW(ErrorKind::kUsage, "{} is '{}', allowed: {}", key, text, s.range);
-    }
-    return s.set(value);
+    if (s.key == key) return s.set(read_value(s, text));
   }
   unknown_key(settings, key, "");
 }
@@ -108,10 +107,8 @@ void apply_toml(TrainConfig& config, const TomlTable& table) {
     if (!known) unknown_key(settings, entry.key, entry.place);
     entries[entry.key] = &entry;
   }
-  std::vector<std::string_view> given;
-  for (const TomlEntry& entry : table) {
-    if (!is_zero(entry.value)) given.push_back(entry.key);
-  }
+  std::vector<std::pair<std::string_view, TomlValue>> given;
+  for (const TomlEntry& entry : table) given.emplace_back(entry.key, entry.value);
   check_one_length(given);
   for (const Setting& s : settings) {
     const auto found = entries.find(s.key);
@@ -245,7 +242,6 @@ LlamaConfig resolve_model(const TrainConfig& config, int64_t tokenizer_vocab) {
 }
 
 struct ConfigFlags::Flag {
-  std::string key;
   std::string text;
   CLI::Option* option = nullptr;
 };
@@ -254,7 +250,6 @@ ConfigFlags::ConfigFlags(CLI::App& app) {
   TrainConfig defaults;
   for (const Setting& s : list_settings(defaults)) {
     auto flag = std::make_shared<Flag>();
-    flag->key = s.key;
     const bool taken = s.flags.empty() || app.get_option_no_throw(s.flags) != nullptr;
     const std::string names = taken ? "--" + s.key : s.flags + ",--" + s.key;
     const std::string range = s.range.empty() ? "" : "; " + s.range;
@@ -266,15 +261,16 @@ ConfigFlags::ConfigFlags(CLI::App& app) {
 }
 
 void ConfigFlags::apply(TrainConfig& config) const {
-  std::vector<std::string_view> given;
-  for (const auto& flag : flags_) {
-    const bool is_zero_text = flag->text.find_first_not_of("0.") == std::string::npos;
-    if (flag->option->count() > 0 && !is_zero_text) given.push_back(flag->key);
+  const std::vector<Setting> settings = list_settings(config);
+  std::vector<std::pair<std::string_view, TomlValue>> given;
+  std::vector<const Setting*> chosen;
+  for (size_t i = 0; i < flags_.size(); ++i) {  // in the order of list_settings, as they were made
+    if (flags_[i]->option->count() == 0) continue;
+    chosen.push_back(&settings[i]);
+    given.emplace_back(settings[i].key, read_value(settings[i], flags_[i]->text));
   }
   check_one_length(given);
-  for (const auto& flag : flags_) {
-    if (flag->option->count() > 0) apply_setting(config, flag->key, flag->text);
-  }
+  for (size_t i = 0; i < chosen.size(); ++i) chosen[i]->set(given[i].second);
 }
 
 }  // namespace quest::train

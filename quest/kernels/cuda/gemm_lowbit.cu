@@ -72,24 +72,6 @@ struct Product {
   using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 };
 
-// The tiles that are done soonest, by how many rounds of them the multiprocessors need. A round of
-// medium tiles takes half as long as one of large ones, a little more if the weights do not stay in
-// the L2 cache, one of small tiles 0.3 times; large ones are best at writing many outputs. Fitted
-// to products of 64 to 16384 rows by the layers of the 800M and the 7B model on an H100; how the
-// clock falls under load shifts single ones by a tenth (`kernels_gpu --tiles` shows all three
-// tiles).
-GemmTile fastest_tile(int64_t m, int64_t n, int64_t k) {
-  const int64_t processors = device_facts().processors;
-  const auto rounds = [&](auto tile) {
-    const int64_t tiles = ((m + tile.kM - 1) / tile.kM) * ((n + tile.kN - 1) / tile.kN);
-    return (tiles + processors - 1) / processors;
-  };
-  const int64_t large = 100 * rounds(LargeTile{}), small = 30 * rounds(SmallTile{});
-  const int64_t medium = (n * k <= int64_t{1} << 25 ? 48 : 54) * rounds(MediumTile{});
-  if (small <= medium && small <= large) return GemmTile::kSmall;
-  return medium <= large && m * n <= int64_t{1} << 27 ? GemmTile::kMedium : GemmTile::kLarge;
-}
-
 template <class T, class Config>
 void multiply(const int8_t* a, const float* a_units, const int8_t* w, const float* w_units,
               int64_t m, int64_t n, int64_t k, T* out, Stream stream) {
@@ -131,6 +113,24 @@ bool gemm_lowbit_supports(int64_t n, int64_t k) {
   return device_facts().is_hopper_code && k % 16 == 0 && n % 8 == 0;
 }
 
+// The tiles that are done soonest, by how many rounds of them the multiprocessors need. A round of
+// medium tiles takes half as long as one of large ones, a little more if the weights do not stay in
+// the L2 cache, one of small tiles 0.3 times; large ones are best at writing many outputs. Fitted
+// to products of 64 to 16384 rows by the layers of the 800M and the 7B model on an H100; how the
+// clock falls under load shifts single ones by a tenth (`kernels_gpu --tiles` shows all three
+// tiles).
+GemmTile fastest_tile(int64_t m, int64_t n, int64_t k) {
+  const int64_t processors = device_facts().processors;
+  const auto rounds = [&](auto tile) {
+    const int64_t tiles = ((m + tile.kM - 1) / tile.kM) * ((n + tile.kN - 1) / tile.kN);
+    return (tiles + processors - 1) / processors;
+  };
+  const int64_t large = 100 * rounds(LargeTile{}), small = 30 * rounds(SmallTile{});
+  const int64_t medium = (n * k <= int64_t{1} << 25 ? 48 : 54) * rounds(MediumTile{});
+  if (small <= medium && small <= large) return GemmTile::kSmall;
+  return medium <= large && m * n <= int64_t{1} << 27 ? GemmTile::kMedium : GemmTile::kLarge;
+}
+
 template <class T>
 void gemm_lowbit(const int8_t* a, const float* a_units, const int8_t* w, const float* w_units,
                  int64_t m, int64_t n, int64_t k, T* out, Stream stream, GemmTile tile) {
@@ -140,7 +140,8 @@ void gemm_lowbit(const int8_t* a, const float* a_units, const int8_t* w, const f
     multiply<T, decltype(config)>(a, a_units, w, w_units, m, n, k, out, stream);
   };
   if (tile == GemmTile::kSmall) return run(SmallTile{});
-  tile == GemmTile::kMedium ? run(MediumTile{}) : run(LargeTile{});
+  if (tile == GemmTile::kMedium) return run(MediumTile{});
+  run(LargeTile{});
 }
 
 const char* gemm_lowbit_plan() {

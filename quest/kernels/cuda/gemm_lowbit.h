@@ -23,6 +23,9 @@ bool gemm_lowbit_supports(int64_t n, int64_t k);
 // fastest for the shape. All give the same bits.
 enum class GemmTile { kFastest, kSmall, kMedium, kLarge };
 
+// What kFastest stands for.
+GemmTile fastest_tile(int64_t m, int64_t n, int64_t k);
+
 // a (M,K), w (N,K) int8; a_units (M), w_units (N) f32; out (M,N). Device memory, 16-byte aligned.
 // Only where gemm_lowbit_supports() and k * max|a| * max|w| < 2^31.
 template <class T>
