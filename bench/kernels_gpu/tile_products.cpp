@@ -55,9 +55,8 @@ std::array<double, 3> time_product(int64_t m, int64_t n, int64_t k) {
 
 void run_tile_products() {
   fmt::print(
-      "\n| rows, outputs x inputs | 64x128, us | 128x128, us | 128x256, us | chosen | TOP/s | "
-      "times "
-      "the best |\n|---|---|---|---|---|---|---|\n");
+      "\n| rows, outputs x inputs | 64x128, us | 128x128, us | 128x256, us | chosen | TOP/s "
+      "| times the best |\n|---|---|---|---|---|---|---|\n");
   double sum = 0, largest = 0;
   int count = 0;
   for (const int64_t m : {64, 128, 256, 512, 1024, 2048, 4096, 16384}) {

@@ -23,8 +23,8 @@ namespace quest::kernels::detail {
 namespace {
 
 // Fetches the line that is 2 KB ahead of p, which bridges the end of a tile, into the L2 cache:
-// into L1, Zen 4 was 4 to 17 % slower than without, and 1 KB ahead is less than a core's memory
-// has under way (bench/results/packed_gemm_cpu.md).
+// into L1, Zen 4 was 4 to 17 % slower than without, and 1 KB ahead keeps less under way than a core
+// can read at a time (bench/results/packed_gemm_cpu.md).
 inline __attribute__((always_inline)) void fetch(const void* p) {
   __builtin_prefetch(static_cast<const char*>(p) + 2048, 0, 2);
 }
