@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "quest/kernels/cuda/attention_decode.h"
+#include "quest/kernels/cuda/decode_linear.h"
 #include "quest/kernels/cuda/deploy.h"
 #include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/kernels/lane_order.h"
@@ -44,6 +45,10 @@ class Products {
 
   void multiply(int64_t layer, const gpu::QuantizedRows& in, int64_t rows,
                 const at::Tensor& out) const {
+    gpu::packed_gemm<float>(of_layer(layer), spec_, in.codes, in.units, rows, data<float>(out),
+                            current_stream());
+  }
+  gpu::DeviceWeight of_layer(int64_t layer) const {
     gpu::DeviceWeight w;
     w.spec = spec_;
     w.n = n_;
@@ -51,7 +56,7 @@ class Products {
     w.lanes = data<uint8_t>(lanes_) + layer * lanes_.size(1);
     w.units = data<float>(units_) + layer * n_;
     w.number_sums = data<int32_t>(sums_) + layer * n_;
-    gpu::packed_gemm<float>(w, spec_, in.codes, in.units, rows, data<float>(out), current_stream());
+    return w;
   }
 
  private:
@@ -64,7 +69,7 @@ class Products {
 class Cache {
  public:
   Cache(int64_t rows, int64_t keys)
-      : layout_{deploy::KvFormat::kBf16, kLayers, kHeads, kHeadDim},
+      : layout_{deploy::KvFormat::kFp16, kLayers, kHeads, kHeadDim},
         pages_((keys + deploy::kPagePositions - 1) / deploy::kPagePositions),
         memory_(at::zeros({rows * pages_, layout_.page_bytes()}, on_gpu(at::kByte))),
         table_((at::arange(rows * pages_, at::kLong) * layout_.page_bytes() +
@@ -100,6 +105,7 @@ class Cache {
 
 struct Parts {
   bool products = true, attention = true, rows = true;  // rows: norms and quantizers
+  bool layers = false;  // instead of products and rows: both in one kernel (decode_linear.h)
 };
 
 class Chain {
@@ -117,12 +123,15 @@ class Chain {
         delta_(at::randn({rows, kWidth}, norms_.options())),
         attended_(at::randn({rows, kWidth}, norms_.options())),
         wide_(at::randn({rows, 2 * kInner}, norms_.options())),
+        hidden_too_(at::randn({rows, kWidth}, norms_.options())),
         codes_(2 * at::randint(0, 2, {rows, kInner}, on_gpu(at::kChar)) - 1),
         units_(at::ones({rows}, norms_.options())) {}
 
   // Microseconds of a layer.
   double time(const Parts& parts) const {
-    return microseconds(kLayers, [&](int64_t layer) { run(layer, parts); });
+    return microseconds(kLayers, [&](int64_t layer) {
+      parts.layers ? run_layers(layer, parts.attention) : run(layer, parts);
+    });
   }
 
  private:
@@ -132,6 +141,24 @@ class Chain {
     deploy::add_norm_quantize(spec_, data<float>(hidden_), data<float>(delta_),
                               data<float>(norms_) + index * kWidth, 1e-5f, rows_, kWidth,
                               data<float>(hidden_), quantized(), current_stream());
+  }
+
+  void run_layers(int64_t layer, bool attention) const {
+    const auto normed = [&](int64_t index, const at::Tensor& x, const at::Tensor& h) {
+      return deploy::NormedRow{data<float>(x), data<float>(delta_),
+                               data<float>(norms_) + index * kWidth, 1e-5f, data<float>(h)};
+    };
+    const gpu::Stream stream = current_stream();
+    deploy::decode_linear(qkv_.of_layer(layer), spec_, normed(2 * layer, hidden_, hidden_too_),
+                          data<float>(wide_), stream);
+    if (attention) cache_.attend(layer, wide_, attended_);
+    deploy::decode_linear(o_.of_layer(layer), spec_, deploy::GivenRow{data<float>(attended_)},
+                          data<float>(delta_), stream);
+    deploy::decode_gate_up(gate_up_.of_layer(layer), spec_,
+                           normed(2 * layer + 1, hidden_too_, hidden_), spec_, data<float>(wide_),
+                           stream);
+    deploy::decode_linear(down_.of_layer(layer), spec_, deploy::SwigluRow{data<float>(wide_)},
+                          data<float>(delta_), stream);
   }
 
   void run(int64_t layer, const Parts& parts) const {
@@ -155,7 +182,7 @@ class Chain {
   int64_t rows_;
   const Cache& cache_;
   Products qkv_, o_, gate_up_, down_;
-  at::Tensor norms_, hidden_, delta_, attended_, wide_, codes_, units_;
+  at::Tensor norms_, hidden_, delta_, attended_, wide_, hidden_too_, codes_, units_;
 };
 
 }  // namespace
@@ -164,17 +191,23 @@ void measure_chain(const std::vector<int>& bits, int64_t rows, int64_t keys) {
   const Cache cache(rows, keys);
   fmt::print(
       "{}: us of a layer, {} rows, {} keys\n\n"
-      "| bits | whole | without attention | products | without products | attention | norms and "
-      "quantizers |\n|---|---|---|---|---|---|---|\n",
+      "| bits | layers | without attention | apart | without "
+      "attention | products | without products | attention | norms and quantizers |\n"
+      "|---|---|---|---|---|---|---|---|---|\n",
       ops::gpu_description(), rows, keys);
   for (const int b : bits) {
     const Chain chain(b, rows, cache);
     fmt::print("| {} |", b);
     for (const Parts& parts :
-         {Parts{}, Parts{.attention = false}, Parts{.attention = false, .rows = false},
+         {Parts{.layers = true}, Parts{.attention = false, .layers = true}, Parts{},
+          Parts{.attention = false}, Parts{.attention = false, .rows = false},
           Parts{.products = false}, Parts{.products = false, .rows = false},
           Parts{.products = false, .attention = false}}) {
-      fmt::print(" {:.2f} |", chain.time(parts));
+      if (parts.layers && rows > 1) {
+        fmt::print(" - |");  // one row alone
+      } else {
+        fmt::print(" {:.2f} |", chain.time(parts));
+      }
     }
     fmt::print("\n");
   }

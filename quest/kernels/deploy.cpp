@@ -2,10 +2,12 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "quest/base/portable_math.h"
 #include "quest/kernels/deploy_attend.h"
 #include "quest/kernels/deploy_levels.h"
+#include "quest/quant/sum_of_squares.h"
 
 namespace quest::kernels::deploy {
 namespace {
@@ -22,7 +24,14 @@ const detail::DeployLevel& choose([[maybe_unused]] IsaLevel level) {
 
 void rms_norm(const float* x, const float* weight, int64_t m, int64_t c, float eps, float* y,
               IsaLevel level) {
-  choose(level).rms_norm(x, weight, m, c, eps, y, nullptr);
+  const detail::DeployLevel& code = choose(level);
+  thread_local std::vector<float> chunk_sums;
+  chunk_sums.resize(static_cast<size_t>((c + 127) / 128));
+  for (int64_t row = 0; row < m; ++row, x += c, y += c) {
+    code.square_chunks(x, c, chunk_sums.data());
+    const float mean = sum_of_chunks<float>(chunk_sums, chunk_sums.size()) / static_cast<float>(c);
+    code.scale(x, weight, c, 1.0f / std::sqrt(mean + eps), y);
+  }
 }
 
 void swiglu(const float* gate_up, int64_t m, int64_t f, float* y, IsaLevel level) {

@@ -20,7 +20,8 @@
 
 namespace quest::kernels::deploy {
 
-// y (M,C) = x / sqrt(mean(x^2) + eps) * weight.
+// y (M,C) = x / sqrt(mean(x^2) + eps) * weight, the sum of squares by the tree of
+// quest/quant/sum_of_squares.h. C >= 1.
 void rms_norm(const float* x, const float* weight, int64_t m, int64_t c, float eps, float* y,
               IsaLevel level = isa_level());
 // gate_up (M,2F) -> y (M,F) = silu(gate) * up.

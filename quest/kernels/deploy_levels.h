@@ -8,8 +8,10 @@
 namespace quest::kernels::detail {
 
 struct DeployLevel {
-  void (*rms_norm)(const float* x, const float* weight, int64_t m, int64_t c, float eps, float* y,
-                   float* inverse_rms);
+  // Sums of squares of a row's chunks of 128 (quest/quant/sum_of_squares.h).
+  void (*square_chunks)(const float* x, int64_t c, float* chunk_sums);
+  // y (C) = x * factor * weight.
+  void (*scale)(const float* x, const float* weight, int64_t c, float factor, float* y);
   void (*swiglu)(const float* gate_up, int64_t m, int64_t f, float* y);
   void (*add)(const float* x, int64_t n, float* y);
   float (*largest)(const float* x, int64_t n);

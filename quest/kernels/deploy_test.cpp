@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <span>
 
 #include <fmt/format.h>
 
 #include "quest/base/float16.h"
 #include "quest/kernels/float_kernels_testing.h"
+#include "quest/quant/sum_of_squares.h"
 
 namespace quest::kernels::deploy {
 namespace {
@@ -41,11 +43,15 @@ TEST(Deploy, RowOperationsHaveTheSameBitsAtAllLevels) {
       double squares = 0;
       for (int64_t i = 0; i < n; ++i) squares += std::pow(double(x[row * n + i]), 2);
       const double inverse = 1 / std::sqrt(squares / double(n) + 1e-5);
+      const float sum = sum_of_squares<float>(std::span(x).subspan(row * n, n));
+      const float scale = 1.0f / std::sqrt(sum / static_cast<float>(n) + 1e-5f);
       for (int64_t i = 0; i < n; ++i) {
+        ASSERT_EQ(results[0][row * n + i], x[row * n + i] * scale * weight[i]);
         const double want = x[row * n + i] * inverse * weight[i];
-        // A sum of positive terms: at most n / 32 + 6 roundings, halved by the root; then 5 more.
+        // A sum of positive terms by a tree: a rounding for each of its levels, of which the root
+        // leaves half; then 5 more.
         ASSERT_NEAR(results[0][row * n + i], want,
-                    std::abs(want) * kFloatEps * (double(n) / 64 + 10));
+                    std::abs(want) * kFloatEps * ((std::log2(double(n)) + 2) / 2 + 5));
         const double gate = gate_up[row * 2 * n + i], up = gate_up[row * 2 * n + n + i];
         const double mlp = gate / (1 + std::exp(-gate)) * up;
         ASSERT_NEAR(results[0][kRows * n + row * n + i], mlp, std::abs(mlp) * 12 * kFloatEps);

@@ -334,7 +334,7 @@ Reference reference(const Filled& f, const at::Tensor& bytes, int32_t slot, int3
   // Of a weight: its score's and the largest's error, the difference's rounding, exp's, twice where
   // pieces are combined; then every sum's own roundings.
   const double weight_error = 4 * score_error + 2 * kUlp * (most - least) + 8 * kUlp;
-  const double sums = 2 * static_cast<double>(gpu::kPieceKeys + keys / 256 + 16) * kUlp;
+  const double sums = 2 * static_cast<double>(gpu::kPagePositions + keys / 256 + 16) * kUlp;
   Reference result;
   double total = 0;
   for (double& s : score) total += s = std::exp(s - most);
@@ -418,7 +418,7 @@ TEST_F(AttentionGpu, SplitAttentionIsWithinItsBoundOfFp64) {
       for (int64_t r = 0; r < count; ++r) {
         const at::Tensor alone = unwritten({1, width}, at::kFloat);
         const auto i = static_cast<size_t>(r);
-        attend(r, 1, position[i] < gpu::kPieceKeys ? 1 : pieces + 3, alone);
+        attend(r, 1, position[i] < gpu::kPagePositions ? 1 : pieces + 3, alone);
         expect_same_bits(alone[0], got[r], fmt::format("{} alone, row {}", f.what(), r));
         // In as few as there may be: up to 8 meet in a cluster, where there are clusters.
         attend(r, 1, gpu::attend_pieces(position[i] + 1), alone);
@@ -475,13 +475,25 @@ TEST_F(AttentionGpu, DecodeAttentionIsAppendAndSplitAttention) {
 TEST(AttentionGpuPieces, GrowWithTheContext) {
   EXPECT_EQ(gpu::attend_pieces(1), 1);
   EXPECT_EQ(gpu::attend_pieces(64), 1);
+  EXPECT_EQ(gpu::attend_pieces(65), 2);
   EXPECT_EQ(gpu::attend_pieces(512), 8);
   EXPECT_EQ(gpu::attend_pieces(2048), 8);
   EXPECT_EQ(gpu::attend_pieces(2049), 9);
-  int64_t most = 0;
-  for (int64_t n = 1; n <= 5000; ++n) {
-    most = std::max(most, (n + gpu::piece_keys(n) - 1) / gpu::piece_keys(n));
-    ASSERT_EQ(gpu::attend_pieces(n), most) << n;
+  int64_t last = 0;
+  for (int64_t n = 1; n <= 10000; ++n) {
+    const int64_t pieces = gpu::attend_pieces(n);
+    ASSERT_GE(pieces, last) << n;
+    last = pieces;
+    ASSERT_EQ(gpu::piece_page(n, int64_t{0}), 0) << n;
+    ASSERT_EQ(gpu::piece_page(n, pieces), gpu::pages_of(n)) << n;
+    int64_t least = gpu::kPiecePages, most = 0;
+    for (int64_t i = 0; i < pieces; ++i) {
+      const int64_t pages = gpu::piece_page(n, i + 1) - gpu::piece_page(n, i);
+      least = std::min(least, pages);
+      most = std::max(most, pages);
+    }
+    ASSERT_GE(least, 1) << n;
+    ASSERT_LE(most, std::min(least + 1, int64_t{gpu::kPiecePages})) << n;
   }
 }
 

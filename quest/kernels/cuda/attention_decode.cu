@@ -7,7 +7,7 @@
 // the shared memory of a cluster, more of them (or without clusters) through the workspace.
 #include <cmath>
 
-#include "quest/kernels/cuda/attention_decode.cuh"
+#include "quest/kernels/cuda/attention_combine.cuh"
 #include "quest/kernels/cuda/attention_decode.h"
 #include "quest/kernels/cuda/dependent_launch.cuh"
 
@@ -32,9 +32,11 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
     start_cluster();
   }
 #endif
-  let_next_start();
   const bool turns = task.cos != nullptr;
-  if (!turns) wait_for_previous();
+  if (!turns) {
+    wait_for_previous();
+    let_next_start();
+  }
   const Piece piece = find_piece<kHeads>(task);
   if (piece.keys <= 0) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -51,15 +53,20 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
 #endif
     return page;
   };
-  uint8_t *page = page_at(0), *own_page = nullptr;
+  uint8_t *page = page_at(0), *next_page = nullptr, *own_page = nullptr;
   ChunkLoads<kFormat, kColumns> loads;
   loads.fetch_keys(cache, piece, 0, page);
   loads.fetch_values(cache, piece, 0, page);
+  if (piece.keys > kChunk) {
+    next_page = page_at(kChunk);
+    loads.prefetch(cache, next_page);
+  }
   if (turns) {
     if (piece.fresh >= 0) own_page = page_at(piece.fresh);
     fetch_turns<S::kThreads>(task, piece, shared.of_warps);
     __syncthreads();
     wait_for_previous();
+    let_next_start();  // not before: its loads would be in the way of the product ahead
   }
   prepare_heads<kFormat, kColumns>(task, piece, shared.of_warps, own_page, shared.heads,
                                    shared.fresh);
@@ -67,13 +74,20 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
   WarpSums<kFormat, kColumns, kHeads> sums;
   for (int from = 0; from < piece.keys; from += kChunk) {
     const int next = from + kChunk;
-    if (next < piece.keys) page = page_at(next);
+    const bool goes_on = next < piece.keys;
     loads.insert_fresh(cache, piece, from, shared.fresh);
     sums.score(cache, piece, loads, shared.heads);
+    if (goes_on) {
+      page = next_page;
+      loads.fetch_keys(cache, piece, next, page);
+      if (next + kChunk < piece.keys) next_page = page_at(next + kChunk);
+    }
     sums.weigh(piece, from, loads);
-    if (next < piece.keys) loads.fetch_keys(cache, piece, next, page);
     sums.add_values(piece, loads);
-    if (next < piece.keys) loads.fetch_values(cache, piece, next, page);
+    if (goes_on) {
+      loads.fetch_values(cache, piece, next, page);
+      if (next + kChunk < piece.keys) loads.prefetch(cache, next_page);
+    }
   }
   sums.leave(cache, piece, shared);
   __syncthreads();
@@ -111,7 +125,12 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
     task.partial[at * cache.dim + d] = o;
     if (d == 0) task.partial_sums[at] = make_float2(most, total);
   });
-  if (is_last_piece(task, piece, shared.last)) combine_pieces<kInt8>(task, piece, shared);
+  if (!is_last_piece(task, piece, shared.last)) return;
+  if (piece.pieces <= kFewPieces) {
+    combine_few_pieces<kInt8>(task, piece, shared);
+  } else {
+    combine_pieces<kInt8>(task, piece, shared);
+  }
 }
 
 // Query heads of a block.
@@ -153,11 +172,15 @@ void launch(const char* operation, const KvCacheView& cache, int64_t layer, cons
                   static_cast<unsigned>(rows.rows));
   task.clustered = takes_clusters(plan.pieces, static_cast<int64_t>(grid.x) * grid.y * grid.z);
   const auto run = [&](auto format, auto columns, auto count) {
-    launch_dependent_clusters(
-        operation,
-        &attend_piece<decltype(format)::value, decltype(columns)::value, decltype(count)::value>,
-        grid, task.clustered ? grid.x : 1, dim3(Shares<decltype(columns)::value>::kThreads), 0,
-        stream, task);
+    const auto kernel =
+        &attend_piece<decltype(format)::value, decltype(columns)::value, decltype(count)::value>;
+    static const bool divided = [&] {
+      share_most_memory(operation, kernel);
+      return true;
+    }();
+    static_cast<void>(divided);
+    launch_dependent_clusters(operation, kernel, grid, task.clustered ? grid.x : 1,
+                              dim3(Shares<decltype(columns)::value>::kThreads), 0, stream, task);
   };
   const auto with_heads = [&](auto format, auto columns) {
     if (at_once == 1) return run(format, columns, std::integral_constant<int, 1>{});

@@ -18,21 +18,27 @@ void attend_exact(const KvCacheView& cache, int64_t layer, const float* qkv, int
                   const KvRows& rows, float* out, Stream stream);
 
 // Fast attention: the keys of a row are dealt out in pieces, one block for each piece, row and
-// key-value head; the `H / G` query heads of a key-value head share its reads. How long pieces are
-// follows from the row's length, a piece's softmax and sums are those of its positions alone, and
-// pieces are combined in order: a row's bits depend on its sequence alone. Rows of at most
-// kPieceKeys positions have one piece.
-inline constexpr int64_t kPieceKeys = 64, kLongestPiece = 256;
-inline constexpr int64_t kFewPieces = 8;  // up to these, pieces are as short as they can be
-constexpr int64_t piece_keys(int64_t positions) {
-  int64_t keys = kPieceKeys;
-  while (keys < kLongestPiece && positions > kFewPieces * keys) keys *= 2;
-  return keys;
+// key-value head; the `H / G` query heads of a key-value head share its reads. A row's pieces
+// follow from its length, a piece's softmax and sums are those of its positions alone, and pieces
+// are combined in order: a row's bits depend on its sequence alone. Pieces are whole pages
+// (kPagePositions keys, the last one's may be fewer), a page each for rows of up to 8, then 8 of as
+// equal numbers as can be, none empty, so that blocks take alike many multiprocessors and as long;
+// from 32 pages on as many as it takes for 4 each.
+inline constexpr int kFewPieces = 8, kPiecePages = 4;
+template <class Int>
+constexpr Int pages_of(Int positions) {
+  return (positions + kPagePositions - 1) / kPagePositions;
 }
-// The most pieces of a row of up to `context` positions.
-constexpr int64_t attend_pieces(int64_t context) {
-  const int64_t keys = piece_keys(context), pieces = (context + keys - 1) / keys;
-  return keys > kPieceKeys && pieces < kFewPieces ? kFewPieces : pieces;
+// Of a row of `positions`; grows with them.
+template <class Int>
+constexpr Int attend_pieces(Int positions) {
+  const Int pages = pages_of(positions), least = (pages + kPiecePages - 1) / kPiecePages;
+  return pages <= kFewPieces ? pages : least > kFewPieces ? least : Int{kFewPieces};
+}
+// The first page of a row's piece; of piece attend_pieces(), the end.
+template <class Int>
+constexpr Int piece_page(Int positions, Int piece) {
+  return pages_of(positions) * piece / attend_pieces(positions);
 }
 // Whether attend_split and decode_attention take this head size: multiples of 8 up to 256 (int8: of
 // 16). Others have attend_exact.

@@ -29,6 +29,14 @@ __device__ inline void wait_for_previous() {
 #endif
 }
 
+// Kernels that are to run beside each other on a multiprocessor have to want the same division of
+// its memory into shared memory and first-level cache: all of a decode step want most of it shared.
+template <class Kernel>
+void share_most_memory(const char* operation, Kernel* kernel) {
+  check(operation, cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                        cudaSharedmemCarveoutMaxShared));
+}
+
 // In clusters of `cluster` blocks along x, where that is more than 1.
 template <class... Parameters, class... Arguments>
 void launch_dependent_clusters(const char* operation, void (*kernel)(Parameters...), dim3 grid,

@@ -2,11 +2,11 @@
 // kernels/deploy.h with its bits, fused with the quantizer of the product that follows.
 //
 // FP32. Pointers are device memory, 16-byte aligned, dense row-major. Sums have the order of
-// kernels/deploy.h (RMSNorm: 32 partial sums, element i in i % 32 but for the last few, then a
-// tree), exp and sigmoid its operations, codes and units the bits of the scalar quantizer. A row
-// whose rms is not finite gets the unit NaN. Calls are asynchronous in `stream`, fit into recorded
-// CUDA graphs, and may begin while the kernel before them still runs (dependent_launch.cuh). Only
-// the norm's `weight` is read before that kernel has ended.
+// kernels/deploy.h (the tree of quest/quant/sum_of_squares.h), exp and sigmoid its operations,
+// codes and units the bits of the scalar quantizer. A row whose rms is not finite gets the unit
+// NaN. Calls are asynchronous in `stream`, fit into recorded CUDA graphs, and may begin while the
+// kernel before them still runs (dependent_launch.cuh). Only the norm's `weight` is read before
+// that kernel has ended.
 //
 // What is written is what QuantizedRows names: codes and units for the products of codes; for
 // specs without codes, and Gaussian levels, `values` with values_are_bfloat16 = false. A spec of

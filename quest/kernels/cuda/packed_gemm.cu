@@ -102,24 +102,15 @@ void launch_packed_product(const char* operation, int kind, const ProductTask& t
   }
 }
 
-template <class T>
-void packed_gemm(const DeviceWeight& weight, const QuantSpec& activation, const int8_t* codes,
-                 const float* a_units, int64_t m, T* out, Stream stream, int32_t* acc) {
-  const PackedRule rule = product_rule(weight.spec, activation, m, weight.k);
+void set_operands(ProductTask& task, const DeviceWeight& weight, const PackedRule& rule,
+                  int64_t m) {
   if (rule.a_offset != 0) check_has_number_sums(weight.spec, weight.number_sums);
-  ProductTask task;
   task.lanes = static_cast<const uint4*>(weight.lanes);
   task.units = weight.units;
   task.number_sums = weight.number_sums;
-  task.codes = codes;
-  task.a_units = a_units;
-  task.out = out;
-  task.acc = acc;
-  task.out_stride = weight.n;
   task.m = static_cast<int>(m);
   task.n = static_cast<int>(weight.n);
   task.k = static_cast<int>(weight.k);
-  task.form = std::is_same_v<T, float> ? ProductForm::kFloat : ProductForm::kBfloat16;
   task.w_multiplier = rule.w_multiplier;
   task.w_offset = rule.w_offset;
   task.a_multiplier = rule.a_multiplier;
@@ -128,6 +119,20 @@ void packed_gemm(const DeviceWeight& weight, const QuantSpec& activation, const 
     task.table[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(rule.numbers[i]))
                          << (8 * (i % 4));
   }
+}
+
+template <class T>
+void packed_gemm(const DeviceWeight& weight, const QuantSpec& activation, const int8_t* codes,
+                 const float* a_units, int64_t m, T* out, Stream stream, int32_t* acc) {
+  const PackedRule rule = product_rule(weight.spec, activation, m, weight.k);
+  ProductTask task;
+  set_operands(task, weight, rule, m);
+  task.codes = codes;
+  task.a_units = a_units;
+  task.out = out;
+  task.acc = acc;
+  task.out_stride = weight.n;
+  task.form = std::is_same_v<T, float> ? ProductForm::kFloat : ProductForm::kBfloat16;
   launch_packed_product("packed_gemm", rule.kind, task, stream);
 }
 

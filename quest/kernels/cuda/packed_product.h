@@ -6,6 +6,7 @@
 
 #include "quest/kernels/cuda/device_facts.h"
 #include "quest/kernels/cuda/launch.h"
+#include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/kernels/cuda/packed_rule.h"
 #include "quest/kernels/cuda/stream.h"
 
@@ -28,6 +29,9 @@ struct ProductTask {
   int w_multiplier = 1, w_offset = 0, a_multiplier = 1, a_offset = 0;
   uint32_t table[4] = {};  // numbers of FP4
 };
+
+// Everything of a task but codes, units of rows, and where the sums go.
+void set_operands(ProductTask& task, const DeviceWeight& weight, const PackedRule& rule, int64_t m);
 
 // kind: 1 to 8 bits, kPackedFp4 or kPackedOneBit.
 void launch_packed_product(const char* operation, int kind, const ProductTask& task, Stream stream);

@@ -113,6 +113,14 @@ void check_has_number_sums(const QuantSpec& weight, const void* sums) {
   QUEST_ASSERT(sums != nullptr, "a product with {} needs number_sums", to_string(weight));
 }
 
+void check_decode_linear(bool supports, const char* operation, const QuantSpec& weight,
+                         const QuantSpec& activation, int64_t n, int64_t k) {
+  QUEST_CHECK(supports, ErrorKind::kUsage,
+              "[{}] not for {} activations and a weight {} x {} of {}: quantize them and take "
+              "packed_gemm",
+              operation, to_string(activation), n, k, to_string(weight));
+}
+
 void check_table_columns(int64_t columns) {
   QUEST_CHECK(columns >= 1 && columns <= int64_t{1} << 17, ErrorKind::kUsage,
               "[table_gemm] C={}: integer tables have up to {} columns", columns, int64_t{1} << 17);

@@ -39,6 +39,10 @@ void check_has_sums(const QuantSpec& weight);
 // Asserts that they are given.
 void check_has_number_sums(const QuantSpec& weight, const void* sums);
 
+// Throws kUsage, saying `operation` and the layer's sizes, unless `supports`.
+void check_decode_linear(bool supports, const char* operation, const QuantSpec& weight,
+                         const QuantSpec& activation, int64_t n, int64_t k);
+
 // Throws kUsage for a C that the sums of integer tables (table_gemm.h) do not allow.
 void check_table_columns(int64_t columns);
 

@@ -52,6 +52,12 @@ __device__ inline float sum_of_chunks(const float* chunks, int k) {
   return sum;
 }
 
+// 1 / rms of a row from its chunks' sums, by one warp; in every lane.
+__device__ inline float inverse_rms(const float* chunks, int k, float eps) {
+  const float sum = __shfl_sync(0xffffffffu, sum_of_chunks(chunks, k), 0);
+  return 1.0f / sqrtf(sum / static_cast<float>(k) + eps);
+}
+
 struct RowScale {
   float unit, inverse_step, limit;
 };
@@ -106,6 +112,19 @@ __device__ inline unsigned kept_pairs(const float (&v)[kLane]) {
   return kept;
 }
 
+// A value of a linear grid decided. Of `code` the low byte counts.
+struct LinearCode {
+  float number;
+  int code;
+};
+__device__ inline LinearCode linear_code(const RowRule& rule, const RowScale& c, float x) {
+  const float z = x * c.inverse_step;
+  const float clamped = fminf(fmaxf(z, -rule.half_levels), rule.half_levels);
+  const float n = shift_to_integer(clamped + rule.shift);
+  return {__fmaf_rn(n - kIntegerShift, rule.slope, -rule.intercept),  // small integers: exact
+          __float_as_int(n) * rule.code_slope + rule.code_offset};
+}
+
 // Decides 8 values and writes what is wanted of them.
 template <CodeKind kCode>
 __device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLane], int64_t row,
@@ -125,10 +144,10 @@ __device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLan
       bits |= (keeps ? 1u : 0u) << i;
       continue;
     }
-    const float z = xh[i] * c.inverse_step;
     float number = 0.0f;
     int code = 0;
     if (kCode == CodeKind::kTable) {
+      const float z = xh[i] * c.inverse_step;
       int index = 0;
       for (int level = 0; level < rule.levels - 1; ++level) {
         index += rule.midpoints[level] < z ? 1 : 0;
@@ -136,10 +155,9 @@ __device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLan
       number = rule.numbers[index];
       code = rule.number_is_code ? static_cast<int>(number) : index;
     } else if (keeps) {
-      const float clamped = fminf(fmaxf(z, -rule.half_levels), rule.half_levels);
-      const float n = shift_to_integer(clamped + rule.shift);
-      number = __fmaf_rn(n - kIntegerShift, rule.slope, -rule.intercept);  // small integers: exact
-      code = __float_as_int(n) * rule.code_slope + rule.code_offset;       // its low byte
+      const LinearCode decided = linear_code(rule, c, xh[i]);
+      number = decided.number;
+      code = decided.code;
     }
     codes[i] = code;
     values[i] = number * c.unit;

@@ -3,6 +3,7 @@
 #include "quest/kernels/cuda/adamw.h"
 #include "quest/kernels/cuda/attention_decode.h"
 #include "quest/kernels/cuda/cross_entropy.h"
+#include "quest/kernels/cuda/decode_linear.h"
 #include "quest/kernels/cuda/deploy.h"
 #include "quest/kernels/cuda/device_facts.h"
 #include "quest/kernels/cuda/fp8_gradient.h"
@@ -250,6 +251,25 @@ void attend_split(const KvCacheView&, int64_t, const float*, int64_t, const KvRo
 void decode_attention(const KvCacheView&, int64_t, const float*, int64_t, const float*,
                       const float*, const KvRows&, const SplitPlan&, float*, Stream) {
   missing("decode_attention");
+}
+
+bool decode_linear_supports(const QuantSpec&, const QuantSpec&, int64_t, int64_t) { return false; }
+bool decode_gate_up_supports(const QuantSpec&, const QuantSpec&, int64_t, int64_t) { return false; }
+void decode_linear(const DeviceWeight&, const QuantSpec&, const NormedRow&, float*, Stream,
+                   int32_t*) {
+  missing("decode_linear");
+}
+void decode_linear(const DeviceWeight&, const QuantSpec&, const GivenRow&, float*, Stream,
+                   int32_t*) {
+  missing("decode_linear");
+}
+void decode_linear(const DeviceWeight&, const QuantSpec&, const SwigluRow&, float*, Stream,
+                   int32_t*) {
+  missing("decode_linear");
+}
+void decode_gate_up(const DeviceWeight&, const QuantSpec&, const NormedRow&, const QuantSpec&,
+                    float*, Stream) {
+  missing("decode_gate_up");
 }
 
 #define QUEST_INSTANTIATE_CACHE(T)                                                     \

@@ -147,6 +147,14 @@ struct Lanes {
     }
     return a.v[0];
   }
+  QUEST_LANE float sum_neighbours_128(const F* s) {
+    float sums[8 * kWidth];
+    for (int i = 0; i < 8 * kWidth; ++i) sums[i] = s[i / kWidth].v[i % kWidth];
+    for (int n = 4 * kWidth; n > 0; n /= 2) {
+      for (int i = 0; i < n; ++i) sums[i] = sums[2 * i] + sums[2 * i + 1];
+    }
+    return sums[0];
+  }
   QUEST_LANE float maximum(F a) {
     for (int half = kWidth / 2; half > 0; half /= 2) {
       for (int i = 0; i < half; ++i) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];

@@ -40,6 +40,9 @@ std::string CudaEngine::Impl::plans() const {
   }
   text += fmt::format("{:<14} {:<8} {:>6} {:>6}  {}\n", "lm_head", "", head_->view().rows,
                       head_->view().columns, gpu::table_gemm_plan(head_->view()));
+  text += fmt::format("one row        {}\n", decodes_rows_in_one_
+                                                 ? "quantizers, norms and SwiGLU in the products"
+                                                 : "quantizers in kernels of their own");
   const char* const few = splits_attention() ? "split sums" : "the CPU engine's order";
   text += fmt::format("attention      tokens: {}; prompts: {}\n", few,
                       reads_as_few(options_.chunk) ? few : "LibTorch's, BF16");

@@ -199,6 +199,25 @@ void DeviceLinear::multiply(const ProductBuffers& buffers, int64_t rows, T* out)
   }
 }
 
+bool DeviceLinear::decodes_in_one(bool pairs) const {
+  if (product(1).kind != Kind::kPacked) return false;
+  return pairs ? gpu::deploy::decode_gate_up_supports(weight_.spec, activation_, n(), k())
+               : gpu::deploy::decode_linear_supports(weight_.spec, activation_, n(), k());
+}
+
+template <class Row>
+void DeviceLinear::decode(const Row& row, float* out) const {
+  gpu::deploy::decode_linear(weight_, activation_, row, out, ops::current_stream());
+}
+template void DeviceLinear::decode(const gpu::deploy::NormedRow&, float*) const;
+template void DeviceLinear::decode(const gpu::deploy::GivenRow&, float*) const;
+template void DeviceLinear::decode(const gpu::deploy::SwigluRow&, float*) const;
+
+void DeviceLinear::decode_pairs(const gpu::deploy::NormedRow& row, const QuantSpec& next,
+                                float* values) const {
+  gpu::deploy::decode_gate_up(weight_, activation_, row, next, values, ops::current_stream());
+}
+
 std::string DeviceLinear::plan_text(int64_t rows) const {
   const Product& p = product(rows);
   switch (p.kind) {

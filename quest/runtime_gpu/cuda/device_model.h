@@ -15,6 +15,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "quest/kernels/cuda/decode_linear.h"
 #include "quest/kernels/cuda/hadamard_quantize.h"
 #include "quest/kernels/cuda/packed_gemm.h"
 #include "quest/kernels/cuda/table_gemm.h"
@@ -48,6 +49,14 @@ class DeviceLinear {
   // out (rows, N) of what input() was filled with.
   template <class T>
   void multiply(const ProductBuffers& buffers, int64_t rows, T* out) const;
+
+  // Whether quantizer and product of a single row of FP32 are one kernel (decode_linear.h); of gate
+  // and up (`pairs`), SwiGLU with them. Then decode() and decode_pairs() run it.
+  bool decodes_in_one(bool pairs = false) const;
+  template <class Row>
+  void decode(const Row& row, float* out) const;
+  void decode_pairs(const kernels::cuda::deploy::NormedRow& row, const QuantSpec& next,
+                    float* values) const;
 
   const std::string& name() const { return name_; }
   int64_t n() const { return weight_.n; }

@@ -290,6 +290,8 @@ class CudaEngine::Impl {
         unpacked_bytes_ = std::max(unpacked_bytes_, layer->unpacked_bytes());
       }
     }
+    decodes_rows_in_one_ = std::all_of(blocks_.begin(), blocks_.end(),
+                                       [](const DeviceBlock& b) { return b.decodes_in_one(); });
     allocate(decode_, kFewRows, at::kFloat);
     logits_ = at::empty({kFewRows, c.vocab_size}, on_gpu(at::kFloat));
     normed_ = at::empty({kFewRows, c.hidden_size}, on_gpu(at::kFloat));
@@ -306,6 +308,7 @@ class CudaEngine::Impl {
     fresh.rows = rows;
     fresh.hidden = at::empty({rows, c.hidden_size}, on_gpu(type));
     fresh.delta = at::empty({rows, c.hidden_size}, on_gpu(type));
+    if (type == at::kFloat) fresh.hidden_too = at::empty({1, c.hidden_size}, on_gpu(type));
     fresh.wide = at::empty({rows * std::max(qkv_size(), 2 * c.intermediate_size)}, on_gpu(type));
     fresh.attended = at::empty({rows, c.q_size()}, on_gpu(type));
     fresh.rows_of = at::empty({3 * rows}, on_gpu(at::kInt));
@@ -450,6 +453,29 @@ class CudaEngine::Impl {
     at::Tensor kept;
   };
 
+  // A step of one row, each linear layer with what is before it in one kernel: b.hidden and
+  // b.delta.
+  void decode_row(Buffers& b, int64_t pieces) {
+    auto *x = pointer<float>(b.hidden_too), *h = pointer<float>(b.hidden);
+    auto *delta = pointer<float>(b.delta), *wide = pointer<float>(b.wide);
+    gpu::table_rows<float>(embedding_->view(), row_tokens(b), 1, x, ops::current_stream());
+    // x + delta goes into the other one of two rows: once in the first block, twice in others.
+    const auto normed = [&](const at::Tensor& weight, bool first) {
+      const deploy::NormedRow row{x, first ? nullptr : delta, pointer<float>(weight), eps(), h};
+      if (!first) std::swap(x, h);
+      return row;
+    };
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      const DeviceBlock& block = blocks_[i];
+      block.qkv.decode(normed(block.input_norm, i == 0), wide);
+      attend_rows(static_cast<int64_t>(i), b, 1, pieces, /*one_each=*/true);
+      block.o.decode(deploy::GivenRow{pointer<float>(b.attended)}, delta);
+      block.gate_up.decode_pairs(normed(block.post_attention_norm, false), block.down.input_spec(),
+                                 wide);
+      block.down.decode(deploy::SwigluRow{wide}, delta);
+    }
+  }
+
   // Blocks on the rows that b.rows_of names. Returns what is left of the rows wanted.
   template <class T>
   LastRows blocks(Buffers& b, const Call& call) {
@@ -571,6 +597,7 @@ class CudaEngine::Impl {
   }
 
   void step_blocks(int64_t n, int64_t pieces) {
+    if (n == 1 && decodes_rows_in_one_) return decode_row(decode_, pieces);
     Call call;
     call.rows = n;
     call.pieces = pieces;
@@ -643,6 +670,7 @@ class CudaEngine::Impl {
   at::cuda::CUDAEvent staged_;
   at::Tensor products_unpacked_;
   int64_t unpacked_bytes_ = 0;
+  bool decodes_rows_in_one_ = false;
   at::Tensor normed_, logits_, head_workspace_;  // kFewRows rows
   at::Tensor split_workspace_;
   int64_t split_pieces_ = 1;

@@ -1,0 +1,179 @@
+// decode_linear.h: what it takes, how it is cut into blocks, and its launch.
+#include <algorithm>
+#include <type_traits>
+
+#include "quest/kernels/cuda/decode_linear.cuh"
+#include "quest/kernels/cuda/decode_linear.h"
+#include "quest/kernels/cuda/dependent_launch.cuh"
+
+namespace quest::kernels::cuda::deploy {
+namespace {
+
+constexpr int kMostRounds = 2, kMostSwigluRounds = 4;
+
+int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+// pairs: decode_gate_up. Its blocks have 8 tiles of gate and 8 of up, or, where that is more than
+// three rings of weights, half as many: then streaming them takes longer than quantizing the row
+// twice on some multiprocessors does (a layer of a 7B, H100, halves to whole: 4 bits 43.5 us
+// to 45.9, 2 bits 33.3 to 30.7, 1 bit 23.3 to 20.1).
+DecodeCut cut_layer(int64_t n, int64_t k, const PackedRule& rule, bool pairs) {
+  DecodeCut cut;
+  cut.tiles = divide_up(n, 16);
+  cut.spans = divide_up(k, kSpanColumns);
+  if (pairs) {
+    const int64_t bytes = int64_t{2} * kMostPairTiles * cut.spans * rule.bits * 512;
+    const int half = bytes > 3 * kRingBytes ? kMostPairTiles / 2 : kMostPairTiles;
+    cut.blocks = divide_up(cut.tiles / 2, half);
+    cut.block_tiles = 2 * std::min(half, cut.tiles / 2);
+  } else {
+    cut.blocks = std::max(std::min(cut.tiles, device_facts().processors),
+                          divide_up(cut.tiles, kMaxBlockTiles));
+    cut.block_tiles = divide_up(cut.tiles, cut.blocks);
+  }
+  cut.longer = cut.tiles - cut.blocks * (cut.block_tiles - 1);
+  cut.shared_bytes = DecodeShared::bytes(
+      cut.spans * (rule.kind == kPackedOneBit ? PackedKind<kPackedOneBit>::kSpanBytes
+                                              : PackedKind<1>::kSpanBytes),
+      cut.block_tiles);
+  return cut;
+}
+
+// run(std::type_identity<the source of rows of k values>)
+template <template <int> class Source, int kMost, class F>
+void with_rounds_of(int64_t k, F&& run) {
+  if (k <= kRoundColumns) return run(std::type_identity<Source<1>>{});
+  if constexpr (kMost > 2) {
+    if (k > 2 * kRoundColumns) return run(std::type_identity<Source<kMost>>{});
+  }
+  run(std::type_identity<Source<2>>{});
+}
+template <class F>
+void with_source(const NormedRow&, int64_t k, F&& run) {
+  with_rounds_of<NormedSource, kMostRounds>(k, run);
+}
+template <class F>
+void with_source(const GivenRow&, int64_t k, F&& run) {
+  with_rounds_of<GivenSource, kMostRounds>(k, run);
+}
+template <class F>
+void with_source(const SwigluRow&, int64_t k, F&& run) {
+  with_rounds_of<SwigluSource, kMostSwigluRounds>(k, run);
+}
+
+// Bytes of shared memory to ask for. Kernels with a norm and others take turns, and a
+// multiprocessor has room for a block of each, but not for two of the others: with that room they
+// would be where no block of the kernel before is, two here and none there, and so would the next
+// kernel's be, and a step waits for the fullest multiprocessor (a layer of a 7B, 1 and 2 bits: 5 us
+// more).
+template <class Row>
+int shared_to_ask(const DecodeCut& cut) {
+  const DeviceFacts& device = device_facts();
+  if (std::is_same_v<Row, NormedRow>) return cut.shared_bytes;
+  const int more_than_half = shared_of_two_blocks(device) + 128;
+  return std::max(cut.shared_bytes, std::min(more_than_half, device.block_shared));
+}
+
+template <int kKind, class Source, class Row, class Sink>
+void launch(const char* operation, const Row& row, const RowRule& rule, const ProductTask& task,
+            const DecodeCut& cut, const Sink& sink, Stream stream) {
+  const auto kernel = &decode_linear_block<kKind, Source, Row, Sink>;
+  static const bool allowed = [&] {
+    allow_shared(operation, kernel);
+    share_most_memory(operation, kernel);
+    return true;
+  }();
+  static_cast<void>(allowed);
+  launch_dependent(operation, kernel, dim3(static_cast<unsigned>(cut.blocks)), dim3(kDecodeThreads),
+                   static_cast<size_t>(shared_to_ask<Row>(cut)), stream, row, rule, task, cut,
+                   sink);
+}
+
+template <class Row, class Sink>
+void run(const char* operation, const DeviceWeight& weight, const QuantSpec& activation,
+         const Row& row, ProductTask task, const Sink& sink, Stream stream) {
+  const PackedRule rule = product_rule(weight.spec, activation, 1, weight.k);
+  set_operands(task, weight, rule, 1);
+  const RowRule row_rule = make_row_rule(activation, weight.k);
+  const DecodeCut cut = cut_layer(weight.n, weight.k, rule, Sink::kPairs);
+  const auto launch_kind = [&](auto kind) {
+    with_source(row, weight.k, [&](auto source) {
+      launch<decltype(kind)::value, typename decltype(source)::type>(operation, row, row_rule, task,
+                                                                     cut, sink, stream);
+    });
+  };
+  switch (rule.kind) {
+    case 1:
+      return launch_kind(std::integral_constant<int, 1>{});
+    case 2:
+      return launch_kind(std::integral_constant<int, 2>{});
+    case 3:
+      return launch_kind(std::integral_constant<int, 3>{});
+    case 4:
+      return launch_kind(std::integral_constant<int, 4>{});
+    default:
+      return launch_kind(std::integral_constant<int, kPackedOneBit>{});
+  }
+}
+
+// most: of K.
+bool supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n, int64_t k,
+              int64_t most) {
+  const auto is_linear = [](const QuantSpec& spec) {
+    return spec.grid == Grid::kUniform || spec.grid == Grid::kTernary;
+  };
+  return n >= 1 && k % kLane == 0 && k <= most && is_linear(weight) && is_linear(activation) &&
+         weight_rule(weight).bits <= 4 && packed_gemm_supports(weight, activation, k) &&
+         cut_layer(n, k, weight_rule(weight), false).shared_bytes <= device_facts().block_shared;
+}
+
+template <class Row>
+void run_linear(const DeviceWeight& weight, const QuantSpec& activation, const Row& row,
+                int64_t most, float* out, Stream stream, int32_t* acc) {
+  check_decode_linear(supports(weight.spec, activation, weight.n, weight.k, most), "decode_linear",
+                      weight.spec, activation, weight.n, weight.k);
+  ProductTask task;
+  task.out = out;
+  task.acc = acc;
+  run("decode_linear", weight, activation, row, task, OutputSink{}, stream);
+}
+
+constexpr int64_t kMostColumns = kMostRounds * kRoundColumns,
+                  kMostSwigluColumns = kMostSwigluRounds * kRoundColumns;
+
+}  // namespace
+
+bool decode_linear_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
+                            int64_t k) {
+  return supports(weight, activation, n, k, kMostColumns);
+}
+
+bool decode_gate_up_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
+                             int64_t k) {
+  return n % 32 == 0 && n / 2 <= kMostSwigluColumns &&
+         supports(weight, activation, n, k, kMostColumns);
+}
+
+void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
+                   float* out, Stream stream, int32_t* acc) {
+  run_linear(weight, activation, row, kMostColumns, out, stream, acc);
+}
+void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const GivenRow& row,
+                   float* out, Stream stream, int32_t* acc) {
+  run_linear(weight, activation, row, kMostColumns, out, stream, acc);
+}
+void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const SwigluRow& row,
+                   float* out, Stream stream, int32_t* acc) {
+  run_linear(weight, activation, row, kMostSwigluColumns, out, stream, acc);
+}
+
+void decode_gate_up(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
+                    const QuantSpec& next, float* values, Stream stream) {
+  check_decode_linear(decode_gate_up_supports(weight.spec, activation, weight.n, weight.k),
+                      "decode_gate_up", weight.spec, activation, weight.n, weight.k);
+  const RowRule next_rule = make_row_rule(next, weight.n / 2);
+  run("decode_gate_up", weight, activation, row, ProductTask{}, SwigluSink{values, next_rule.block},
+      stream);
+}
+
+}  // namespace quest::kernels::cuda::deploy

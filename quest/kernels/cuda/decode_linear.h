@@ -1,0 +1,69 @@
+// One linear layer of a decode step of one sequence in one kernel: quantizer of the input row,
+// product with packed weights, and for gate and up also SwiGLU and most of the Hadamard transform
+// of what comes out.
+//
+//   decode_linear(w, spec, NormedRow{x, delta, norm, eps, h}, out, stream);
+//       out (N) = quantized(rms_norm(x + delta)) w^T
+//   decode_linear(w, spec, GivenRow{x}, out, stream);               of the row x (K) itself
+//   decode_gate_up(w, spec, NormedRow{...}, next, values, stream);
+//       values (F) = silu(gate) * up, rotated for the quantizer `next` up to strides of 32
+//   decode_linear(w, next, SwigluRow{values}, out, stream);         which rotates the rest
+//
+// The bits of deploy.h's quantizers and packed_gemm.h's products called one after the other, which
+// are the CPU's. What a step of one row waits for is the kernels between the products, and each
+// kernel's start behind the one before it: here every block quantizes the row for itself, while its
+// weights stream into shared memory, from before the previous kernel's end (dependent_launch.cuh).
+// Of two rows on, kernels of their own are faster.
+//
+// Device memory, FP32, 16-byte aligned. Asynchronous in `stream`, no allocations. Weights, their
+// units and the norm's are read without waiting for the kernels before.
+// Errors: kUsage for what decode_linear_supports() or decode_gate_up_supports() refuses.
+#pragma once
+
+#include <cstdint>
+
+#include "quest/kernels/cuda/packed_gemm.h"
+#include "quest/kernels/cuda/stream.h"
+#include "quest/quant/quant_spec.h"
+
+namespace quest::kernels::cuda::deploy {
+
+// RMSNorm (weight (K)) of x + delta, (K) each. h (K) = x + delta is written, and is neither of
+// them: blocks read them while others write. delta null: h = x, not written.
+struct NormedRow {
+  const float* x = nullptr;
+  const float* delta = nullptr;
+  const float* weight = nullptr;
+  float eps = 0;
+  float* h = nullptr;
+};
+struct GivenRow {
+  const float* x = nullptr;
+};
+// What decode_gate_up leaves.
+struct SwigluRow {
+  const float* values = nullptr;
+};
+
+// Weights of 1 to 4 bits, of uniform or ternary grids as activations are too; rows of a multiple of
+// 8 values, up to 8192.
+bool decode_linear_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
+                            int64_t k);
+// decode_gate_up with a weight (N,K), and decode_linear of the row of N / 2 values that it leaves,
+// quantized by `next`: the first as above, N / 2 a multiple of 16 up to 16384.
+bool decode_gate_up_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
+                             int64_t k);
+
+// acc (N): the integer sums; null to skip.
+void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
+                   float* out, Stream stream, int32_t* acc = nullptr);
+void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const GivenRow& row,
+                   float* out, Stream stream, int32_t* acc = nullptr);
+void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const SwigluRow& row,
+                   float* out, Stream stream, int32_t* acc = nullptr);
+
+// weight (2F,K): gate, then up.
+void decode_gate_up(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
+                    const QuantSpec& next, float* values, Stream stream);
+
+}  // namespace quest::kernels::cuda::deploy

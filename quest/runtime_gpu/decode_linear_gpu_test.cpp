@@ -1,0 +1,228 @@
+// A layer of a decode step in one kernel (quest/kernels/cuda/decode_linear.h) against the kernels
+// that it stands for, which have the CPU's bits: equal bits. Skipped where no GPU can be used.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/cat.h>
+
+#include "quest/base/testing.h"
+#include "quest/kernels/cuda/decode_linear.h"
+#include "quest/kernels/cuda/deploy.h"
+#include "quest/runtime_gpu/device_weight_testing.h"
+#include "quest/runtime_gpu/testing_device.h"
+
+namespace quest {
+namespace {
+
+namespace gpu = kernels::cuda;
+namespace deploy = gpu::deploy;
+using ops::current_stream;
+using ops::data;
+using testing::device_data;
+using testing::expect_same_bits;
+using testing::fits;
+using testing::normal;
+using testing::unwritten;
+using Weight = testing::DeviceWeight;
+
+class DecodeLinearGpu : public testing::GpuTest {};
+
+constexpr float kEps = 1e-5f;
+
+struct Outputs {
+  at::Tensor out, acc;
+};
+
+// Quantizer, then product.
+class Apart {
+ public:
+  Apart(const QuantSpec& spec, int64_t k)
+      : spec_(spec), codes_(unwritten({1, k}, at::kChar)), units_(unwritten({1}, at::kFloat)) {}
+  gpu::QuantizedRows rows() const {
+    gpu::QuantizedRows r;
+    r.codes = data<int8_t>(codes_);
+    r.units = data<float>(units_);
+    return r;
+  }
+  Outputs multiply(const Weight& w) const {
+    Outputs o{unwritten({w.host.n}, at::kFloat), unwritten({w.host.n}, at::kInt)};
+    gpu::packed_gemm<float>(w.device(), spec_, data<int8_t>(codes_), data<float>(units_), 1,
+                            data<float>(o.out), current_stream(), data<int32_t>(o.acc));
+    return o;
+  }
+
+ private:
+  QuantSpec spec_;
+  at::Tensor codes_, units_;
+};
+
+template <class Row>
+Outputs in_one(const Weight& w, const QuantSpec& spec, const Row& row) {
+  Outputs o{unwritten({w.host.n}, at::kFloat), unwritten({w.host.n}, at::kInt)};
+  deploy::decode_linear(w.device(), spec, row, data<float>(o.out), current_stream(),
+                        data<int32_t>(o.acc));
+  return o;
+}
+
+void expect_same(const Outputs& got, const Outputs& expected, const std::string& what) {
+  expect_same_bits(got.acc, expected.acc.cpu(), what + " acc");
+  expect_same_bits(got.out, expected.out.cpu(), what + " out");
+}
+
+Weight make_weight(const std::string& grid, const QuantSpec& activation, int64_t n, int64_t k) {
+  Weight w(grid + ".ste", n, k, static_cast<unsigned>(n * 31 + k));
+  if (gpu::needs_number_sums(w.spec, activation)) w.make_sums();
+  return w;
+}
+
+// Rows of different kinds: normal, zeros, one spike, tiny, huge.
+std::vector<at::Tensor> rows_of_kinds(int64_t k) {
+  std::vector<at::Tensor> rows;
+  for (const double scale : {1.0, 0.0, 1e-18, 1e6}) {
+    rows.push_back((normal({k}, 1, at::kFloat) * scale).to(at::kFloat).cuda());
+  }
+  rows.push_back(at::zeros({k}, rows[0].options()));
+  rows.back()[k / 2] = 3.0;
+  return rows;
+}
+
+struct Format {
+  const char* weight;
+  const char* activation;
+};
+const std::vector<Format> kFormats = {
+    {"int1", "int1.hadamard.clip1.3"},
+    {"int1", "int1.ste"},
+    {"int1", "int4.hadamard.trust"},
+    {"int2", "int2.hadamard.trust"},
+    {"int3", "int3.hadamard.trust"},
+    {"int4", "int4.hadamard.trust"},
+    {"int4", "int8.hadamard.trust"},
+    {"ternary", "ternary.hadamard.trust"},
+    {"int2", "int8.ste"},
+};
+
+void expect_linear_alike(const Format& format, int64_t n, int64_t k) {
+  const QuantSpec spec = spec_from_string(format.activation);
+  if (!fits(spec, k)) return;
+  const std::string what =
+      fmt::format("{} x {}, N={} K={}", format.activation, format.weight, n, k);
+  const Weight w = make_weight(format.weight, spec, n, k);
+  ASSERT_TRUE(deploy::decode_linear_supports(w.spec, spec, n, k)) << what;
+  const at::Tensor weight = normal({k}, 3, at::kFloat).cuda();
+  const at::Tensor delta = normal({k}, 4, at::kFloat).cuda();
+  for (const at::Tensor& x : rows_of_kinds(k)) {
+    const Apart given(spec, k), normed(spec, k), alone(spec, k);
+    deploy::quantize(spec, data<float>(x), 1, k, given.rows(), current_stream());
+    expect_same(in_one(w, spec, deploy::GivenRow{data<float>(x)}), given.multiply(w),
+                what + " given");
+    const at::Tensor expected_h = unwritten({k}, at::kFloat), h = unwritten({k}, at::kFloat);
+    deploy::add_norm_quantize(spec, data<float>(x), data<float>(delta), data<float>(weight), kEps,
+                              1, k, data<float>(expected_h), normed.rows(), current_stream());
+    expect_same(in_one(w, spec,
+                       deploy::NormedRow{data<float>(x), data<float>(delta), data<float>(weight),
+                                         kEps, data<float>(h)}),
+                normed.multiply(w), what + " sum and norm");
+    expect_same_bits(h, expected_h.cpu(), what + " h");
+    deploy::add_norm_quantize(spec, data<float>(x), nullptr, data<float>(weight), kEps, 1, k,
+                              nullptr, alone.rows(), current_stream());
+    expect_same(
+        in_one(w, spec,
+               deploy::NormedRow{data<float>(x), nullptr, data<float>(weight), kEps, nullptr}),
+        alone.multiply(w), what + " norm");
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+TEST_F(DecodeLinearGpu, HasTheBitsOfQuantizerAndProduct) {
+  for (const Format& format : kFormats) {
+    for (const auto& [n, k] : std::vector<std::pair<int64_t, int64_t>>{{1, 32},
+                                                                       {16, 64},
+                                                                       {17, 96},
+                                                                       {100, 160},
+                                                                       {33, 1000},
+                                                                       {48, 8},
+                                                                       {70, 4096},
+                                                                       {100, 4096 + 32},
+                                                                       {4096 + 16, 1024},
+                                                                       {40, 8192}}) {
+      expect_linear_alike(format, n, k);
+      if (HasFailure()) return;
+    }
+  }
+  expect_linear_alike(kFormats[3], 70001, 256);  // more tiles than a block of each multiprocessor
+}
+
+void expect_mlp_alike(const Format& format, int64_t f, int64_t k) {
+  const QuantSpec spec = spec_from_string(format.activation);
+  if (!fits(spec, k) || !fits(spec, f)) return;
+  const std::string what =
+      fmt::format("{} x {}, F={} K={}", format.activation, format.weight, f, k);
+  const Weight gate_up = make_weight(format.weight, spec, 2 * f, k);
+  const Weight down = make_weight(format.weight, spec, 48, f);
+  ASSERT_TRUE(deploy::decode_gate_up_supports(gate_up.spec, spec, 2 * f, k)) << what;
+  const at::Tensor norm = normal({k}, 3, at::kFloat).cuda();
+  for (const at::Tensor& x : rows_of_kinds(k)) {
+    const Apart input(spec, k), middle(spec, f);
+    deploy::add_norm_quantize(spec, data<float>(x), nullptr, data<float>(norm), kEps, 1, k, nullptr,
+                              input.rows(), current_stream());
+    const Outputs pairs = input.multiply(gate_up);
+    deploy::swiglu_quantize(spec, data<float>(pairs.out), 1, f, middle.rows(), current_stream());
+    const at::Tensor values = unwritten({f}, at::kFloat);
+    deploy::decode_gate_up(gate_up.device(), spec,
+                           {data<float>(x), nullptr, data<float>(norm), kEps, nullptr}, spec,
+                           data<float>(values), current_stream());
+    expect_same(in_one(down, spec, deploy::SwigluRow{data<float>(values)}), middle.multiply(down),
+                what);
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+TEST_F(DecodeLinearGpu, GateUpAndDownHaveTheBitsOfTheirParts) {
+  for (const Format& format : kFormats) {
+    for (const auto& [f, k] : std::vector<std::pair<int64_t, int64_t>>{{16, 32},
+                                                                       {32, 64},
+                                                                       {48, 96},
+                                                                       {64, 256},
+                                                                       {80, 128},
+                                                                       {112, 128},
+                                                                       {1040, 320},
+                                                                       {5632, 64},
+                                                                       {11008, 128},
+                                                                       {4096 + 64, 64},
+                                                                       {16384, 64}}) {
+      expect_mlp_alike(format, f, k);
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST_F(DecodeLinearGpu, ARowThatIsNotFiniteGivesNaN) {
+  const QuantSpec spec = spec_from_string("int4.hadamard.trust");
+  const Weight w = make_weight("int4", spec, 32, 256);
+  const at::Tensor x = normal({256}, 1, at::kFloat).cuda();
+  x[17] = std::numeric_limits<float>::infinity();
+  EXPECT_TRUE(in_one(w, spec, deploy::GivenRow{data<float>(x)}).out.isnan().all().item<bool>());
+}
+
+TEST_F(DecodeLinearGpu, SaysWhatItDoesNotTake) {
+  const auto spec = [](const char* text) { return spec_from_string(text); };
+  const QuantSpec int4 = spec("int4.hadamard.trust");
+  EXPECT_FALSE(deploy::decode_linear_supports(spec("int8.ste"), int4, 64, 64));
+  EXPECT_FALSE(deploy::decode_linear_supports(spec("fp4.ste"), int4, 64, 64));
+  EXPECT_FALSE(deploy::decode_linear_supports(spec("int4_4of8.ste"), int4, 64, 64));
+  EXPECT_FALSE(deploy::decode_linear_supports(spec("int4.ste"), spec("none"), 64, 64));
+  EXPECT_FALSE(deploy::decode_linear_supports(spec("int4.ste"), spec("int4.ste"), 64, 60));
+  EXPECT_FALSE(deploy::decode_linear_supports(spec("int4.ste"), int4, 64, 8192 + 128));
+  EXPECT_FALSE(deploy::decode_gate_up_supports(spec("int4.ste"), int4, 48, 64));
+  EXPECT_FALSE(deploy::decode_gate_up_supports(spec("int4.ste"), int4, 2 * 16384 + 32, 64));
+  const Weight w = make_weight("int8", int4, 16, 64);
+  const at::Tensor x = unwritten({64}, at::kFloat);
+  EXPECT_QUEST_ERROR(deploy::decode_linear(w.device(), int4, deploy::GivenRow{data<float>(x)},
+                                           data<float>(x), current_stream()),
+                     ErrorKind::kUsage, "take packed_gemm");
+}
+
+}  // namespace
+}  // namespace quest
