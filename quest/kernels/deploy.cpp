@@ -26,7 +26,7 @@ void rms_norm(const float* x, const float* weight, int64_t m, int64_t c, float e
               IsaLevel level) {
   const detail::DeployLevel& code = choose(level);
   thread_local std::vector<float> chunk_sums;
-  chunk_sums.resize(static_cast<size_t>((c + 127) / 128));
+  chunk_sums.resize((static_cast<size_t>(c) + kSumChunk - 1) / kSumChunk);
   for (int64_t row = 0; row < m; ++row, x += c, y += c) {
     code.square_chunks(x, c, chunk_sums.data());
     const float mean = sum_of_chunks<float>(chunk_sums, chunk_sums.size()) / static_cast<float>(c);

@@ -5,42 +5,21 @@
 
 #include "quest/kernels/deploy_attend.h"
 #include "quest/kernels/deploy_levels.h"
+#include "quest/kernels/x86/chunk_lanes.h"
 #include "quest/kernels/x86/exp.h"
+#include "quest/kernels/x86/rms_norm_body.h"
 #include "quest/kernels/x86/swiglu_body.h"
 
 namespace quest::kernels::detail {
 
 template <class L>
 void square_chunks_lanes(const float* x, int64_t c, float* chunk_sums) {
-  using F = typename L::F;
-  constexpr int kVectors = 8;  // of a chunk of 128 values
-  for (int64_t start = 0; start < c; start += kVectors * L::kWidth) {
-    F v[kVectors];
+  for (int64_t start = 0; start < c; start += kChunk) {
+    typename L::F v[kVectors];
+    load_chunk<L>(x + start, c - start, v);
 #pragma GCC unroll 8
-    for (int i = 0; i < kVectors; ++i) {
-      const float* at = x + start + i * L::kWidth;
-      const int64_t left = c - start - i * L::kWidth;
-      v[i] = left >= L::kWidth ? L::load(at)
-             : left > 0        ? L::load_partial(at, static_cast<int>(left))
-                               : L::zero();
-      v[i] = L::mul(v[i], v[i]);
-    }
+    for (int i = 0; i < kVectors; ++i) v[i] = L::mul(v[i], v[i]);
     *chunk_sums++ = L::sum_neighbours_128(v);
-  }
-}
-
-template <class L>
-void scale_lanes(const float* x, const float* weight, int64_t c, float factor, float* y) {
-  using F = typename L::F;
-  const F scale = L::set1(factor);
-  int64_t i = 0;
-  for (; i + L::kWidth <= c; i += L::kWidth) {
-    L::store(y + i, L::mul(L::mul(L::load(x + i), scale), L::load(weight + i)));
-  }
-  if (i < c) {
-    const int rest = static_cast<int>(c - i);
-    const F a = L::mul(L::load_partial(x + i, rest), scale);
-    L::store_partial(y + i, L::mul(a, L::load_partial(weight + i, rest)), rest);
   }
 }
 
@@ -93,8 +72,8 @@ double sum_exp_lanes(const float* x, int64_t n, float largest) {
 template <class L>
 struct DeployTable {
   static constexpr DeployLevel kLevel{
-      &square_chunks_lanes<L>, &scale_lanes<L>,   &swiglu_lanes<L, float>, &add_lanes<L>,
-      &largest_lanes<L>,       &sum_exp_lanes<L>, &append_kv_lanes<L>,     &attend_lanes<L>};
+      &square_chunks_lanes<L>, &scale_lanes<L, float>, &swiglu_lanes<L, float>, &add_lanes<L>,
+      &largest_lanes<L>,       &sum_exp_lanes<L>,      &append_kv_lanes<L>,     &attend_lanes<L>};
 };
 
 }  // namespace quest::kernels::detail

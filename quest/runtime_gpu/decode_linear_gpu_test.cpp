@@ -1,10 +1,11 @@
 // A layer of a decode step in one kernel (quest/kernels/cuda/decode_linear.h) against the kernels
 // that it stands for, which have the CPU's bits: equal bits. Skipped where no GPU can be used.
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
 
 #include "quest/base/testing.h"
 #include "quest/kernels/cuda/decode_linear.h"
@@ -19,7 +20,6 @@ namespace gpu = kernels::cuda;
 namespace deploy = gpu::deploy;
 using ops::current_stream;
 using ops::data;
-using testing::device_data;
 using testing::expect_same_bits;
 using testing::fits;
 using testing::normal;
@@ -162,6 +162,7 @@ void expect_mlp_alike(const Format& format, int64_t f, int64_t k) {
   const Weight gate_up = make_weight(format.weight, spec, 2 * f, k);
   const Weight down = make_weight(format.weight, spec, 48, f);
   ASSERT_TRUE(deploy::decode_gate_up_supports(gate_up.spec, spec, 2 * f, k)) << what;
+  ASSERT_TRUE(deploy::decode_swiglu_supports(down.spec, spec, 48, f)) << what;
   const at::Tensor norm = normal({k}, 3, at::kFloat).cuda();
   for (const at::Tensor& x : rows_of_kinds(k)) {
     const Apart input(spec, k), middle(spec, f);
@@ -215,6 +216,8 @@ TEST_F(DecodeLinearGpu, SaysWhatItDoesNotTake) {
   EXPECT_FALSE(deploy::decode_linear_supports(spec("int4.ste"), spec("none"), 64, 64));
   EXPECT_FALSE(deploy::decode_linear_supports(spec("int4.ste"), spec("int4.ste"), 64, 60));
   EXPECT_FALSE(deploy::decode_linear_supports(spec("int4.ste"), int4, 64, 8192 + 128));
+  EXPECT_FALSE(deploy::decode_swiglu_supports(spec("int4.ste"), int4, 64, 16384 + 128));
+  EXPECT_FALSE(deploy::decode_swiglu_supports(spec("int8.ste"), int4, 64, 64));
   EXPECT_FALSE(deploy::decode_gate_up_supports(spec("int4.ste"), int4, 48, 64));
   EXPECT_FALSE(deploy::decode_gate_up_supports(spec("int4.ste"), int4, 2 * 16384 + 32, 64));
   const Weight w = make_weight("int8", int4, 16, 64);

@@ -9,8 +9,6 @@
 namespace quest::kernels::cuda::deploy {
 namespace {
 
-constexpr int kMostRounds = 2, kMostSwigluRounds = 4;
-
 int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // pairs: decode_gate_up. Its blocks have 8 tiles of gate and 8 of up, or, where that is more than
@@ -39,26 +37,44 @@ DecodeCut cut_layer(int64_t n, int64_t k, const PackedRule& rule, bool pairs) {
   return cut;
 }
 
+// How rows are loaded, and in how many rounds at most.
+template <class Row>
+struct Loading;
+template <>
+struct Loading<NormedRow> {
+  template <int kRounds>
+  using Source = NormedSource<kRounds>;
+  static constexpr int kMostRounds = 2;
+};
+template <>
+struct Loading<GivenRow> {
+  template <int kRounds>
+  using Source = GivenSource<kRounds>;
+  static constexpr int kMostRounds = 2;
+};
+template <>
+struct Loading<SwigluRow> {
+  template <int kRounds>
+  using Source = SwigluSource<kRounds>;
+  static constexpr int kMostRounds = 4;
+};
+template <class Row>
+constexpr int64_t most_columns() {
+  return int64_t{Loading<Row>::kMostRounds} * kRoundColumns;
+}
+
 // run(std::type_identity<the source of rows of k values>)
-template <template <int> class Source, int kMost, class F>
-void with_rounds_of(int64_t k, F&& run) {
-  if (k <= kRoundColumns) return run(std::type_identity<Source<1>>{});
+template <class Row, class F>
+void with_source(int64_t k, F&& run) {
+  constexpr int kMost = Loading<Row>::kMostRounds;
+  const auto of = [&](auto rounds) {
+    run(std::type_identity<typename Loading<Row>::template Source<decltype(rounds)::value>>{});
+  };
+  if (k <= kRoundColumns) return of(std::integral_constant<int, 1>{});
   if constexpr (kMost > 2) {
-    if (k > 2 * kRoundColumns) return run(std::type_identity<Source<kMost>>{});
+    if (k > 2 * kRoundColumns) return of(std::integral_constant<int, kMost>{});
   }
-  run(std::type_identity<Source<2>>{});
-}
-template <class F>
-void with_source(const NormedRow&, int64_t k, F&& run) {
-  with_rounds_of<NormedSource, kMostRounds>(k, run);
-}
-template <class F>
-void with_source(const GivenRow&, int64_t k, F&& run) {
-  with_rounds_of<GivenSource, kMostRounds>(k, run);
-}
-template <class F>
-void with_source(const SwigluRow&, int64_t k, F&& run) {
-  with_rounds_of<SwigluSource, kMostSwigluRounds>(k, run);
+  of(std::integral_constant<int, 2>{});
 }
 
 // Bytes of shared memory to ask for. Kernels with a norm and others take turns, and a
@@ -97,7 +113,7 @@ void run(const char* operation, const DeviceWeight& weight, const QuantSpec& act
   const RowRule row_rule = make_row_rule(activation, weight.k);
   const DecodeCut cut = cut_layer(weight.n, weight.k, rule, Sink::kPairs);
   const auto launch_kind = [&](auto kind) {
-    with_source(row, weight.k, [&](auto source) {
+    with_source<Row>(weight.k, [&](auto source) {
       launch<decltype(kind)::value, typename decltype(source)::type>(operation, row, row_rule, task,
                                                                      cut, sink, stream);
     });
@@ -116,21 +132,21 @@ void run(const char* operation, const DeviceWeight& weight, const QuantSpec& act
   }
 }
 
-// most: of K.
-bool supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n, int64_t k,
-              int64_t most) {
+template <class Row>
+bool supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n, int64_t k) {
   const auto is_linear = [](const QuantSpec& spec) {
     return spec.grid == Grid::kUniform || spec.grid == Grid::kTernary;
   };
-  return n >= 1 && k % kLane == 0 && k <= most && is_linear(weight) && is_linear(activation) &&
-         weight_rule(weight).bits <= 4 && packed_gemm_supports(weight, activation, k) &&
+  return n >= 1 && k % kLane == 0 && k <= most_columns<Row>() && is_linear(weight) &&
+         is_linear(activation) && weight_rule(weight).bits <= 4 &&
+         packed_gemm_supports(weight, activation, k) &&
          cut_layer(n, k, weight_rule(weight), false).shared_bytes <= device_facts().block_shared;
 }
 
 template <class Row>
-void run_linear(const DeviceWeight& weight, const QuantSpec& activation, const Row& row,
-                int64_t most, float* out, Stream stream, int32_t* acc) {
-  check_decode_linear(supports(weight.spec, activation, weight.n, weight.k, most), "decode_linear",
+void run_linear(const DeviceWeight& weight, const QuantSpec& activation, const Row& row, float* out,
+                Stream stream, int32_t* acc) {
+  check_decode_linear(supports<Row>(weight.spec, activation, weight.n, weight.k), "decode_linear",
                       weight.spec, activation, weight.n, weight.k);
   ProductTask task;
   task.out = out;
@@ -138,33 +154,35 @@ void run_linear(const DeviceWeight& weight, const QuantSpec& activation, const R
   run("decode_linear", weight, activation, row, task, OutputSink{}, stream);
 }
 
-constexpr int64_t kMostColumns = kMostRounds * kRoundColumns,
-                  kMostSwigluColumns = kMostSwigluRounds * kRoundColumns;
-
 }  // namespace
 
 bool decode_linear_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
                             int64_t k) {
-  return supports(weight, activation, n, k, kMostColumns);
+  return supports<NormedRow>(weight, activation, n, k);
 }
 
 bool decode_gate_up_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
                              int64_t k) {
-  return n % 32 == 0 && n / 2 <= kMostSwigluColumns &&
-         supports(weight, activation, n, k, kMostColumns);
+  return n % 32 == 0 && n / 2 <= most_columns<SwigluRow>() &&
+         supports<NormedRow>(weight, activation, n, k);
+}
+
+bool decode_swiglu_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
+                            int64_t k) {
+  return supports<SwigluRow>(weight, activation, n, k);
 }
 
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
                    float* out, Stream stream, int32_t* acc) {
-  run_linear(weight, activation, row, kMostColumns, out, stream, acc);
+  run_linear(weight, activation, row, out, stream, acc);
 }
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const GivenRow& row,
                    float* out, Stream stream, int32_t* acc) {
-  run_linear(weight, activation, row, kMostColumns, out, stream, acc);
+  run_linear(weight, activation, row, out, stream, acc);
 }
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const SwigluRow& row,
                    float* out, Stream stream, int32_t* acc) {
-  run_linear(weight, activation, row, kMostSwigluColumns, out, stream, acc);
+  run_linear(weight, activation, row, out, stream, acc);
 }
 
 void decode_gate_up(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,

@@ -17,7 +17,7 @@
 //
 // Device memory, FP32, 16-byte aligned. Asynchronous in `stream`, no allocations. Weights, their
 // units and the norm's are read without waiting for the kernels before.
-// Errors: kUsage for what decode_linear_supports() or decode_gate_up_supports() refuses.
+// Errors: kUsage for what the functions below refuse.
 #pragma once
 
 #include <cstdint>
@@ -45,14 +45,16 @@ struct SwigluRow {
   const float* values = nullptr;
 };
 
-// Weights of 1 to 4 bits, of uniform or ternary grids as activations are too; rows of a multiple of
-// 8 values, up to 8192.
+// decode_linear of a NormedRow or a GivenRow: weights of 1 to 4 bits, of uniform or ternary grids
+// as activations are too; rows of a multiple of 8 values, up to 8192.
 bool decode_linear_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
                             int64_t k);
-// decode_gate_up with a weight (N,K), and decode_linear of the row of N / 2 values that it leaves,
-// quantized by `next`: the first as above, N / 2 a multiple of 16 up to 16384.
+// decode_gate_up with a weight (N,K): the same, and N / 2 a multiple of 16 up to 16384.
 bool decode_gate_up_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
                              int64_t k);
+// decode_linear of a SwigluRow: rows of up to 16384 values.
+bool decode_swiglu_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
+                            int64_t k);
 
 // acc (N): the integer sums; null to skip.
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,

@@ -8,29 +8,11 @@
 #pragma once
 
 #include "quest/kernels/hadamard_quantize_levels.h"
-#include "quest/kernels/x86/lane.h"
+#include "quest/kernels/x86/chunk_lanes.h"
 
 namespace quest::kernels {
 // Internal linkage: each level's file has its own copy.
 namespace {
-
-constexpr int64_t kChunk = 128;
-constexpr int kVectors = 8;  // of 16 lanes in a chunk
-
-template <class L, class T>
-QUEST_LANE void load_chunk(const T* x, int64_t n, typename L::F* v) {
-  if (n >= kChunk) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kVectors; ++i) v[i] = L::load(x + i * L::kWidth);
-    return;
-  }
-  for (int i = 0; i < kVectors; ++i) {
-    const int64_t left = n - i * L::kWidth;
-    v[i] = left >= L::kWidth ? L::load(x + i * L::kWidth)
-           : left > 0        ? L::load_partial(x + i * L::kWidth, static_cast<int>(left))
-                             : L::zero();
-  }
-}
 
 template <class L, class T>
 QUEST_LANE void store_chunk(T* y, int64_t n, const typename L::F* v) {

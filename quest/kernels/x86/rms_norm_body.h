@@ -6,6 +6,22 @@
 
 namespace quest::kernels::detail {
 
+// y (C) = x * factor * weight.
+template <class L, class T>
+void scale_lanes(const T* x, const float* weight, int64_t c, float factor, T* y) {
+  using F = typename L::F;
+  const F scale = L::set1(factor);
+  int64_t i = 0;
+  for (; i + L::kWidth <= c; i += L::kWidth) {
+    L::store(y + i, L::mul(L::mul(L::load(x + i), scale), L::load(weight + i)));
+  }
+  if (i < c) {
+    const int rest = static_cast<int>(c - i);
+    const F a = L::mul(L::load_partial(x + i, rest), scale);
+    L::store_partial(y + i, L::mul(a, L::load_partial(weight + i, rest)), rest);
+  }
+}
+
 template <class L, class T>
 void rms_norm_lanes(const T* x, const float* weight, int64_t m, int64_t c, float eps, T* y,
                     float* inverse_rms) {
@@ -30,14 +46,7 @@ void rms_norm_lanes(const T* x, const float* weight, int64_t m, int64_t c, float
     }
     const float mean = L::sum(L::add(s0, s1)) / static_cast<float>(c);
     const float inverse = 1.0f / __builtin_sqrtf(mean + eps);
-    const F scale = L::set1(inverse);
-    for (i = 0; i < whole; i += L::kWidth) {
-      L::store(y + i, L::mul(L::mul(L::load(x + i), scale), L::load(weight + i)));
-    }
-    if (tail != 0) {
-      const F a = L::mul(L::load_partial(x + whole, tail), scale);
-      L::store_partial(y + whole, L::mul(a, L::load_partial(weight + whole, tail)), tail);
-    }
+    scale_lanes<L>(x, weight, c, inverse, y);
     if (inverse_rms != nullptr) inverse_rms[row] = inverse;
   }
 }

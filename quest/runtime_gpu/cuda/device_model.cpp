@@ -199,10 +199,9 @@ void DeviceLinear::multiply(const ProductBuffers& buffers, int64_t rows, T* out)
   }
 }
 
-bool DeviceLinear::decodes_in_one(bool pairs) const {
-  if (product(1).kind != Kind::kPacked) return false;
-  return pairs ? gpu::deploy::decode_gate_up_supports(weight_.spec, activation_, n(), k())
-               : gpu::deploy::decode_linear_supports(weight_.spec, activation_, n(), k());
+bool DeviceLinear::decodes_in_one(bool (*supports)(const QuantSpec&, const QuantSpec&, int64_t,
+                                                   int64_t)) const {
+  return product(1).kind == Kind::kPacked && supports(weight_.spec, activation_, n(), k());
 }
 
 template <class Row>

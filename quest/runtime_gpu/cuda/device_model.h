@@ -50,9 +50,9 @@ class DeviceLinear {
   template <class T>
   void multiply(const ProductBuffers& buffers, int64_t rows, T* out) const;
 
-  // Whether quantizer and product of a single row of FP32 are one kernel (decode_linear.h); of gate
-  // and up (`pairs`), SwiGLU with them. Then decode() and decode_pairs() run it.
-  bool decodes_in_one(bool pairs = false) const;
+  // Whether quantizer and product of a single row of FP32 can be one kernel: `supports` is the
+  // question of decode_linear.h for the row. Then decode() and decode_pairs() run it.
+  bool decodes_in_one(bool (*supports)(const QuantSpec&, const QuantSpec&, int64_t, int64_t)) const;
   template <class Row>
   void decode(const Row& row, float* out) const;
   void decode_pairs(const kernels::cuda::deploy::NormedRow& row, const QuantSpec& next,

@@ -95,7 +95,10 @@ struct DeviceBlock {
   std::array<const DeviceLinear*, 4> linears() const { return {&qkv, &o, &gate_up, &down}; }
   // Whether a step of one row takes a kernel for each of them, quantizers included.
   bool decodes_in_one() const {
-    return qkv.decodes_in_one() && o.decodes_in_one() && gate_up.decodes_in_one(/*pairs=*/true);
+    return qkv.decodes_in_one(deploy::decode_linear_supports) &&
+           o.decodes_in_one(deploy::decode_linear_supports) &&
+           gate_up.decodes_in_one(deploy::decode_gate_up_supports) &&
+           down.decodes_in_one(deploy::decode_swiglu_supports);
   }
 };
 
