@@ -79,8 +79,7 @@ class Cache {
         position_(at::zeros({rows}, on_gpu(at::kInt)) + (keys - 1)),
         cos_(at::ones({keys, kHeadDim / 2}, on_gpu(at::kFloat))),
         sin_(at::zeros({keys, kHeadDim / 2}, on_gpu(at::kFloat))) {
-    plan_.pieces = static_cast<int64_t>(std::bit_ceil(
-        static_cast<uint64_t>(deploy::attend_pieces(keys))));  // as the engine has them
+    plan_.pieces = deploy::planned_pieces(deploy::attend_pieces(keys));  // as the engine has them
     plan_.max_rows = rows;
     const int64_t bytes = deploy::attend_split_workspace(rows, kHeads, kHeadDim, plan_.pieces);
     workspace_ = at::zeros({bytes}, on_gpu(at::kByte));
@@ -123,7 +122,6 @@ class Chain {
         delta_(at::randn({rows, kWidth}, norms_.options())),
         attended_(at::randn({rows, kWidth}, norms_.options())),
         wide_(at::randn({rows, 2 * kInner}, norms_.options())),
-        hidden_too_(at::randn({rows, kWidth}, norms_.options())),
         codes_(2 * at::randint(0, 2, {rows, kInner}, on_gpu(at::kChar)) - 1),
         units_(at::ones({rows}, norms_.options())) {}
 
@@ -144,21 +142,19 @@ class Chain {
   }
 
   void run_layers(int64_t layer, bool attention) const {
-    const auto normed = [&](int64_t index, const at::Tensor& x, const at::Tensor& h) {
-      return deploy::NormedRow{data<float>(x), data<float>(delta_),
-                               data<float>(norms_) + index * kWidth, 1e-5f, data<float>(h)};
+    auto *const hidden = data<float>(hidden_), *const wide = data<float>(wide_);
+    const auto normed = [&](int64_t index) {
+      return deploy::NormedRow{hidden, data<float>(norms_) + index * kWidth, 1e-5f};
     };
     const gpu::Stream stream = current_stream();
-    deploy::decode_linear(qkv_.of_layer(layer), spec_, normed(2 * layer, hidden_, hidden_too_),
-                          data<float>(wide_), stream);
+    deploy::decode_linear(qkv_.of_layer(layer), spec_, normed(2 * layer), {wide}, stream);
     if (attention) cache_.attend(layer, wide_, attended_);
     deploy::decode_linear(o_.of_layer(layer), spec_, deploy::GivenRow{data<float>(attended_)},
-                          data<float>(delta_), stream);
-    deploy::decode_gate_up(gate_up_.of_layer(layer), spec_,
-                           normed(2 * layer + 1, hidden_too_, hidden_), spec_, data<float>(wide_),
+                          {hidden, hidden}, stream);
+    deploy::decode_gate_up(gate_up_.of_layer(layer), spec_, normed(2 * layer + 1), spec_, wide,
                            stream);
-    deploy::decode_linear(down_.of_layer(layer), spec_, deploy::SwigluRow{data<float>(wide_)},
-                          data<float>(delta_), stream);
+    deploy::decode_linear(down_.of_layer(layer), spec_, deploy::SwigluRow{wide}, {hidden, hidden},
+                          stream);
   }
 
   void run(int64_t layer, const Parts& parts) const {
@@ -182,7 +178,7 @@ class Chain {
   int64_t rows_;
   const Cache& cache_;
   Products qkv_, o_, gate_up_, down_;
-  at::Tensor norms_, hidden_, delta_, attended_, wide_, hidden_too_, codes_, units_;
+  at::Tensor norms_, hidden_, delta_, attended_, wide_, codes_, units_;
 };
 
 }  // namespace

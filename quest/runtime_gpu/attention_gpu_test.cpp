@@ -476,14 +476,22 @@ TEST(AttentionGpuPieces, GrowWithTheContext) {
   EXPECT_EQ(gpu::attend_pieces(1), 1);
   EXPECT_EQ(gpu::attend_pieces(64), 1);
   EXPECT_EQ(gpu::attend_pieces(65), 2);
-  EXPECT_EQ(gpu::attend_pieces(512), 8);
-  EXPECT_EQ(gpu::attend_pieces(2048), 8);
-  EXPECT_EQ(gpu::attend_pieces(2049), 9);
+  EXPECT_EQ(gpu::attend_pieces(448), 7);
+  EXPECT_EQ(gpu::attend_pieces(449), 7);
+  EXPECT_EQ(gpu::attend_pieces(1792), 7);
+  EXPECT_EQ(gpu::attend_pieces(1793), 8);
+  EXPECT_EQ(gpu::planned_pieces(1), 1);
+  EXPECT_EQ(gpu::planned_pieces(3), 4);
+  EXPECT_EQ(gpu::planned_pieces(5), 7);
+  EXPECT_EQ(gpu::planned_pieces(7), 7);
+  EXPECT_EQ(gpu::planned_pieces(8), 8);
+  EXPECT_EQ(gpu::planned_pieces(9), 16);
   int64_t last = 0;
   for (int64_t n = 1; n <= 10000; ++n) {
     const int64_t pieces = gpu::attend_pieces(n);
     ASSERT_GE(pieces, last) << n;
     last = pieces;
+    ASSERT_GE(gpu::planned_pieces(pieces), pieces) << n;
     ASSERT_EQ(gpu::piece_page(n, int64_t{0}), 0) << n;
     ASSERT_EQ(gpu::piece_page(n, pieces), gpu::pages_of(n)) << n;
     int64_t least = gpu::kPiecePages, most = 0;

@@ -60,8 +60,8 @@ class Apart {
 template <class Row>
 Outputs in_one(const Weight& w, const QuantSpec& spec, const Row& row) {
   Outputs o{unwritten({w.host.n}, at::kFloat), unwritten({w.host.n}, at::kInt)};
-  deploy::decode_linear(w.device(), spec, row, data<float>(o.out), current_stream(),
-                        data<int32_t>(o.acc));
+  deploy::decode_linear(w.device(), spec, row, {data<float>(o.out), nullptr, data<int32_t>(o.acc)},
+                        current_stream());
   return o;
 }
 
@@ -111,26 +111,20 @@ void expect_linear_alike(const Format& format, int64_t n, int64_t k) {
   const Weight w = make_weight(format.weight, spec, n, k);
   ASSERT_TRUE(deploy::decode_linear_supports(w.spec, spec, n, k)) << what;
   const at::Tensor weight = normal({k}, 3, at::kFloat).cuda();
-  const at::Tensor delta = normal({k}, 4, at::kFloat).cuda();
+  const at::Tensor residual = normal({n}, 4, at::kFloat).cuda();
   for (const at::Tensor& x : rows_of_kinds(k)) {
-    const Apart given(spec, k), normed(spec, k), alone(spec, k);
+    const Apart given(spec, k), normed(spec, k);
     deploy::quantize(spec, data<float>(x), 1, k, given.rows(), current_stream());
-    expect_same(in_one(w, spec, deploy::GivenRow{data<float>(x)}), given.multiply(w),
-                what + " given");
-    const at::Tensor expected_h = unwritten({k}, at::kFloat), h = unwritten({k}, at::kFloat);
-    deploy::add_norm_quantize(spec, data<float>(x), data<float>(delta), data<float>(weight), kEps,
-                              1, k, data<float>(expected_h), normed.rows(), current_stream());
-    expect_same(in_one(w, spec,
-                       deploy::NormedRow{data<float>(x), data<float>(delta), data<float>(weight),
-                                         kEps, data<float>(h)}),
-                normed.multiply(w), what + " sum and norm");
-    expect_same_bits(h, expected_h.cpu(), what + " h");
+    const Outputs expected = given.multiply(w);
+    expect_same(in_one(w, spec, deploy::GivenRow{data<float>(x)}), expected, what + " given");
+    const at::Tensor sum = residual.clone();
+    deploy::decode_linear(w.device(), spec, deploy::GivenRow{data<float>(x)},
+                          {data<float>(sum), data<float>(sum)}, current_stream());
+    expect_same_bits(sum, (residual + expected.out).cpu(), what + " residual");
     deploy::add_norm_quantize(spec, data<float>(x), nullptr, data<float>(weight), kEps, 1, k,
-                              nullptr, alone.rows(), current_stream());
-    expect_same(
-        in_one(w, spec,
-               deploy::NormedRow{data<float>(x), nullptr, data<float>(weight), kEps, nullptr}),
-        alone.multiply(w), what + " norm");
+                              nullptr, normed.rows(), current_stream());
+    expect_same(in_one(w, spec, deploy::NormedRow{data<float>(x), data<float>(weight), kEps}),
+                normed.multiply(w), what + " norm");
     if (::testing::Test::HasFailure()) return;
   }
 }
@@ -171,8 +165,7 @@ void expect_mlp_alike(const Format& format, int64_t f, int64_t k) {
     const Outputs pairs = input.multiply(gate_up);
     deploy::swiglu_quantize(spec, data<float>(pairs.out), 1, f, middle.rows(), current_stream());
     const at::Tensor values = unwritten({f}, at::kFloat);
-    deploy::decode_gate_up(gate_up.device(), spec,
-                           {data<float>(x), nullptr, data<float>(norm), kEps, nullptr}, spec,
+    deploy::decode_gate_up(gate_up.device(), spec, {data<float>(x), data<float>(norm), kEps}, spec,
                            data<float>(values), current_stream());
     expect_same(in_one(down, spec, deploy::SwigluRow{data<float>(values)}), middle.multiply(down),
                 what);
@@ -223,7 +216,7 @@ TEST_F(DecodeLinearGpu, SaysWhatItDoesNotTake) {
   const Weight w = make_weight("int8", int4, 16, 64);
   const at::Tensor x = unwritten({64}, at::kFloat);
   EXPECT_QUEST_ERROR(deploy::decode_linear(w.device(), int4, deploy::GivenRow{data<float>(x)},
-                                           data<float>(x), current_stream()),
+                                           {data<float>(x)}, current_stream()),
                      ErrorKind::kUsage, "take packed_gemm");
 }
 

@@ -144,15 +144,15 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
 // unrolled.
 __device__ inline float combined(int pieces, const float2 (&sums)[kFewPieces],
                                  const float (&parts)[kFewPieces]) {
-  constexpr int kMost = kFewPieces;
-  float weight[kMost], total[kMost], most = -INFINITY, o = 0.0f;
+  constexpr int kMost = kFewPieces, kLeaves = 8;
+  static_assert(kMost <= kLeaves);
+  float weight[kMost], total[kLeaves] = {}, most = -INFINITY, o = 0.0f;
 #pragma unroll
   for (int p = 0; p < kMost; ++p) {
     if (p < pieces) most = fmaxf(most, sums[p].x);
   }
 #pragma unroll
   for (int p = 0; p < kMost; ++p) {
-    total[p] = 0.0f;
     if (p >= pieces) continue;
     weight[p] = exp_as_cpu(sums[p].x - most);
     total[p] = __fmaf_rn(sums[p].y, weight[p], 0.0f);
@@ -162,9 +162,9 @@ __device__ inline float combined(int pieces, const float2 (&sums)[kFewPieces],
     if (p < pieces) o = __fmaf_rn(parts[p], weight[p], o);
   }
 #pragma unroll
-  for (int step = 1; step < kMost; step *= 2) {
+  for (int step = 1; step < kLeaves; step *= 2) {
 #pragma unroll
-    for (int p = 0; p < kMost; p += 2 * step) total[p] += total[p + step];
+    for (int p = 0; p < kLeaves; p += 2 * step) total[p] += total[p + step];
   }
   return o / total[0];
 }

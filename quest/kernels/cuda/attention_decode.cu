@@ -66,7 +66,6 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
     fetch_turns<S::kThreads>(task, piece, shared.of_warps);
     __syncthreads();
     wait_for_previous();
-    let_next_start();  // not before: its loads would be in the way of the product ahead
   }
   prepare_heads<kFormat, kColumns>(task, piece, shared.of_warps, own_page, shared.heads,
                                    shared.fresh);
@@ -77,6 +76,8 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
     const bool goes_on = next < piece.keys;
     loads.insert_fresh(cache, piece, from, shared.fresh);
     sums.score(cache, piece, loads, shared.heads);
+    // Not before, for what it fetches would be in the way; its beginning takes as long as the rest.
+    if (turns && !goes_on) let_next_start();
     if (goes_on) {
       page = next_page;
       loads.fetch_keys(cache, piece, next, page);

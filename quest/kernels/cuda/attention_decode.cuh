@@ -105,7 +105,7 @@ template <int kColumns, int kHeads>
 struct AttendShared {
   using S = Shares<kColumns>;
   static constexpr int kMaxDim = S::kMaxDim;
-  static constexpr int kParts = kHeads > 4 ? 16 : kFewPieces;  // that a block of a cluster combines
+  static constexpr int kParts = (kHeads > 4 ? 2 : 1) * kFewPieces;  // that a block combines
   __align__(16) float heads[(kHeads + 2) * kMaxDim];           // q, then the new k and v; later o
   __align__(16) float of_warps[S::kWarps * kHeads * kMaxDim];  // before: cos and sin; later weights
   __align__(16) float of_pieces[kParts * kMaxDim];

@@ -21,10 +21,13 @@ void attend_exact(const KvCacheView& cache, int64_t layer, const float* qkv, int
 // key-value head; the `H / G` query heads of a key-value head share its reads. A row's pieces
 // follow from its length, a piece's softmax and sums are those of its positions alone, and pieces
 // are combined in order: a row's bits depend on its sequence alone. Pieces are whole pages
-// (kPagePositions keys, the last one's may be fewer), a page each for rows of up to 8, then 8 of as
+// (kPagePositions keys, the last one's may be fewer), a page each for rows of up to 7, then 7 of as
 // equal numbers as can be, none empty, so that blocks take alike many multiprocessors and as long;
-// from 32 pages on as many as it takes for 4 each.
-inline constexpr int kFewPieces = 8, kPiecePages = 4;
+// from 28 pages on as many as it takes for 4 each. 7, since beside a product's block two of
+// attention's fit on a multiprocessor, and groups of 14 multiprocessors, of which a GPU has some,
+// then have room for four clusters of 7, so 32 of them begin at once: of 8 a few began when the
+// product had ended.
+inline constexpr int kFewPieces = 7, kPiecePages = 4;
 template <class Int>
 constexpr Int pages_of(Int positions) {
   return (positions + kPagePositions - 1) / kPagePositions;
@@ -34,6 +37,13 @@ template <class Int>
 constexpr Int attend_pieces(Int positions) {
   const Int pages = pages_of(positions), least = (pages + kPiecePages - 1) / kPiecePages;
   return pages <= kFewPieces ? pages : least > kFewPieces ? least : Int{kFewPieces};
+}
+// A number to plan for, at least `pieces`: one of few, so that a plan fits many lengths.
+template <class Int>
+constexpr Int planned_pieces(Int pieces) {
+  Int plan = 1;
+  while (plan < pieces) plan *= 2;
+  return pieces <= kFewPieces && plan > kFewPieces ? Int{kFewPieces} : plan;
 }
 // The first page of a row's piece; of piece attend_pieces(), the end.
 template <class Int>

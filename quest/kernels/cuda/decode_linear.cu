@@ -72,7 +72,8 @@ void with_source(int64_t k, F&& run) {
   };
   if (k <= kRoundColumns) return of(std::integral_constant<int, 1>{});
   if constexpr (kMost > 2) {
-    if (k > 2 * kRoundColumns) return of(std::integral_constant<int, kMost>{});
+    if (k > 3 * kRoundColumns) return of(std::integral_constant<int, kMost>{});
+    if (k > 2 * kRoundColumns) return of(std::integral_constant<int, 3>{});
   }
   of(std::integral_constant<int, 2>{});
 }
@@ -107,7 +108,8 @@ void launch(const char* operation, const Row& row, const RowRule& rule, const Pr
 
 template <class Row, class Sink>
 void run(const char* operation, const DeviceWeight& weight, const QuantSpec& activation,
-         const Row& row, ProductTask task, const Sink& sink, Stream stream) {
+         const Row& row, const Sink& sink, Stream stream) {
+  ProductTask task;
   const PackedRule rule = product_rule(weight.spec, activation, 1, weight.k);
   set_operands(task, weight, rule, 1);
   const RowRule row_rule = make_row_rule(activation, weight.k);
@@ -144,14 +146,11 @@ bool supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n, i
 }
 
 template <class Row>
-void run_linear(const DeviceWeight& weight, const QuantSpec& activation, const Row& row, float* out,
-                Stream stream, int32_t* acc) {
+void run_linear(const DeviceWeight& weight, const QuantSpec& activation, const Row& row,
+                const DecodeOut& out, Stream stream) {
   check_decode_linear(supports<Row>(weight.spec, activation, weight.n, weight.k), "decode_linear",
                       weight.spec, activation, weight.n, weight.k);
-  ProductTask task;
-  task.out = out;
-  task.acc = acc;
-  run("decode_linear", weight, activation, row, task, OutputSink{}, stream);
+  run("decode_linear", weight, activation, row, OutputSink{out}, stream);
 }
 
 }  // namespace
@@ -173,16 +172,16 @@ bool decode_swiglu_supports(const QuantSpec& weight, const QuantSpec& activation
 }
 
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
-                   float* out, Stream stream, int32_t* acc) {
-  run_linear(weight, activation, row, out, stream, acc);
+                   const DecodeOut& out, Stream stream) {
+  run_linear(weight, activation, row, out, stream);
 }
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const GivenRow& row,
-                   float* out, Stream stream, int32_t* acc) {
-  run_linear(weight, activation, row, out, stream, acc);
+                   const DecodeOut& out, Stream stream) {
+  run_linear(weight, activation, row, out, stream);
 }
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const SwigluRow& row,
-                   float* out, Stream stream, int32_t* acc) {
-  run_linear(weight, activation, row, out, stream, acc);
+                   const DecodeOut& out, Stream stream) {
+  run_linear(weight, activation, row, out, stream);
 }
 
 void decode_gate_up(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
@@ -190,8 +189,7 @@ void decode_gate_up(const DeviceWeight& weight, const QuantSpec& activation, con
   check_decode_linear(decode_gate_up_supports(weight.spec, activation, weight.n, weight.k),
                       "decode_gate_up", weight.spec, activation, weight.n, weight.k);
   const RowRule next_rule = make_row_rule(next, weight.n / 2);
-  run("decode_gate_up", weight, activation, row, ProductTask{}, SwigluSink{values, next_rule.block},
-      stream);
+  run("decode_gate_up", weight, activation, row, SwigluSink{values, next_rule.block}, stream);
 }
 
 }  // namespace quest::kernels::cuda::deploy

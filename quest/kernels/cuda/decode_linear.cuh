@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "quest/kernels/cuda/async_copy.cuh"
 #include "quest/kernels/cuda/decode_linear.h"
 #include "quest/kernels/cuda/deploy_math.cuh"
 #include "quest/kernels/cuda/quantize_row.cuh"
@@ -60,16 +61,6 @@ struct DecodeShared {
   __device__ float& inverse_rms() const { return *reinterpret_cast<float*>(scale + 1); }
 };
 
-__device__ inline void copy_async(uint32_t to, const uint4* from) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
-               : "memory");
-}
-__device__ inline void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ inline void await_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
 // A warp's weights on their way through shared memory: one group of copies for each unit. Beyond
 // unit `split` memory goes on `jump` vectors later.
 template <int kVectors>
@@ -78,8 +69,8 @@ struct WeightStream {
   const uint4* at;
   int next, end, split;
   int64_t jump;
-  const uint8_t* slots;  // this lane's vector of slot 0
-  int read_slot = 0, write_slot = 0;
+  uint8_t* slots;  // this lane's vector of slot 0
+  int slot = 0;    // that is taken, then filled, next
 
   __device__ WeightStream(const uint4* lanes, int begin, int last, int jump_at, int64_t by,
                           uint8_t* ring)
@@ -93,26 +84,26 @@ struct WeightStream {
 #pragma unroll 1
     for (int d = 0; d < kDepth; ++d) ask();
   }
+  // Into the slot that was taken last.
   __device__ void ask() {
     if (next < end) {
-      const auto to =
-          static_cast<uint32_t>(__cvta_generic_to_shared(slots)) + write_slot * kVectors * 512;
 #pragma unroll
-      for (int v = 0; v < kVectors; ++v) copy_async(to + v * 512, at + v * 32);
+      for (int v = 0; v < kVectors; ++v) {
+        copy_async<16>(slots + (slot * kVectors + v) * 512, at + v * 32);
+      }
       at += kVectors * 32;
       if (++next == split) at += jump;
     }
     end_copies();
-    write_slot = write_slot + 1 == kDepth ? 0 : write_slot + 1;
+    slot = slot + 1 == kDepth ? 0 : slot + 1;
   }
   __device__ void take(uint32_t (&w)[4 * kVectors]) {
     await_copies<kDepth - 1>();
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      const uint4 x = *reinterpret_cast<const uint4*>(slots + (read_slot * kVectors + v) * 512);
+      const uint4 x = *reinterpret_cast<const uint4*>(slots + (slot * kVectors + v) * 512);
       w[4 * v] = x.x, w[4 * v + 1] = x.y, w[4 * v + 2] = x.z, w[4 * v + 3] = x.w;
     }
-    read_slot = read_slot + 1 == kDepth ? 0 : read_slot + 1;
   }
 };
 
@@ -155,10 +146,11 @@ __device__ inline int column_of(int round) {
 template <bool kBits, int kRounds>
 __device__ void stage_row(const RowRule& rule, const float (&v)[kRounds][kLane], int k,
                           const DecodeShared& shared) {
+  constexpr int kMost = 32 * (kRounds == 3 ? 4 : kRounds);  // chunks
   square_chunks(v, k, shared.chunks);
   __syncthreads();
   if (threadIdx.x < 32) {
-    const RowScale c = scale_of_row<CodeKind::kLinear>(rule, shared.chunks, k);
+    const RowScale c = scale_of_row<CodeKind::kLinear, kMost>(rule, shared.chunks, k);
     if (threadIdx.x == 0) *shared.scale = c;
   }
   __syncthreads();
@@ -191,19 +183,12 @@ struct NormedSource {
                        float (&v)[kRounds][kLane]) const {
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
-      const int column = column_of(r);
-      const bool exists = column < k;
-      load_part(row.x + column, 0, exists, v[r]);
-      if (row.delta == nullptr) continue;
-      float d[kLane];
-      load_part(row.delta + column, 0, exists, d);
-#pragma unroll
-      for (int i = 0; i < kLane; ++i) v[r][i] += d[i];
-      if (blockIdx.x == 0 && exists) store8(row.h + column, v[r]);
+      load_part(row.x + column_of(r), 0, column_of(r) < k, v[r]);
     }
     square_chunks(v, k, shared.chunks);
     __syncthreads();
-    if (threadIdx.x < 32) shared.inverse_rms() = inverse_rms(shared.chunks, k, row.eps);
+    if (threadIdx.x < 32)
+      shared.inverse_rms() = inverse_rms<32 * kRounds>(shared.chunks, k, row.eps);
     __syncthreads();
     const float inverse = shared.inverse_rms();
 #pragma unroll
@@ -273,13 +258,19 @@ __device__ inline float output_of(const ProductTask& p, const DecodeShared& shar
 // What becomes of a block's sums.
 struct OutputSink {
   static constexpr bool kPairs = false;
-  __device__ void finish(const ProductTask& p, int tile0, int tiles,
+  DecodeOut to;
+  // What is added to output n, when the previous kernel has written it.
+  __device__ float fetch(int n, bool exists) const {
+    return exists && to.residual != nullptr ? __ldcg(to.residual + n) : 0.0f;
+  }
+  __device__ void finish(const ProductTask& p, int tile0, int tiles, float addend,
                          const DecodeShared& shared) const {
     const int i = static_cast<int>(threadIdx.x), n = tile0 * 16 + i;
     if (i >= tiles * 16 || n >= p.n) return;
     int32_t acc = 0;
-    static_cast<float*>(p.out)[n] = output_of(p, shared, i, acc);
-    if (p.acc != nullptr) p.acc[n] = acc;
+    const float value = output_of(p, shared, i, acc);
+    to.out[n] = to.residual == nullptr ? value : addend + value;
+    if (to.acc != nullptr) to.acc[n] = acc;
   }
 };
 
@@ -289,8 +280,9 @@ struct SwigluSink {
   float* out;  // (F)
   int block;   // of the transform, 1 for none
 
+  __device__ float fetch(int, bool) const { return 0.0f; }
   // A value in each of the first threads. Little code, since it is fetched anew for each launch.
-  __device__ void finish(const ProductTask& p, int tile0, int tiles,
+  __device__ void finish(const ProductTask& p, int tile0, int tiles, float,
                          const DecodeShared& shared) const {
     constexpr int kThreads = 16 * kMostPairTiles;
     const int i = static_cast<int>(threadIdx.x), half = tiles * 8;
@@ -365,6 +357,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
   __syncthreads();
   wait_for_previous();
   let_next_start();  // not before: its weights would be in the way of this kernel's row
+  const int own = tile0 * 16 + tid;
+  const float addend = sink.fetch(own, tid < tiles * 16 && own < p.n);
   {
     float v[Source::kRounds][kLane];
     source.load(rule, p.k, shared, v);
@@ -394,7 +388,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
     shared.n_sums[tid] = number_sum;
   }
   __syncthreads();
-  sink.finish(p, tile0, tiles, shared);
+  sink.finish(p, tile0, tiles, addend, shared);
 }
 
 }  // namespace quest::kernels::cuda::deploy

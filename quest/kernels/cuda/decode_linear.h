@@ -2,9 +2,10 @@
 // product with packed weights, and for gate and up also SwiGLU and most of the Hadamard transform
 // of what comes out.
 //
-//   decode_linear(w, spec, NormedRow{x, delta, norm, eps, h}, out, stream);
-//       out (N) = quantized(rms_norm(x + delta)) w^T
-//   decode_linear(w, spec, GivenRow{x}, out, stream);               of the row x (K) itself
+//   decode_linear(w, spec, NormedRow{x, norm, eps}, out, stream);
+//       out (N) = quantized(rms_norm(x)) w^T
+//   decode_linear(w, spec, GivenRow{x}, {out, residual}, stream);   of the row x (K) itself,
+//                                                                   and out += residual
 //   decode_gate_up(w, spec, NormedRow{...}, next, values, stream);
 //       values (F) = silu(gate) * up, rotated for the quantizer `next` up to strides of 32
 //   decode_linear(w, next, SwigluRow{values}, out, stream);         which rotates the rest
@@ -28,14 +29,11 @@
 
 namespace quest::kernels::cuda::deploy {
 
-// RMSNorm (weight (K)) of x + delta, (K) each. h (K) = x + delta is written, and is neither of
-// them: blocks read them while others write. delta null: h = x, not written.
+// RMSNorm (weight (K)) of x (K).
 struct NormedRow {
   const float* x = nullptr;
-  const float* delta = nullptr;
   const float* weight = nullptr;
   float eps = 0;
-  float* h = nullptr;
 };
 struct GivenRow {
   const float* x = nullptr;
@@ -43,6 +41,13 @@ struct GivenRow {
 // What decode_gate_up leaves.
 struct SwigluRow {
   const float* values = nullptr;
+};
+
+// Where the results (N) go.
+struct DecodeOut {
+  float* out = nullptr;
+  const float* residual = nullptr;  // null, or added to them; may be out
+  int32_t* acc = nullptr;           // null, or the integer sums
 };
 
 // decode_linear of a NormedRow or a GivenRow: weights of 1 to 4 bits, of uniform or ternary grids
@@ -56,13 +61,12 @@ bool decode_gate_up_supports(const QuantSpec& weight, const QuantSpec& activatio
 bool decode_swiglu_supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n,
                             int64_t k);
 
-// acc (N): the integer sums; null to skip.
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
-                   float* out, Stream stream, int32_t* acc = nullptr);
+                   const DecodeOut& out, Stream stream);
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const GivenRow& row,
-                   float* out, Stream stream, int32_t* acc = nullptr);
+                   const DecodeOut& out, Stream stream);
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const SwigluRow& row,
-                   float* out, Stream stream, int32_t* acc = nullptr);
+                   const DecodeOut& out, Stream stream);
 
 // weight (2F,K): gate, then up.
 void decode_gate_up(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,

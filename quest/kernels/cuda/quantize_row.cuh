@@ -32,17 +32,20 @@ __device__ void square_chunks(const float (&v)[kRounds][kLane], int k, float* ch
   }
 }
 
-// Second half, by one warp: chunk sums p[i] += p[i + h], h halving. Valid in lane 0.
-__device__ inline float sum_of_chunks(const float* chunks, int k) {
+// Second half, by one warp: chunk sums p[i] += p[i + h], h halving. Valid in lane 0. kMost, a power
+// of two: at least as many as there are.
+template <int kMost = kMaxChunks>
+__device__ float sum_of_chunks(const float* chunks, int k) {
+  static_assert(kMost >= 32 && (kMost & (kMost - 1)) == 0);
   const int count = (k + 127) / 128, lane = threadIdx.x & 31;
-  float p[kMaxChunks / 32];
+  float p[kMost / 32];
 #pragma unroll
-  for (int j = 0; j < kMaxChunks / 32; ++j) {
+  for (int j = 0; j < kMost / 32; ++j) {
     p[j] = lane + 32 * j < count ? chunks[lane + 32 * j] : 0.0f;
   }
   // From the largest power of two on; adding the zeros of the padding changes nothing.
 #pragma unroll
-  for (int half = kMaxChunks / 64; half >= 1; half /= 2) {
+  for (int half = kMost / 64; half >= 1; half /= 2) {
 #pragma unroll
     for (int j = 0; j < half; ++j) p[j] += p[j + half];
   }
@@ -53,8 +56,9 @@ __device__ inline float sum_of_chunks(const float* chunks, int k) {
 }
 
 // 1 / rms of a row from its chunks' sums, by one warp; in every lane.
-__device__ inline float inverse_rms(const float* chunks, int k, float eps) {
-  const float sum = __shfl_sync(0xffffffffu, sum_of_chunks(chunks, k), 0);
+template <int kMost = kMaxChunks>
+__device__ float inverse_rms(const float* chunks, int k, float eps) {
+  const float sum = __shfl_sync(0xffffffffu, sum_of_chunks<kMost>(chunks, k), 0);
   return 1.0f / sqrtf(sum / static_cast<float>(k) + eps);
 }
 
@@ -84,10 +88,10 @@ __device__ RowScale row_scale(const RowRule& rule, float rms) {
 }
 
 // By one warp, from the chunks' sums.
-template <CodeKind kCode>
+template <CodeKind kCode, int kMost = kMaxChunks>
 __device__ RowScale scale_of_row(const RowRule& rule, const float* chunks, int k) {
   RowScale c = {1.0f, 1.0f, 0.0f};
-  const float sum = __shfl_sync(0xffffffffu, sum_of_chunks(chunks, k), 0);
+  const float sum = __shfl_sync(0xffffffffu, sum_of_chunks<kMost>(chunks, k), 0);
   const float rms = sqrtf(sum / static_cast<float>(k));
   if (rule.rounds) c = row_scale<kCode>(rule, rms);
   if (!isfinite(rms)) c.unit = __int_as_float(0x7fffffff);

@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 
+#include "quest/kernels/cuda/async_copy.cuh"
 #include "quest/kernels/cuda/packed_product.h"
 #include "quest/kernels/cuda/quantize_row.cuh"
 #include "quest/kernels/cuda/row_span.h"
@@ -122,14 +123,6 @@ struct NormalizedSpans {
 inline PlainSpans spans_of(const PlainRows<__nv_bfloat16>& rows) { return {rows.x}; }
 inline SwigluSpans spans_of(const SwigluRows<__nv_bfloat16>& rows) { return {rows.gate_up}; }
 inline NormalizedSpans spans_of(const NormalizedRows<__nv_bfloat16>& rows) { return {rows}; }
-
-__device__ inline void copy_unit(uint4* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from)
-               : "memory");
-}
-__device__ inline void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // The stages of strides that a thread holds whole: (a, b) -> (a + b, a - b).
 template <int kCount>
@@ -298,13 +291,13 @@ __global__ void __launch_bounds__(kMostSpans * 32)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int at = round_column + j * 32 * kChunk;
-        if (at < k) copy_unit(in_rounds + i * kChunkUnits + j * kChunkRound, from + at);
+        if (at < k) copy_async<16>(in_rounds + i * kChunkUnits + j * kChunkRound, from + at);
       }
     }
   };
   fetch(blockIdx.x);
   for (int64_t row = blockIdx.x; row < m; row += gridDim.x) {
-    await_copies();
+    await_all_copies();
     if constexpr (Source::kNormalizes)
       source.normalize(row, k, round_column, in_rounds, shared.scratch);
     __syncwarp();

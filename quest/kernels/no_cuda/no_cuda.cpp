@@ -256,16 +256,16 @@ void decode_attention(const KvCacheView&, int64_t, const float*, int64_t, const 
 bool decode_linear_supports(const QuantSpec&, const QuantSpec&, int64_t, int64_t) { return false; }
 bool decode_gate_up_supports(const QuantSpec&, const QuantSpec&, int64_t, int64_t) { return false; }
 bool decode_swiglu_supports(const QuantSpec&, const QuantSpec&, int64_t, int64_t) { return false; }
-void decode_linear(const DeviceWeight&, const QuantSpec&, const NormedRow&, float*, Stream,
-                   int32_t*) {
+void decode_linear(const DeviceWeight&, const QuantSpec&, const NormedRow&, const DecodeOut&,
+                   Stream) {
   missing("decode_linear");
 }
-void decode_linear(const DeviceWeight&, const QuantSpec&, const GivenRow&, float*, Stream,
-                   int32_t*) {
+void decode_linear(const DeviceWeight&, const QuantSpec&, const GivenRow&, const DecodeOut&,
+                   Stream) {
   missing("decode_linear");
 }
-void decode_linear(const DeviceWeight&, const QuantSpec&, const SwigluRow&, float*, Stream,
-                   int32_t*) {
+void decode_linear(const DeviceWeight&, const QuantSpec&, const SwigluRow&, const DecodeOut&,
+                   Stream) {
   missing("decode_linear");
 }
 void decode_gate_up(const DeviceWeight&, const QuantSpec&, const NormedRow&, const QuantSpec&,

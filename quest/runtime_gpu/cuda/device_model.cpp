@@ -205,12 +205,15 @@ bool DeviceLinear::decodes_in_one(bool (*supports)(const QuantSpec&, const Quant
 }
 
 template <class Row>
-void DeviceLinear::decode(const Row& row, float* out) const {
+void DeviceLinear::decode(const Row& row, const gpu::deploy::DecodeOut& out) const {
   gpu::deploy::decode_linear(weight_, activation_, row, out, ops::current_stream());
 }
-template void DeviceLinear::decode(const gpu::deploy::NormedRow&, float*) const;
-template void DeviceLinear::decode(const gpu::deploy::GivenRow&, float*) const;
-template void DeviceLinear::decode(const gpu::deploy::SwigluRow&, float*) const;
+template void DeviceLinear::decode(const gpu::deploy::NormedRow&,
+                                   const gpu::deploy::DecodeOut&) const;
+template void DeviceLinear::decode(const gpu::deploy::GivenRow&,
+                                   const gpu::deploy::DecodeOut&) const;
+template void DeviceLinear::decode(const gpu::deploy::SwigluRow&,
+                                   const gpu::deploy::DecodeOut&) const;
 
 void DeviceLinear::decode_pairs(const gpu::deploy::NormedRow& row, const QuantSpec& next,
                                 float* values) const {

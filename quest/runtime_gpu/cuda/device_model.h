@@ -54,7 +54,7 @@ class DeviceLinear {
   // question of decode_linear.h for the row. Then decode() and decode_pairs() run it.
   bool decodes_in_one(bool (*supports)(const QuantSpec&, const QuantSpec&, int64_t, int64_t)) const;
   template <class Row>
-  void decode(const Row& row, float* out) const;
+  void decode(const Row& row, const kernels::cuda::deploy::DecodeOut& out) const;
   void decode_pairs(const kernels::cuda::deploy::NormedRow& row, const QuantSpec& next,
                     float* values) const;
 

@@ -308,7 +308,6 @@ class CudaEngine::Impl {
     fresh.rows = rows;
     fresh.hidden = at::empty({rows, c.hidden_size}, on_gpu(type));
     fresh.delta = at::empty({rows, c.hidden_size}, on_gpu(type));
-    if (type == at::kFloat) fresh.hidden_too = at::empty({1, c.hidden_size}, on_gpu(type));
     fresh.wide = at::empty({rows * std::max(qkv_size(), 2 * c.intermediate_size)}, on_gpu(type));
     fresh.attended = at::empty({rows, c.q_size()}, on_gpu(type));
     fresh.rows_of = at::empty({3 * rows}, on_gpu(at::kInt));
@@ -358,10 +357,10 @@ class CudaEngine::Impl {
     return {row_tokens(b) + rows, row_tokens(b) + 2 * rows, rows};
   }
 
-  // Powers of two, so that few graphs are recorded; 1 where attention is not split.
+  // Few different ones, so that few graphs are recorded; 1 where attention is not split.
   int64_t pieces_for(int64_t positions) {
     if (!splits_attention()) return 1;
-    const int64_t pieces = power_of_two_from(deploy::attend_pieces(positions));
+    const int64_t pieces = deploy::planned_pieces(deploy::attend_pieces(positions));
     if (pieces <= split_pieces_) return pieces;
     const LlamaConfig& c = config();
     const int64_t bytes = deploy::attend_split_workspace(kFewRows, c.num_heads, c.head_dim, pieces);
@@ -453,26 +452,25 @@ class CudaEngine::Impl {
     at::Tensor kept;
   };
 
-  // A step of one row, each linear layer with what is before it in one kernel: b.hidden and
-  // b.delta.
+  // A step of one row, each linear layer with what is before and after it in one kernel: b.hidden
+  // and b.delta.
   void decode_row(Buffers& b, int64_t pieces) {
-    auto *x = pointer<float>(b.hidden_too), *h = pointer<float>(b.hidden);
-    auto *delta = pointer<float>(b.delta), *wide = pointer<float>(b.wide);
-    gpu::table_rows<float>(embedding_->view(), row_tokens(b), 1, x, ops::current_stream());
-    // x + delta goes into the other one of two rows: once in the first block, twice in others.
-    const auto normed = [&](const at::Tensor& weight, bool first) {
-      const deploy::NormedRow row{x, first ? nullptr : delta, pointer<float>(weight), eps(), h};
-      if (!first) std::swap(x, h);
-      return row;
+    auto *hidden = pointer<float>(b.hidden), *wide = pointer<float>(b.wide);
+    gpu::table_rows<float>(embedding_->view(), row_tokens(b), 1, hidden, ops::current_stream());
+    const auto normed = [&](const at::Tensor& weight) {
+      return deploy::NormedRow{hidden, pointer<float>(weight), eps()};
     };
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const DeviceBlock& block = blocks_[i];
-      block.qkv.decode(normed(block.input_norm, i == 0), wide);
+      block.qkv.decode(normed(block.input_norm), {wide});
       attend_rows(static_cast<int64_t>(i), b, 1, pieces, /*one_each=*/true);
-      block.o.decode(deploy::GivenRow{pointer<float>(b.attended)}, delta);
-      block.gate_up.decode_pairs(normed(block.post_attention_norm, false), block.down.input_spec(),
-                                 wide);
-      block.down.decode(deploy::SwigluRow{wide}, delta);
+      block.o.decode(deploy::GivenRow{pointer<float>(b.attended)}, {hidden, hidden});
+      block.gate_up.decode_pairs(normed(block.post_attention_norm), block.down.input_spec(), wide);
+      if (i + 1 < blocks_.size()) {
+        block.down.decode(deploy::SwigluRow{wide}, {hidden, hidden});
+      } else {  // head() adds the two
+        block.down.decode(deploy::SwigluRow{wide}, {pointer<float>(b.delta)});
+      }
     }
   }
 

@@ -117,15 +117,14 @@ struct Segment {
 struct Buffers {
   int64_t rows = 0;
   at::Tensor hidden, delta;  // (rows, C)
-  at::Tensor hidden_too;     // (1, C) f32, of calls that compute in FP32
   at::Tensor wide;           // (rows, (H + 2G) D) and (rows, 2F)
   at::Tensor attended;       // (rows, H D)
   at::Tensor rows_of;        // token, slot, position of each row of a call of n: (3, n) int32
   ProductBuffers products;
 
   int64_t bytes() const {
-    return bytes_of({hidden, delta, hidden_too, wide, attended, rows_of, products.codes,
-                     products.units, products.values});
+    return bytes_of(
+        {hidden, delta, wide, attended, rows_of, products.codes, products.units, products.values});
   }
 };
 

@@ -1,0 +1,31 @@
+// Copies from global into shared memory that a thread does not wait for (cp.async). It sees what it
+// copied itself once it has awaited the copies; others see it behind a barrier after that.
+#pragma once
+
+#include <cstdint>
+
+namespace quest::kernels::cuda {
+
+// Both aligned to kBytes: 8, or 16, which pass by the first-level cache.
+template <int kBytes>
+__device__ inline void copy_async(void* to, const void* from) {
+  static_assert(kBytes == 8 || kBytes == 16);
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(from)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 8;" ::"r"(address), "l"(from)
+                 : "memory");
+  }
+}
+// The copies since the last end_copies() are a group.
+__device__ inline void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// All groups but the last kPending.
+template <int kPending>
+__device__ inline void await_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+__device__ inline void await_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+}  // namespace quest::kernels::cuda
