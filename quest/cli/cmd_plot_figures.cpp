@@ -116,6 +116,8 @@ void add_sweep_options(CLI::App* command, plot::FigureOptions& options) {
                       "setting on the vertical axis, e.g. quant.weight.trust_scale (default: the "
                       "two that the sweep varies)");
   command->add_flag("--perplexity", options.perplexity, "exp(loss) in place of the loss");
+  command->add_flag("--mean", options.mean,
+                    "one map of the mean of the sweeps' losses, as of seeds, instead of one each");
 }
 
 void add_own_options(CLI::App* command, const plot::FigureInfo& info,

@@ -284,16 +284,18 @@ class Reproduction {
     plot::write_figure(figure, file(e, "png"));
   }
 
-  // Of several seeds: all runs where they are points, the first seed's where each is a curve or a
-  // map.
+  // Of several seeds: all runs where they are points, the mean where they are a map, the first
+  // seed's where each is a curve.
   plot::Figure paper_figure(const Experiment& e, const std::vector<TrainedRun>& runs) const {
     plot::FigureOptions options;
     options.perplexity = e.perplexity;
     const plot::OwnData takes = plot::figure_info(e.figure).takes;
     const std::string first = std::to_string(a_.seeds.front());
-    if (takes == plot::OwnData::kSweep) {
-      options.own = {folder(e, a_.seeds.front()).string()};
-      options.labels = {"seed " + first};
+    options.mean = true;
+    for (const int64_t seed : a_.seeds) {
+      if (takes != plot::OwnData::kSweep) break;
+      options.own.push_back(folder(e, seed).string());
+      options.labels.push_back(fmt::format("seed {}", seed));
     }
     for (const TrainedRun& run : runs) {
       if (takes == plot::OwnData::kSweep) break;

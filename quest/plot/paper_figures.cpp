@@ -25,7 +25,7 @@ constexpr std::string_view kNoBits =
     "begins with them; name it like w4a4_mine, or leave its runs out";
 constexpr std::string_view kRunsText = "finished runs: folders, or tables (CSV) as quest fit reads";
 constexpr std::string_view kDiagnosticsText = "runs trained with diagnostics.every";
-constexpr std::string_view kSweepText = "the folder of a quest sweep (trials.csv)";
+constexpr std::string_view kSweepText = "folders of quest sweep (trials.csv)";
 
 constexpr std::array<Entry, 15> kEntries = {{
     {{"fig1",

@@ -20,7 +20,7 @@ enum class OwnData {
   kRuns,         // tables of runs and folders of finished runs (as `quest fit` takes them)
   kDiagnostics,  // folders of runs with diagnostics
   kTimings,      // JSON files of the shape of the paper's
-  kSweep,        // one folder of a sweep
+  kSweep,        // folders of sweeps
   kLaw,          // a law alone
 };
 
@@ -50,6 +50,7 @@ struct FigureOptions {
   double memory_bytes = 0.4e9;                      // fig14: of the weights
   std::string x_key = {}, y_key = {};               // sweeps: settings; empty: the two that vary
   bool perplexity = false;                          // sweeps: exp(loss)
+  bool mean = false;                                // sweeps: one map, of the mean of own losses
 };
 
 // Throws kUsage for options that do not fit (own data for a figure that takes none, nothing to

@@ -380,6 +380,13 @@ TEST_F(OwnRuns, OfASweepBecomeAHeatMap) {
   const Figure turned = draw("fig12", {.own = {path("s")}, .x_key = "s"});
   EXPECT_EQ(std::get<HeatMap>(turned.panels.at(0)).y_label, "lr");
   EXPECT_EQ(draw("table4", {.own = {path("s")}}).panels.size(), 2u);
+  folder_.write("t/trials.csv", "state,lr,s,seed,loss\ndone,1,1,1,4\ndone,2,1,1,5\ndone,2,3,1,6\n");
+  const std::vector<std::string> both = {path("s"), path("t")};
+  EXPECT_EQ(draw("fig10", {.own = both}).panels.size(), 2u);
+  const Figure mean = draw("fig10", {.own = both, .labels = {"seed 0", "seed 1"}, .mean = true});
+  ASSERT_EQ(mean.panels.size(), 1u);
+  EXPECT_EQ(std::get<HeatMap>(mean.panels[0]).title, "mean of seed 0, seed 1");
+  EXPECT_EQ(std::get<HeatMap>(mean.panels[0]).rows[0][0], 3.5);
   folder_.write("v/trials.csv", "state,lr,s,seed,loss\ndone,1,1,0,3\ndone,2,2,2,4\n");
   EXPECT_QUEST_ERROR(draw("fig10", {.own = {path("v")}}), ErrorKind::kUsage, "varies lr, s, seed");
   folder_.write("e/trials.csv", "state,lr,s,loss\nfailed,1,1,\npending,2,2,\n");

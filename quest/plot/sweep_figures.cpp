@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <set>
 
+#include <fmt/ranges.h>
+
 #include "quest/base/error.h"
 #include "quest/plot/figure_groups.h"
 #include "quest/plot/sweep_table.h"
@@ -25,12 +27,22 @@ std::pair<std::string, std::string> axis_keys(const SweepTable& table,
   return options.x_key.empty() ? std::pair{varied[0], given} : std::pair{given, varied[0]};
 }
 
-HeatMap own_map(const FigureOptions& options, size_t i) {
-  const SweepTable table = read_sweep_table(options.own[i]);
-  const auto [x, y] = axis_keys(table, options);
-  HeatMap map = sweep_heat_map(table, x, y, options.perplexity);
-  map.title = own_label(options, i);
-  return map;
+// One for each own sweep, or the mean of all.
+std::vector<HeatMap> own_maps(const FigureOptions& options) {
+  std::vector<SweepTable> sweeps;
+  std::vector<std::string> names;
+  for (size_t i = 0; i < options.own.size(); ++i) {
+    sweeps.push_back(read_sweep_table(options.own[i]));
+    names.push_back(own_label(options, i));
+  }
+  std::vector<HeatMap> maps;
+  const size_t each = options.mean ? sweeps.size() : 1;
+  for (size_t i = 0; i < sweeps.size(); i += each) {
+    const auto [x, y] = axis_keys(sweeps[i], options);
+    maps.push_back(sweep_heat_map(std::span(sweeps).subspan(i, each), x, y, options.perplexity));
+    maps.back().title = each > 1 ? fmt::format("mean of {}", fmt::join(names, ", ")) : names[i];
+  }
+  return maps;
 }
 
 std::string value_name(const FigureOptions& options) {
@@ -56,7 +68,7 @@ Figure sweep_map(const PaperData&, const FigureOptions& options) {
   figure.title = value_name(options);
   figure.title[0] = 'V';
   figure.note = "darker is better; of trials that share both settings the best; –: none finished";
-  for (size_t i = 0; i < options.own.size(); ++i) figure.panels.emplace_back(own_map(options, i));
+  for (const HeatMap& map : own_maps(options)) figure.panels.emplace_back(map);
   arrange(figure);
   return figure;
 }
@@ -90,8 +102,7 @@ Figure lsq_weight_decay(const PaperData& paper, const FigureOptions& options) {
     }
     figure.panels.emplace_back(map);
   }
-  for (size_t i = 0; i < options.own.size(); ++i) {
-    HeatMap map = own_map(options, i);
+  for (HeatMap& map : own_maps(options)) {
     map.title += options.perplexity ? ": perplexity" : ": loss";
     map.shade_by_column = true;
     figure.panels.emplace_back(map);

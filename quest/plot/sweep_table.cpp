@@ -78,13 +78,15 @@ SweepTable table_of(const std::vector<std::string>& columns, std::string_view so
 }
 
 // The different values of a key, in the order of an axis.
-std::vector<std::string> axis_values(const SweepTable& table, const std::string& key) {
+std::vector<std::string> axis_values(std::span<const SweepTable> sweeps, const std::string& key) {
   std::vector<std::string> values;
   bool numbers = true;
-  for (const SweepTrial& trial : table.trials) {
-    const std::string& value = trial.settings.at(key);
-    if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
-    numbers = numbers && number_of(value).has_value();
+  for (const SweepTable& table : sweeps) {
+    for (const SweepTrial& trial : table.trials) {
+      const std::string& value = trial.settings.at(key);
+      if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+      numbers = numbers && number_of(value).has_value();
+    }
   }
   if (numbers) {
     std::stable_sort(values.begin(), values.end(), [](const std::string& a, const std::string& b) {
@@ -98,6 +100,19 @@ std::string joined(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
   return text.empty() ? "none" : text;
+}
+
+// Of the trials of a pair of values that are done.
+std::optional<double> best_loss(const SweepTable& table, const std::string& x_key,
+                                const std::string& x, const std::string& y_key,
+                                const std::string& y) {
+  std::optional<double> best;
+  for (const SweepTrial& trial : table.trials) {
+    if (trial.state != "done" || !trial.loss) continue;
+    if (trial.settings.at(x_key) != x || trial.settings.at(y_key) != y) continue;
+    best = std::min(best.value_or(*trial.loss), *trial.loss);
+  }
+  return best;
 }
 
 void check_key(const SweepTable& table, const std::string& key) {
@@ -139,32 +154,40 @@ SweepTable read_sweep_table(const std::filesystem::path& sweep) {
 std::vector<std::string> varied_keys(const SweepTable& table) {
   std::vector<std::string> varied;
   for (const std::string& key : table.keys) {
-    if (axis_values(table, key).size() > 1) varied.push_back(key);
+    if (axis_values({&table, 1}, key).size() > 1) varied.push_back(key);
   }
   return varied;
 }
 
-HeatMap sweep_heat_map(const SweepTable& table, const std::string& x_key, const std::string& y_key,
-                       bool perplexity) {
-  for (const std::string& key : {x_key, y_key}) check_key(table, key);
+HeatMap sweep_heat_map(std::span<const SweepTable> sweeps, const std::string& x_key,
+                       const std::string& y_key, bool perplexity) {
+  QUEST_ASSERT(!sweeps.empty(), "a heat map of no sweep");
+  for (const SweepTable& table : sweeps) {
+    for (const std::string& key : {x_key, y_key}) check_key(table, key);
+  }
   QUEST_CHECK(x_key != y_key, ErrorKind::kUsage, "--x and --y are both {}; give two settings",
               x_key);
   HeatMap map;
   map.x_label = x_key;
   map.y_label = y_key;
-  map.x_tics = axis_values(table, x_key);
-  map.y_tics = axis_values(table, y_key);
+  map.x_tics = axis_values(sweeps, x_key);
+  map.y_tics = axis_values(sweeps, y_key);
   map.digits = perplexity ? 2 : 3;
-  map.rows.assign(map.y_tics.size(), std::vector<std::optional<double>>(map.x_tics.size()));
-  const auto place = [](const std::vector<std::string>& values, const std::string& value) {
-    return static_cast<size_t>(std::find(values.begin(), values.end(), value) - values.begin());
-  };
-  for (const SweepTrial& trial : table.trials) {
-    if (trial.state != "done" || !trial.loss) continue;
-    const double value = perplexity ? std::exp(*trial.loss) : *trial.loss;
-    std::optional<double>& cell = map.rows[place(map.y_tics, trial.settings.at(y_key))]
-                                          [place(map.x_tics, trial.settings.at(x_key))];
-    if (!cell || value < *cell) cell = value;
+  for (const std::string& y : map.y_tics) {
+    std::vector<std::optional<double>>& row = map.rows.emplace_back();
+    for (const std::string& x : map.x_tics) {
+      double sum = 0;
+      size_t found = 0;
+      for (const SweepTable& table : sweeps) {
+        const std::optional<double> loss = best_loss(table, x_key, x, y_key, y);
+        sum += loss.value_or(0);
+        found += loss.has_value();
+      }
+      row.emplace_back();
+      if (found < sweeps.size()) continue;
+      const double mean = sum / static_cast<double>(found);
+      row.back() = perplexity ? std::exp(mean) : mean;
+    }
   }
   return map;
 }

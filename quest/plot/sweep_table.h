@@ -4,7 +4,7 @@
 // pending before its first result) has an empty one.
 //
 //   SweepTable table = read_sweep_table("sweeps/lr");
-//   HeatMap map = sweep_heat_map(table, "optimizer.lr", "quant.weight.trust_scale", false);
+//   HeatMap map = sweep_heat_map({&table, 1}, "optimizer.lr", "quant.weight.trust_scale", false);
 #pragma once
 
 #include <filesystem>
@@ -41,11 +41,12 @@ SweepTable read_sweep_table(const std::filesystem::path& sweep);
 std::vector<std::string> varied_keys(const SweepTable& table);
 
 // The best loss (or perplexity, exp of it) of the trials of each pair of values that are done;
-// empty where none is: the loss of a trial that halving stopped is one of fewer steps. Values are
-// in numerical order, or in the file's if one is no number. Throws kUsage for a key that the sweep
-// does not have, listing its keys.
-HeatMap sweep_heat_map(const SweepTable& table, const std::string& x_key, const std::string& y_key,
-                       bool perplexity);
+// empty where none is: the loss of a trial that halving stopped is one of fewer steps. Of several
+// sweeps (of other seeds) the mean of that loss, empty where one of them has none. Values are in
+// numerical order, or in the files' if one is no number. Throws kUsage for a key that a sweep does
+// not have, listing its keys.
+HeatMap sweep_heat_map(std::span<const SweepTable> sweeps, const std::string& x_key,
+                       const std::string& y_key, bool perplexity);
 
 // A line for each sweep: the loss of the trials that are done against one setting, on a logarithmic
 // axis; the best of those that share a value. Throws kUsage for a key that a sweep does not have,

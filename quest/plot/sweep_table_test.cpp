@@ -57,22 +57,39 @@ TEST(SweepHeatMap, HoldsTheBestOfEachPair) {
       "4,stopped,0.002,2,0,1,1,3.5,r\n"
       "5,pending,0.01,2,2,1,1,1.5,r\n"
       "6,done,0.01,10,1,1,1,nan,r\n");
-  const HeatMap map = sweep_heat_map(table, "optimizer.lr", "quant.weight.trust_scale", false);
+  const std::string x = "optimizer.lr", y = "quant.weight.trust_scale";
+  const HeatMap map = sweep_heat_map({&table, 1}, x, y, false);
   EXPECT_EQ(map.x_tics, (std::vector<std::string>{"0.002", "0.01"})) << "in numerical order";
   EXPECT_EQ(map.y_tics, (std::vector<std::string>{"2", "10"}));
   using Row = std::vector<std::optional<double>>;
   EXPECT_EQ(map.rows, (std::vector<Row>{{std::nullopt, 3.25}, {3.75, std::nullopt}}));
-  const HeatMap perplexity =
-      sweep_heat_map(table, "optimizer.lr", "quant.weight.trust_scale", true);
+  const HeatMap perplexity = sweep_heat_map({&table, 1}, x, y, true);
   EXPECT_DOUBLE_EQ(perplexity.rows[0][1].value(), std::exp(3.25));
-  EXPECT_QUEST_ERROR(sweep_heat_map(table, "lr", "seed", false), ErrorKind::kUsage,
+  EXPECT_QUEST_ERROR(sweep_heat_map({&table, 1}, "lr", "seed", false), ErrorKind::kUsage,
                      "no setting 'lr'; it has optimizer.lr");
-  EXPECT_QUEST_ERROR(sweep_heat_map(table, "seed", "seed", false), ErrorKind::kUsage, "both seed");
+  EXPECT_QUEST_ERROR(sweep_heat_map({&table, 1}, "seed", "seed", false), ErrorKind::kUsage,
+                     "both seed");
+}
+
+TEST(SweepHeatMap, OfSeveralSweepsHoldsTheMean) {
+  const std::string x = "optimizer.lr", y = "quant.weight.trust_scale";
+  const std::vector<SweepTable> sweeps = {table_of("0,done,1,1,0,1,1,3,r\n"
+                                                   "1,done,1,1,0,1,1,5,r\n"
+                                                   "2,done,2,1,0,1,1,3.5,r\n"),
+                                          table_of("0,done,1,1,1,1,1,4,r\n"
+                                                   "1,failed,2,1,1,1,1,,r\n"
+                                                   "2,done,0.5,1,1,1,1,2,r\n")};
+  const HeatMap map = sweep_heat_map(sweeps, x, y, false);
+  EXPECT_EQ(map.x_tics, (std::vector<std::string>{"0.5", "1", "2"})) << "the values of both";
+  using Row = std::vector<std::optional<double>>;
+  EXPECT_EQ(map.rows, (std::vector<Row>{{std::nullopt, 3.5, std::nullopt}}))
+      << "of the best of each; none where one has none";
+  EXPECT_DOUBLE_EQ(sweep_heat_map(sweeps, x, y, true).rows[0][1].value(), std::exp(3.5));
 }
 
 TEST(SweepHeatMap, KeepsTheOrderOfWords) {
   const SweepTable table = table_of("0,done,w4a4,1,0,1,1,3,r\n1,done,bf16,1,0,1,1,3,r\n");
-  EXPECT_EQ(sweep_heat_map(table, "optimizer.lr", "seed", false).x_tics,
+  EXPECT_EQ(sweep_heat_map({&table, 1}, "optimizer.lr", "seed", false).x_tics,
             (std::vector<std::string>{"w4a4", "bf16"}));
 }
 
