@@ -291,11 +291,12 @@ class Reproduction {
     options.perplexity = e.perplexity;
     const plot::OwnData takes = plot::figure_info(e.figure).takes;
     const std::string first = std::to_string(a_.seeds.front());
-    options.mean = true;
-    for (const int64_t seed : a_.seeds) {
-      if (takes != plot::OwnData::kSweep) break;
-      options.own.push_back(folder(e, seed).string());
-      options.labels.push_back(fmt::format("seed {}", seed));
+    if (takes == plot::OwnData::kSweep) {
+      options.mean = true;
+      for (const int64_t seed : a_.seeds) {
+        options.own.push_back(folder(e, seed).string());
+        options.labels.push_back(fmt::format("seed {}", seed));
+      }
     }
     for (const TrainedRun& run : runs) {
       if (takes == plot::OwnData::kSweep) break;

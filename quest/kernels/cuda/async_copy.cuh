@@ -6,18 +6,12 @@
 
 namespace quest::kernels::cuda {
 
-// Both aligned to kBytes: 8, or 16, which pass by the first-level cache.
-template <int kBytes>
+// 16 bytes, both aligned to as many, past the first-level cache.
 __device__ inline void copy_async(void* to, const void* from) {
-  static_assert(kBytes == 8 || kBytes == 16);
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(from)
-                 : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 8;" ::"r"(address), "l"(from)
-                 : "memory");
-  }
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from)
+               : "memory");
 }
 // The copies since the last end_copies() are a group.
 __device__ inline void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

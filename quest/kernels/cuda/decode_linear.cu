@@ -9,25 +9,21 @@
 namespace quest::kernels::cuda::deploy {
 namespace {
 
-int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
-
 // pairs: decode_gate_up. Its blocks have 8 tiles of gate and 8 of up, or, where that is more than
 // three rings of weights, half as many: then streaming them takes longer than quantizing the row
 // twice on some multiprocessors does (a layer of a 7B, H100, halves to whole: 4 bits 43.5 us
 // to 45.9, 2 bits 33.3 to 30.7, 1 bit 23.3 to 20.1).
 DecodeCut cut_layer(int64_t n, int64_t k, const PackedRule& rule, bool pairs) {
   DecodeCut cut;
-  cut.tiles = divide_up(n, 16);
-  cut.spans = divide_up(k, kSpanColumns);
+  cut.tiles = count_of(n, 16);
+  cut.spans = count_of(k, kSpanColumns);
   if (pairs) {
     const int64_t bytes = int64_t{2} * kMostPairTiles * cut.spans * rule.bits * 512;
     const int half = bytes > 3 * kRingBytes ? kMostPairTiles / 2 : kMostPairTiles;
-    cut.blocks = divide_up(cut.tiles / 2, half);
+    cut.blocks = count_of(cut.tiles / 2, half);
     cut.block_tiles = 2 * std::min(half, cut.tiles / 2);
   } else {
-    cut.blocks = std::max(std::min(cut.tiles, device_facts().processors),
-                          divide_up(cut.tiles, kMaxBlockTiles));
-    cut.block_tiles = divide_up(cut.tiles, cut.blocks);
+    deal_tiles(cut, device_facts().processors);
   }
   cut.longer = cut.tiles - cut.blocks * (cut.block_tiles - 1);
   cut.shared_bytes = DecodeShared::bytes(

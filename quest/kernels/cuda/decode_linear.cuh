@@ -89,7 +89,7 @@ struct WeightStream {
     if (next < end) {
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
-        copy_async<16>(slots + (slot * kVectors + v) * 512, at + v * 32);
+        copy_async(slots + (slot * kVectors + v) * 512, at + v * 32);
       }
       at += kVectors * 32;
       if (++next == split) at += jump;
@@ -142,15 +142,18 @@ __device__ inline int column_of(int round) {
   return round * kRoundColumns + static_cast<int>(threadIdx.x) * kLane;
 }
 
+// A power of two from the chunks of a row of so many rounds.
+constexpr int most_chunks(int rounds) { return kRoundColumns / 128 * (rounds == 3 ? 4 : rounds); }
+
 // A rotated row as codes into shared memory. k is a multiple of 8.
 template <bool kBits, int kRounds>
 __device__ void stage_row(const RowRule& rule, const float (&v)[kRounds][kLane], int k,
                           const DecodeShared& shared) {
-  constexpr int kMost = 32 * (kRounds == 3 ? 4 : kRounds);  // chunks
   square_chunks(v, k, shared.chunks);
   __syncthreads();
   if (threadIdx.x < 32) {
-    const RowScale c = scale_of_row<CodeKind::kLinear, kMost>(rule, shared.chunks, k);
+    const RowScale c =
+        scale_of_row<CodeKind::kLinear, most_chunks(kRounds)>(rule, shared.chunks, k);
     if (threadIdx.x == 0) *shared.scale = c;
   }
   __syncthreads();
@@ -187,8 +190,9 @@ struct NormedSource {
     }
     square_chunks(v, k, shared.chunks);
     __syncthreads();
-    if (threadIdx.x < 32)
-      shared.inverse_rms() = inverse_rms<32 * kRounds>(shared.chunks, k, row.eps);
+    if (threadIdx.x < 32) {
+      shared.inverse_rms() = inverse_rms<most_chunks(kRounds)>(shared.chunks, k, row.eps);
+    }
     __syncthreads();
     const float inverse = shared.inverse_rms();
 #pragma unroll

@@ -5,8 +5,6 @@
 namespace quest::kernels::cuda {
 namespace {
 
-int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
-
 struct SharedNeed {
   int m;
   bool one_bit;
@@ -24,19 +22,14 @@ struct SharedNeed {
   }
 };
 
-void deal_tiles(ProductCut& cut, int blocks) {
-  cut.blocks = std::max(std::min(cut.tiles, blocks), divide_up(cut.tiles, kMaxBlockTiles));
-  cut.block_tiles = divide_up(cut.tiles, cut.blocks);
-}
-
 }  // namespace
 
 ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
   const DeviceFacts& device = device_facts();
   const SharedNeed need{static_cast<int>(m), one_bit};
   ProductCut cut;
-  cut.tiles = divide_up(n, 16);
-  cut.spans = cut.slab_spans = divide_up(k, kSpanColumns);
+  cut.tiles = count_of(n, 16);
+  cut.spans = cut.slab_spans = count_of(k, kSpanColumns);
   // Two blocks on each multiprocessor; one of twice the warps if only that has room for all
   // activations; slabs of them if there is none.
   const int half = shared_of_two_blocks(device);
@@ -49,12 +42,12 @@ ProductCut cut_product(int64_t m, int64_t n, int64_t k, bool one_bit) {
     if (one_block) cut = alone;
     while (!one_block && cut.block_tiles > 1 && need.total(cut.block_tiles, 1) > half) {
       cut.blocks = std::min(cut.tiles, 2 * cut.blocks);
-      cut.block_tiles = divide_up(cut.tiles, cut.blocks);
+      cut.block_tiles = count_of(cut.tiles, cut.blocks);
     }
     for (int slabs = 2;
          !one_block && need.total(cut.block_tiles, cut.slab_spans) > half && cut.slab_spans > 1;
          ++slabs) {
-      cut.slab_spans = divide_up(cut.spans, slabs);
+      cut.slab_spans = count_of(cut.spans, slabs);
     }
   }
   const bool few = cut.blocks <= device.processors && cut.block_tiles * cut.spans >= 16;

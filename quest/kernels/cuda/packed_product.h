@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "quest/base/integer_math.h"
 #include "quest/kernels/cuda/device_facts.h"
 #include "quest/kernels/cuda/launch.h"
 #include "quest/kernels/cuda/packed_gemm.h"
@@ -11,6 +12,11 @@
 #include "quest/kernels/cuda/stream.h"
 
 namespace quest::kernels::cuda {
+
+// Tiles, spans or blocks of a launch, which are few: values / each, rounded up.
+inline int count_of(int64_t values, int64_t each) {
+  return static_cast<int>(divide_up(values, each));
+}
 
 // What the sums become.
 enum class ProductForm { kFloat, kBfloat16, kHalves };

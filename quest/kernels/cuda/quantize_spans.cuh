@@ -291,7 +291,7 @@ __global__ void __launch_bounds__(kMostSpans * 32)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int at = round_column + j * 32 * kChunk;
-        if (at < k) copy_async<16>(in_rounds + i * kChunkUnits + j * kChunkRound, from + at);
+        if (at < k) copy_async(in_rounds + i * kChunkUnits + j * kChunkRound, from + at);
       }
     }
   };

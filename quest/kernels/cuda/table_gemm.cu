@@ -12,7 +12,6 @@ namespace {
 constexpr int kGroup = static_cast<int>(kTileBlock);
 constexpr int kMaxHalves = 64;  // rows of halves in one product
 
-int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 int64_t round_up16(int64_t a) { return (a + 15) / 16 * 16; }
 
 // Rows of x in the workspace: q = 256 high + low.
@@ -26,7 +25,7 @@ SplitRows split_rows(void* workspace, int64_t m, int64_t columns) {
   auto* bytes = static_cast<uint8_t*>(workspace);
   SplitRows rows;
   rows.columns = columns;
-  rows.groups = divide_up(columns, kGroup);
+  rows.groups = count_of(columns, kGroup);
   rows.codes = reinterpret_cast<int8_t*>(bytes);
   bytes += round_up16(2 * m * columns);
   rows.units = reinterpret_cast<float*>(bytes);
@@ -225,9 +224,9 @@ void launch_groups(const GroupTask& task, int shared_bytes, Stream stream) {
     return true;
   }();
   static_cast<void>(allowed);
-  const int tiles = divide_up(task.rows, 16);
+  const int tiles = count_of(task.rows, 16);
   launch_dependent("table_gemm", group_product<kTilesM>,
-                   dim3(static_cast<unsigned>(divide_up(tiles, kGroupWarps))),
+                   dim3(static_cast<unsigned>(count_of(tiles, kGroupWarps))),
                    dim3(32 * kGroupWarps), static_cast<size_t>(shared_bytes), stream, task);
 }
 
@@ -241,11 +240,11 @@ void group_products(const DeviceTable& table, const SplitRows& x, int m, float* 
   task.ldo = ldo;
   task.m = m;
   task.rows = static_cast<int>(table.rows);
-  task.spans = divide_up(table.columns, kSpanColumns);
+  task.spans = count_of(table.columns, kSpanColumns);
   int shared_bytes = 0;
   const int limit = shared_of_two_blocks(device_facts());
   for (int slabs = 1;; ++slabs) {
-    task.slab_spans = divide_up(task.spans, slabs);
+    task.slab_spans = count_of(task.spans, slabs);
     task.row_bytes = task.slab_spans * kSpanColumns + 32;  // rows meet different banks
     task.terms_stride = (task.slab_spans + 1) * kSpanBlocks;
     task.terms_offset = 2 * m * task.row_bytes;
@@ -363,7 +362,7 @@ __global__ void __launch_bounds__(32 * kBf16Warps) bf16_product(const Bf16Task p
 template <int kM>
 void launch_bf16(const Bf16Task& task, Stream stream) {
   launch_dependent("table_gemm", bf16_product<kM>,
-                   dim3(static_cast<unsigned>(divide_up(task.rows, 16 * kBf16Warps))),
+                   dim3(static_cast<unsigned>(count_of(task.rows, 16 * kBf16Warps))),
                    dim3(32 * kBf16Warps), 0, stream, task);
 }
 
@@ -457,7 +456,7 @@ __global__ void __launch_bounds__(256) gather_rows(const RowsTask p, D* out) {
 int64_t table_workspace_bytes(const DeviceTable& table, int64_t m) {
   if (table.form == TableForm::kBf16) return 0;
   return round_up16(2 * m * table.columns) + round_up16(4 * m) +
-         round_up16(4 * m * divide_up(table.columns, kGroup));
+         round_up16(4 * m * count_of(table.columns, kGroup));
 }
 
 void table_gemm(const DeviceTable& table, const float* x, int64_t ldx, int64_t m, void* workspace,
@@ -503,7 +502,7 @@ void table_rows(const DeviceTable& table, const int32_t* tokens, int64_t m, T* o
                       tokens};
   launch_dependent(
       "table_rows", gather_rows<device_t<T>>,
-      dim3(static_cast<unsigned>(m), static_cast<unsigned>(divide_up(table.columns, 4 * 256))),
+      dim3(static_cast<unsigned>(m), static_cast<unsigned>(count_of(table.columns, 4 * 256))),
       dim3(256), 0, stream, task, dev(out));
 }
 

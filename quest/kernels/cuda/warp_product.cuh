@@ -2,6 +2,7 @@
 // device code that the kernels of packed_product.cuh and decode_linear.cuh share.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "quest/kernels/cuda/device.cuh"
@@ -13,6 +14,12 @@
 namespace quest::kernels::cuda {
 
 inline constexpr int kMaxBlockTiles = 16;
+// Deals cut.tiles to `blocks` blocks, or to as many more as kMaxBlockTiles asks for.
+template <class Cut>
+void deal_tiles(Cut& cut, int blocks) {
+  cut.blocks = std::max(std::min(cut.tiles, blocks), count_of(cut.tiles, kMaxBlockTiles));
+  cut.block_tiles = count_of(cut.tiles, cut.blocks);
+}
 // From one row's sums in shared memory to the next: lanes that add at once meet different banks.
 __host__ __device__ constexpr int sums_stride(int block_tiles) { return block_tiles * 16 + 4; }
 
