@@ -106,6 +106,34 @@ void expect_groups_are_the_values() {
   }
 }
 
+template <int kBits>
+void expect_planes_are_the_bits() {
+  const Half half(kBits, 20 + kBits);
+  for (int column = 0; column < 32; ++column) {
+    EXPECT_EQ(plane_bit<kBits>(column), plane_bit<kBits>(column % 4) +
+                                            kPlaneStep<kBits> * (column / 4 % 2) +
+                                            plane_bit<kBits>(column / 8 * 8));
+  }
+  for (int c = 0; c < 2; ++c) {
+    for (int lane = 0; lane < 32; ++lane) {
+      const std::vector<uint32_t> w = half.lane_words(lane, c);
+      for (int h = 0; h < 2; ++h) {
+        uint32_t planes[kBits];
+        bit_planes<kBits>(w.data(), h, planes);
+        for (int column = 0; column < 32; ++column) {
+          unsigned value = 0;
+          for (int p = 0; p < kBits; ++p) {
+            value |= (planes[p] >> plane_bit<kBits>(column) & 1u) << p;
+          }
+          EXPECT_EQ(value, half.u[static_cast<size_t>((lane / 4 + 8 * h) * 256 + c * kColumns +
+                                                      32 * (lane % 4) + column)])
+              << kBits << " bits, column " << column;
+        }
+      }
+    }
+  }
+}
+
 template <int... kMinusOne>
 void all_bits(std::integer_sequence<int, kMinusOne...>) {
   (expect_fields_are_the_dot<kMinusOne + 1>(), ...);
@@ -114,6 +142,13 @@ void all_bits(std::integer_sequence<int, kMinusOne...>) {
 
 TEST(PackedFields, EveryColumnIsInTheProductOnce) {
   all_bits(std::make_integer_sequence<int, 8>{});
+}
+
+TEST(PackedFields, PlanesHaveEveryBitOnce) {
+  expect_planes_are_the_bits<1>();
+  expect_planes_are_the_bits<2>();
+  expect_planes_are_the_bits<3>();
+  expect_planes_are_the_bits<4>();
 }
 
 TEST(PackedFields, NumbersAreLookedUp) {

@@ -6,12 +6,16 @@
 
 namespace quest::kernels::cuda {
 
+__device__ inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
 // 16 bytes, both aligned to as many, past the first-level cache.
-__device__ inline void copy_async(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from)
+__device__ inline void copy_async(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
                : "memory");
+}
+__device__ inline void copy_async(void* to, const void* from) {
+  copy_async(shared_address(to), from);
 }
 // The copies since the last end_copies() are a group.
 __device__ inline void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

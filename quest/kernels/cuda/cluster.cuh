@@ -13,6 +13,8 @@
 
 #include <cstdint>
 
+#include "quest/kernels/cuda/async_copy.cuh"
+
 namespace quest::kernels::cuda {
 
 struct Mailbox {
@@ -20,9 +22,6 @@ struct Mailbox {
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-__device__ inline uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
 __device__ inline void open(Mailbox& box) {
   if (threadIdx.x != 0) return;
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&box)) : "memory");

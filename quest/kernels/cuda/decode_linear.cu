@@ -1,24 +1,64 @@
 // decode_linear.h: what it takes, how it is cut into blocks, and its launch.
 #include <algorithm>
+#include <bit>
 #include <type_traits>
 
 #include "quest/kernels/cuda/decode_linear.cuh"
 #include "quest/kernels/cuda/decode_linear.h"
 #include "quest/kernels/cuda/dependent_launch.cuh"
+#include "quest/quant/quantizer.h"
 
 namespace quest::kernels::cuda::deploy {
 namespace {
+
+// How codes of activations are indices: an 8-bit code as it is.
+RowPlanes planes_of(const QuantSpec& activation, int spans) {
+  const CodeFormat format = code_format(activation);
+  const bool is_signed = format.offset != 0;  // in two's complement: the last plane is negative
+  RowPlanes planes;
+  planes.stride = RowPlanes::stride_of(spans);
+  if (is_signed) {
+    planes.count = kMostPlanes;
+  } else {
+    planes.slope = activation.grid == Grid::kTernary ? 1 : 2;
+    planes.offset = -format.max_number;
+    planes.count = std::bit_width(static_cast<unsigned>(2 * format.max_number / planes.slope));
+  }
+  const auto scale = [&](int plane) {
+    if (plane > planes.count) return 0;
+    if (plane == planes.count) return planes.offset;
+    return is_signed && plane == planes.count - 1 ? -(planes.slope << plane)
+                                                  : planes.slope << plane;
+  };
+  for (int pair = 0; pair <= kMostPlanes / 2; ++pair) {
+    planes.scales[pair] = make_int2(scale(2 * pair), scale(2 * pair + 1));
+  }
+  return planes;
+}
+// Codes of the rule become indices.
+RowRule index_rule(const QuantSpec& activation, int64_t k) {
+  RowRule rule = make_row_rule(activation, k);
+  const CodeFormat format = code_format(activation);
+  if (format.offset == 0) {  // number = slope n - intercept, from -max_number on
+    const int lowest =
+        (static_cast<int>(rule.intercept) - format.max_number) / static_cast<int>(rule.slope);
+    rule.code_slope = 1;
+    rule.code_offset = -lowest;
+  }
+  return rule;
+}
 
 // pairs: decode_gate_up. Its blocks have 8 tiles of gate and 8 of up, or, where that is more than
 // three rings of weights, half as many: then streaming them takes longer than quantizing the row
 // twice on some multiprocessors does (a layer of a 7B, H100, halves to whole: 4 bits 43.5 us
 // to 45.9, 2 bits 33.3 to 30.7, 1 bit 23.3 to 20.1).
-DecodeCut cut_layer(int64_t n, int64_t k, const PackedRule& rule, bool pairs) {
+DecodeCut cut_layer(int64_t n, int64_t k, int bits, const QuantSpec& activation, bool pairs) {
   DecodeCut cut;
   cut.tiles = count_of(n, 16);
   cut.spans = count_of(k, kSpanColumns);
+  cut.inverse_spans = 1.0f / static_cast<float>(cut.spans);
   if (pairs) {
-    const int64_t bytes = int64_t{2} * kMostPairTiles * cut.spans * rule.bits * 512;
+    const int64_t bytes = int64_t{2} * kMostPairTiles * cut.spans * bits * 512;
     const int half = bytes > 3 * kRingBytes ? kMostPairTiles / 2 : kMostPairTiles;
     cut.blocks = count_of(cut.tiles / 2, half);
     cut.block_tiles = 2 * std::min(half, cut.tiles / 2);
@@ -26,10 +66,8 @@ DecodeCut cut_layer(int64_t n, int64_t k, const PackedRule& rule, bool pairs) {
     deal_tiles(cut, device_facts().processors);
   }
   cut.longer = cut.tiles - cut.blocks * (cut.block_tiles - 1);
-  cut.shared_bytes = DecodeShared::bytes(
-      cut.spans * (rule.kind == kPackedOneBit ? PackedKind<kPackedOneBit>::kSpanBytes
-                                              : PackedKind<1>::kSpanBytes),
-      cut.block_tiles);
+  cut.planes = planes_of(activation, cut.spans);
+  cut.shared_bytes = DecodeMemory::bytes(cut.planes.bytes(), cut.block_tiles);
   return cut;
 }
 
@@ -87,10 +125,10 @@ int shared_to_ask(const DecodeCut& cut) {
   return std::max(cut.shared_bytes, std::min(more_than_half, device.block_shared));
 }
 
-template <int kKind, class Source, class Row, class Sink>
+template <int kBits, class Source, class Row, class Sink>
 void launch(const char* operation, const Row& row, const RowRule& rule, const ProductTask& task,
             const DecodeCut& cut, const Sink& sink, Stream stream) {
-  const auto kernel = &decode_linear_block<kKind, Source, Row, Sink>;
+  const auto kernel = &decode_linear_block<kBits, Source, Row, Sink>;
   static const bool allowed = [&] {
     allow_shared(operation, kernel);
     share_most_memory(operation, kernel);
@@ -106,28 +144,20 @@ template <class Row, class Sink>
 void run(const char* operation, const DeviceWeight& weight, const QuantSpec& activation,
          const Row& row, const Sink& sink, Stream stream) {
   ProductTask task;
-  const PackedRule rule = product_rule(weight.spec, activation, 1, weight.k);
+  const PackedRule rule = code_rule(weight.spec, activation);
   set_operands(task, weight, rule, 1);
-  const RowRule row_rule = make_row_rule(activation, weight.k);
-  const DecodeCut cut = cut_layer(weight.n, weight.k, rule, Sink::kPairs);
-  const auto launch_kind = [&](auto kind) {
+  const RowRule row_rule = index_rule(activation, weight.k);
+  const DecodeCut cut = cut_layer(weight.n, weight.k, rule.bits, activation, Sink::kPairs);
+  const auto of_bits = [&](auto bits) {
     with_source<Row>(weight.k, [&](auto source) {
-      launch<decltype(kind)::value, typename decltype(source)::type>(operation, row, row_rule, task,
+      launch<decltype(bits)::value, typename decltype(source)::type>(operation, row, row_rule, task,
                                                                      cut, sink, stream);
     });
   };
-  switch (rule.kind) {
-    case 1:
-      return launch_kind(std::integral_constant<int, 1>{});
-    case 2:
-      return launch_kind(std::integral_constant<int, 2>{});
-    case 3:
-      return launch_kind(std::integral_constant<int, 3>{});
-    case 4:
-      return launch_kind(std::integral_constant<int, 4>{});
-    default:
-      return launch_kind(std::integral_constant<int, kPackedOneBit>{});
-  }
+  if (rule.bits == 1) return of_bits(std::integral_constant<int, 1>{});
+  if (rule.bits == 2) return of_bits(std::integral_constant<int, 2>{});
+  if (rule.bits == 3) return of_bits(std::integral_constant<int, 3>{});
+  of_bits(std::integral_constant<int, 4>{});
 }
 
 template <class Row>
@@ -138,7 +168,8 @@ bool supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n, i
   return n >= 1 && k % kLane == 0 && k <= most_columns<Row>() && is_linear(weight) &&
          is_linear(activation) && weight_rule(weight).bits <= 4 &&
          packed_gemm_supports(weight, activation, k) &&
-         cut_layer(n, k, weight_rule(weight), false).shared_bytes <= device_facts().block_shared;
+         cut_layer(n, k, weight_rule(weight).bits, activation, false).shared_bytes <=
+             device_facts().block_shared;
 }
 
 template <class Row>

@@ -12,14 +12,15 @@
 #include "quest/kernels/cuda/async_copy.cuh"
 #include "quest/kernels/cuda/decode_linear.h"
 #include "quest/kernels/cuda/deploy_math.cuh"
+#include "quest/kernels/cuda/packed_product.h"
+#include "quest/kernels/cuda/plane_product.cuh"
 #include "quest/kernels/cuda/quantize_row.cuh"
-#include "quest/kernels/cuda/warp_product.cuh"
 
 namespace quest::kernels::cuda::deploy {
 
 inline constexpr int kDecodeWarps = 16, kDecodeThreads = 32 * kDecodeWarps;
-inline constexpr int kRingVectors = 12;  // of a warp: 96 KB of a block
-inline constexpr int kRingBytes = kDecodeWarps * kRingVectors * 512;
+inline constexpr int kWarpRingBytes = 12 * 512;
+inline constexpr int kRingBytes = kDecodeWarps * kWarpRingBytes;
 inline constexpr int kRoundColumns = kDecodeThreads * kLane;  // of a row, 8 in each thread
 inline constexpr int kMostPairTiles = 8;  // of gate and of up in a block of decode_gate_up
 // decode_gate_up rotates within so many values, the kernel after it the rest.
@@ -32,139 +33,135 @@ struct DecodeCut {
   int block_tiles = 0;  // most of a block: one more than the others in the first `longer` blocks
   int longer = 0;
   int blocks = 0, shared_bytes = 0;
+  float inverse_spans = 0;
+  RowPlanes planes;
 };
 
-// Shared memory of a block.
+// Shared memory of a block: this, then what the layer's size decides.
 struct DecodeShared {
-  uint8_t* ring;      // kRingBytes
-  uint8_t* codes;     // of the row
-  int32_t* dots;      // (16 block_tiles)
-  float* w_units;     // the same
-  int32_t* n_sums;    // the same
-  int32_t* code_sum;  // after the dots and units
-  float* chunks;      // (kMaxChunks)
-  RowScale* scale;    // and after it the inverse rms of the row
+  alignas(16) uint8_t ring[kRingBytes];
+  float chunks[kMaxChunks];
+  RowScale scale;
+  float inverse_rms;
+  int32_t code_sum;
+};
+struct DecodeMemory {
+  DecodeShared& fixed;
+  uint8_t* codes;   // planes of the row
+  int32_t* dots;    // (16 block_tiles)
+  float* w_units;   // the same
+  int32_t* n_sums;  // the same
 
-  __host__ __device__ static constexpr int bytes(int code_bytes, int block_tiles) {
-    return kRingBytes + (code_bytes + 15) / 16 * 16 +
-           4 * (3 * 16 * block_tiles + 1 + kMaxChunks + 4);
+  static constexpr int kFixedBytes = static_cast<int>(sizeof(DecodeShared));
+  static constexpr int bytes(int code_bytes, int block_tiles) {
+    return kFixedBytes + code_bytes + 3 * 4 * 16 * block_tiles;
   }
-  __device__ DecodeShared(uint4* memory, int code_bytes, int block_tiles)
-      : ring(reinterpret_cast<uint8_t*>(memory)),
-        codes(ring + kRingBytes),
-        dots(reinterpret_cast<int32_t*>(codes + (code_bytes + 15) / 16 * 16)),
+  __device__ DecodeMemory(uint4* memory, int code_bytes, int block_tiles)
+      : fixed(*reinterpret_cast<DecodeShared*>(memory)),
+        codes(reinterpret_cast<uint8_t*>(memory) + kFixedBytes),
+        dots(reinterpret_cast<int32_t*>(codes + code_bytes)),
         w_units(reinterpret_cast<float*>(dots + 16 * block_tiles)),
-        n_sums(dots + 2 * 16 * block_tiles),
-        code_sum(dots + 3 * 16 * block_tiles),
-        chunks(reinterpret_cast<float*>(code_sum + 1)),
-        scale(reinterpret_cast<RowScale*>(chunks + kMaxChunks)) {}
-  __device__ float& inverse_rms() const { return *reinterpret_cast<float*>(scale + 1); }
+        n_sums(dots + 2 * 16 * block_tiles) {}
 };
 
-// A warp's weights on their way through shared memory: one group of copies for each unit. Beyond
-// unit `split` memory goes on `jump` vectors later.
-template <int kVectors>
+// A warp's `count` units of weights on their way through shared memory: a group of copies for each
+// chunk of kUnits, the last of which may be shorter. Each lane copies its own vectors, and reads
+// back what it copied itself: no barrier is needed between the two.
+template <int kBits>
 struct WeightStream {
-  static constexpr int kDepth = kRingVectors / kVectors;
-  const uint4* at;
-  int next, end, split;
-  int64_t jump;
-  uint8_t* slots;  // this lane's vector of slot 0
-  int slot = 0;    // that is taken, then filled, next
+  static constexpr int kUnits = kBits == 3 ? 1 : 4 / kBits;
+  static constexpr int kUnitBytes = kBits * 512, kChunkBytes = kUnits * kUnitBytes;
+  static constexpr int kDepth = kWarpRingBytes / kChunkBytes;
+  const uint8_t* next;    // of this lane, to ask for
+  int to_ask;             // units
+  uint8_t *chunk, *last;  // this lane's first vector of the chunk that is taken; of the ring's last
 
-  __device__ WeightStream(const uint4* lanes, int begin, int last, int jump_at, int64_t by,
-                          uint8_t* ring)
-      : at(lanes + int64_t{begin} * kVectors * 32 + threadIdx.x % 32),
-        next(begin),
-        end(last),
-        split(jump_at),
-        jump(by),
-        slots(ring + (threadIdx.x / 32 * kRingVectors * 32 + threadIdx.x % 32) * 16) {
-    if (begin >= split) at += jump;
-#pragma unroll 1
-    for (int d = 0; d < kDepth; ++d) ask();
-  }
-  // Into the slot that was taken last.
-  __device__ void ask() {
-    if (next < end) {
+  // from: this lane's first vector.
+  __device__ WeightStream(const uint8_t* from, int count, uint8_t* ring) : to_ask(count) {
+    chunk = ring + threadIdx.x / 32 * kWarpRingBytes + threadIdx.x % 32 * 16;
+    last = chunk + (kDepth - 1) * kChunkBytes;
+    uint32_t to = shared_address(chunk);
+    asm volatile("" : "+l"(from), "+r"(to));  // so that they are computed once
 #pragma unroll
-      for (int v = 0; v < kVectors; ++v) {
-        copy_async(slots + (slot * kVectors + v) * 512, at + v * 32);
+    for (int d = 0; d < kDepth; ++d) {
+      copy(to + d * kChunkBytes, from + d * kChunkBytes, to_ask - d * kUnits);
+      end_copies();
+    }
+    next = from + kDepth * kChunkBytes;
+    to_ask -= kDepth * kUnits;
+  }
+  // Up to a chunk of them.
+  __device__ static void copy(uint32_t to, const uint8_t* from, int units) {
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) {
+#pragma unroll
+      for (int at = u * kUnitBytes; at < (u + 1) * kUnitBytes; at += 512) {
+        if (u < units) copy_async(to + at, from + at);
       }
-      at += kVectors * 32;
-      if (++next == split) at += jump;
+    }
+  }
+  // This lane's first vector of the next chunk, when it is there.
+  __device__ const uint8_t* take() const {
+    await_copies<kDepth - 1>();
+    return chunk;
+  }
+  // The chunk that was taken is filled again.
+  __device__ void advance() {
+    if (to_ask > 0) {
+      copy(shared_address(chunk), next, to_ask);
+      next += kChunkBytes;
+      to_ask -= kUnits;
     }
     end_copies();
-    slot = slot + 1 == kDepth ? 0 : slot + 1;
-  }
-  __device__ void take(uint32_t (&w)[4 * kVectors]) {
-    await_copies<kDepth - 1>();
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const uint4 x = *reinterpret_cast<const uint4*>(slots + (slot * kVectors + v) * 512);
-      w[4 * v] = x.x, w[4 * v + 1] = x.y, w[4 * v + 2] = x.z, w[4 * v + 3] = x.w;
-    }
+    chunk = chunk == last ? chunk - (kDepth - 1) * kChunkBytes : chunk + kChunkBytes;
   }
 };
 
-// Codes of 8 values of a row from `column` on into `row` of shared memory, as bytes or as bits;
-// what they add to the row's sum. Every lane of the warp calls it; `exists`: its values are of the
-// row.
-template <bool kBits>
-__device__ inline int stage8(const RowRule& rule, const RowScale& scale, const float (&v)[kLane],
-                             uint8_t* row, int column, bool exists) {
-  uint32_t words[2] = {0, 0};
+// A lane's words of a unit.
+template <int kWords>
+__device__ inline void load_unit(const uint8_t* from, uint32_t (&w)[kWords]) {
 #pragma unroll
-  for (int i = 0; i < kLane; ++i) {
-    const auto code = static_cast<uint32_t>(linear_code(rule, scale, v[i]).code) & 0xffu;
-    if constexpr (kBits) {
-      // Column 4 j + b of a word of 32 is bit j of byte b.
-      words[0] |= (~code >> 7 & 1u) << (8 * (i % 4) + i / 4);
-    } else {
-      words[i / 4] |= code << (8 * (i % 4));
-    }
+  for (int v = 0; v < kWords; v += 4) {
+    const uint4 x = *reinterpret_cast<const uint4*>(from + v * 128);
+    w[v] = x.x, w[v + 1] = x.y, w[v + 2] = x.z, w[v + 3] = x.w;
   }
-  if constexpr (kBits) {
-    uint32_t word = exists ? words[0] << (column % 32 / 4) : 0;
-    const int sum = __popc(word);
-    word |= __shfl_xor_sync(0xffffffffu, word, 1);
-    word |= __shfl_xor_sync(0xffffffffu, word, 2);
-    if (exists && threadIdx.x % 4 == 0) reinterpret_cast<uint32_t*>(row)[column / 32] = word;
-    return sum;
-  }
-  if (!exists) return 0;
-  *reinterpret_cast<uint2*>(row + column) = make_uint2(words[0], words[1]);
-  return __dp4a(static_cast<int>(words[1]), 0x01010101,
-                __dp4a(static_cast<int>(words[0]), 0x01010101, 0));
 }
-
 __device__ inline int column_of(int round) {
-  return round * kRoundColumns + static_cast<int>(threadIdx.x) * kLane;
+  return static_cast<int>(static_cast<unsigned>(round) * kRoundColumns + threadIdx.x * kLane);
 }
 
 // A power of two from the chunks of a row of so many rounds.
 constexpr int most_chunks(int rounds) { return kRoundColumns / 128 * (rounds == 3 ? 4 : rounds); }
 
-// A rotated row as codes into shared memory. k is a multiple of 8.
-template <bool kBits, int kRounds>
-__device__ void stage_row(const RowRule& rule, const float (&v)[kRounds][kLane], int k,
-                          const DecodeShared& shared) {
-  square_chunks(v, k, shared.chunks);
+// A rotated row as planes into shared memory, and the sum of its codes. The rule's codes are the
+// planes' indices; k is a multiple of 8.
+template <int kBits, int kRounds>
+__device__ void stage_row(const RowRule& rule, const RowPlanes& planes,
+                          const float (&v)[kRounds][kLane], int k, const DecodeMemory& shared) {
+  square_chunks(v, k, shared.fixed.chunks);
   __syncthreads();
   if (threadIdx.x < 32) {
     const RowScale c =
-        scale_of_row<CodeKind::kLinear, most_chunks(kRounds)>(rule, shared.chunks, k);
-    if (threadIdx.x == 0) *shared.scale = c;
+        scale_of_row<CodeKind::kLinear, most_chunks(kRounds)>(rule, shared.fixed.chunks, k);
+    if (threadIdx.x == 0) shared.fixed.scale = c;
   }
   __syncthreads();
-  const RowScale scale = *shared.scale;
+  const RowScale scale = shared.fixed.scale;
+  uint32_t indices[kRounds][2] = {};
   int sum = 0;
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
-    sum += stage8<kBits>(rule, scale, v[r], shared.codes, column_of(r), column_of(r) < k);
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) {
+      const auto code = static_cast<uint32_t>(linear_code(rule, scale, v[r][i]).code) & 0xffu;
+      indices[r][i / 4] |= code << (8 * (i % 4));
+    }
+    if (column_of(r) >= k) indices[r][0] = indices[r][1] = 0;
+    for (const uint32_t bytes : indices[r]) sum = __dp4a(static_cast<int>(bytes), 0x01010101, sum);
   }
+  stage_planes<kBits, kRoundColumns>(planes, indices, k, shared.codes);
   sum = __reduce_add_sync(0xffffffffu, sum);
-  if (threadIdx.x % 32 == 0 && sum != 0) atomicAdd(shared.code_sum, sum);
+  if (threadIdx.x % 32 == 0 && sum != 0) atomicAdd(&shared.fixed.code_sum, planes.slope * sum);
 }
 
 // Where rows come from: fetch_early() reads what no kernel writes, load() the row itself, rotated,
@@ -182,19 +179,19 @@ struct NormedSource {
       load_part(row.weight + column_of(r), 0, column_of(r) < k, weight[r]);
     }
   }
-  __device__ void load(const RowRule& rule, int k, const DecodeShared& shared,
+  __device__ void load(const RowRule& rule, int k, const DecodeMemory& shared,
                        float (&v)[kRounds][kLane]) const {
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
       load_part(row.x + column_of(r), 0, column_of(r) < k, v[r]);
     }
-    square_chunks(v, k, shared.chunks);
+    square_chunks(v, k, shared.fixed.chunks);
     __syncthreads();
     if (threadIdx.x < 32) {
-      shared.inverse_rms() = inverse_rms<most_chunks(kRounds)>(shared.chunks, k, row.eps);
+      shared.fixed.inverse_rms = inverse_rms<most_chunks(kRounds)>(shared.fixed.chunks, k, row.eps);
     }
     __syncthreads();
-    const float inverse = shared.inverse_rms();
+    const float inverse = shared.fixed.inverse_rms;
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
 #pragma unroll
@@ -211,7 +208,7 @@ struct GivenSource {
 
   __device__ explicit GivenSource(const GivenRow& from) : row(from) {}
   __device__ void fetch_early(int) {}
-  __device__ void load(const RowRule& rule, int k, const DecodeShared&,
+  __device__ void load(const RowRule& rule, int k, const DecodeMemory&,
                        float (&v)[kRounds][kLane]) const {
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
@@ -230,7 +227,7 @@ struct SwigluSource {
 
   __device__ explicit SwigluSource(const SwigluRow& from) : row(from) {}
   __device__ void fetch_early(int) {}
-  __device__ void load(const RowRule& rule, int k, const DecodeShared&,
+  __device__ void load(const RowRule& rule, int k, const DecodeMemory&,
                        float (&v)[kRounds][kLane]) const {
     const bool last = rule.block > kRotatedColumns;
     float other[kRounds][kLane];
@@ -253,10 +250,10 @@ struct SwigluSource {
 };
 
 // acc * (a_unit * w_unit) of the block's output i, and the sum acc.
-__device__ inline float output_of(const ProductTask& p, const DecodeShared& shared, int i,
+__device__ inline float output_of(const ProductTask& p, const DecodeMemory& shared, int i,
                                   int32_t& acc) {
-  acc = exact_sum(p, shared.dots[i], *shared.code_sum, shared.n_sums[i]);
-  return static_cast<float>(acc) * (shared.scale->unit * shared.w_units[i]);
+  acc = exact_sum(p, shared.dots[i], shared.fixed.code_sum, shared.n_sums[i]);
+  return static_cast<float>(acc) * (shared.fixed.scale.unit * shared.w_units[i]);
 }
 
 // What becomes of a block's sums.
@@ -268,7 +265,7 @@ struct OutputSink {
     return exists && to.residual != nullptr ? __ldcg(to.residual + n) : 0.0f;
   }
   __device__ void finish(const ProductTask& p, int tile0, int tiles, float addend,
-                         const DecodeShared& shared) const {
+                         const DecodeMemory& shared) const {
     const int i = static_cast<int>(threadIdx.x), n = tile0 * 16 + i;
     if (i >= tiles * 16 || n >= p.n) return;
     int32_t acc = 0;
@@ -287,11 +284,11 @@ struct SwigluSink {
   __device__ float fetch(int, bool) const { return 0.0f; }
   // A value in each of the first threads. Little code, since it is fetched anew for each launch.
   __device__ void finish(const ProductTask& p, int tile0, int tiles, float,
-                         const DecodeShared& shared) const {
+                         const DecodeMemory& shared) const {
     constexpr int kThreads = 16 * kMostPairTiles;
     const int i = static_cast<int>(threadIdx.x), half = tiles * 8;
     if (i >= kThreads) return;
-    auto* values = reinterpret_cast<float*>(shared.ring);  // nobody's now
+    auto* values = reinterpret_cast<float*>(shared.fixed.ring);  // nobody's now
     int32_t acc = 0;
     float v = 0.0f;
     if (i < half) {
@@ -312,29 +309,27 @@ struct SwigluSink {
   }
 };
 
-template <int kKind, class Source, class Row, class Sink>
+template <int kBits, class Source, class Row, class Sink>
 __global__ void __launch_bounds__(kDecodeThreads, 2)
-    decode_linear_block(const Row row, const RowRule rule, const ProductTask p, const DecodeCut cut,
-                        const Sink sink) {
-  using Kind = PackedKind<kKind>;
-  constexpr int kVectors = Kind::kBits;
+    decode_linear_block(const Row row, const RowRule rule, const ProductTask p,
+                        const __grid_constant__ DecodeCut cut, const Sink sink) {
   extern __shared__ uint4 memory[];
-  const int code_bytes = cut.spans * Kind::kSpanBytes;
-  const DecodeShared shared(memory, code_bytes, cut.block_tiles);
-  const int tid = static_cast<int>(threadIdx.x), warp = tid / 32;
+  const DecodeMemory shared(memory, cut.planes.bytes(), cut.block_tiles);
+  const int tid = static_cast<int>(threadIdx.x);
+  const unsigned warp = threadIdx.x / 32;
   const int block = static_cast<int>(blockIdx.x);
-  int tile0, tiles, split;
-  int64_t jump = 0;
+  // Of pairs one half of the warps has the tiles of gate, the other those of up.
+  constexpr int kSides = Sink::kPairs ? 2 : 1, kSideWarps = kDecodeWarps / kSides;
+  const unsigned in_side = warp % kSideWarps;
+  const int side = static_cast<int>(warp / kSideWarps);
+  const int side_stride = static_cast<int>(static_cast<unsigned>(cut.tiles) / kSides);
+  int tile0, tiles;
   if constexpr (Sink::kPairs) {
     tile0 = block * (cut.block_tiles / 2);
-    const int half = min(cut.block_tiles / 2, cut.tiles / 2 - tile0);
-    tiles = 2 * half;
-    split = half * cut.spans;
-    jump = static_cast<int64_t>(cut.tiles / 2 - half) * cut.spans * kVectors * 32;
+    tiles = 2 * min(cut.block_tiles / 2, side_stride - tile0);
   } else {
     tiles = cut.block_tiles - (block < cut.longer ? 0 : 1);
     tile0 = block * (cut.block_tiles - 1) + min(block, cut.longer);
-    split = tiles * cut.spans;
   }
   // What is small comes first: behind the weights it would wait for all of them.
   Source source(row);
@@ -343,21 +338,25 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
   int32_t number_sum = 0;
   if (tid < tiles * 16) {
     int n = tile0 * 16 + tid;
-    if (Sink::kPairs && tid >= tiles * 8) n += (cut.tiles / 2 - tiles / 2) * 16;
+    if (Sink::kPairs && tid >= tiles * 8) n += (side_stride - tiles / 2) * 16;
     if (n < p.n) w_unit = p.units[n];
     if (n < p.n && p.a_offset != 0) number_sum = p.number_sums[n];
   }
-  const int units = tiles * cut.spans;
-  const int begin = units * warp / kDecodeWarps, end = units * (warp + 1) / kDecodeWarps;
-  WeightStream<kVectors> stream(p.lanes + static_cast<int64_t>(tile0) * cut.spans * kVectors * 32,
-                                begin, end, split, jump, shared.ring);
+  const unsigned side_units = static_cast<unsigned>(tiles / kSides * cut.spans);
+  const int begin = static_cast<int>(side_units * in_side / kSideWarps);
+  const int count = static_cast<int>(side_units * (in_side + 1) / kSideWarps) - begin;
+  const auto first_unit = static_cast<unsigned>((tile0 + side * side_stride) * cut.spans + begin);
+  using Stream = WeightStream<kBits>;
+  Stream stream(reinterpret_cast<const uint8_t*>(p.lanes) +
+                    uint64_t{first_unit} * Stream::kUnitBytes + threadIdx.x % 32 * 16,
+                count, shared.fixed.ring);
   if (tid < tiles * 16) shared.dots[tid] = 0;
-  if (tid == 0) *shared.code_sum = 0;
-  // Bytes of the last span that no value of the row reaches.
-  const int used = Kind::kIsOneBit ? (p.k + 31) / 32 * 4 : p.k;
-  for (int i = used + 4 * tid; i < code_bytes; i += 4 * kDecodeThreads) {
-    *reinterpret_cast<uint32_t*>(shared.codes + i) = 0;
-  }
+  if (tid == 0) shared.fixed.code_sum = cut.planes.offset * p.k;
+  clear_planes(cut.planes, cut.spans, p.k, shared.codes);
+  const int tile = quotient(begin, cut.inverse_spans), span = begin - tile * cut.spans;
+  int32_t* tile_dots = shared.dots + (side * (tiles / kSides) + tile) * 16;
+  PlaneProduct<kBits> product(cut.planes, shared.codes, cut.spans, span);
+  int spans_left = cut.spans - span;
   __syncthreads();
   wait_for_previous();
   let_next_start();  // not before: its weights would be in the way of this kernel's row
@@ -366,27 +365,39 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
   {
     float v[Source::kRounds][kLane];
     source.load(rule, p.k, shared, v);
-    stage_row<Kind::kIsOneBit>(rule, v, p.k, shared);
+    stage_row<kBits>(rule, cut.planes, v, p.k, shared);
   }
   __syncthreads();
 
-  WarpProduct<kKind, 1> product;
-  product.begin(1, 0);
-  int span = begin % cut.spans;
-  int32_t* tile_dots = shared.dots + begin / cut.spans * 16;
+  const auto end_spans = [&](int done) {
+    spans_left -= done;
+    if (spans_left != 0) return;
+    product.flush(tile_dots);
+    spans_left = cut.spans;
+    tile_dots += 16;
+  };
 #pragma unroll 1
-  for (int unit = begin; unit < end; ++unit) {
-    uint32_t w[4 * kVectors];
-    stream.take(w);
-    product.add(w, shared.codes + span * Kind::kSpanBytes, p.table);
-    stream.ask();
-    if (++span == cut.spans) {
-      product.flush(1, 0, tile_dots);
-      span = 0;
-      tile_dots += 16;
+  for (int left = count; left > 0; left -= Stream::kUnits) {
+    const uint8_t* const chunk = stream.take();
+    if (Stream::kUnits == 1 || min(left, spans_left) >= Stream::kUnits) {
+      uint32_t w[Stream::kUnits][4 * kBits];
+#pragma unroll
+      for (int u = 0; u < Stream::kUnits; ++u) load_unit(chunk + u * Stream::kUnitBytes, w[u]);
+#pragma unroll
+      for (int u = 0; u < Stream::kUnits; ++u) product.add(w[u]);
+      end_spans(Stream::kUnits);
+    } else {
+#pragma unroll 1
+      for (int u = 0; u < min(left, Stream::kUnits); ++u) {
+        uint32_t w[4 * kBits];
+        load_unit(chunk + u * Stream::kUnitBytes, w);
+        product.add(w);
+        end_spans(1);
+      }
     }
+    stream.advance();
   }
-  if (span != 0 && begin < end) product.flush(1, 0, tile_dots);
+  if (spans_left != cut.spans && count > 0) product.flush(tile_dots);
   if (tid < tiles * 16) {  // not before: their way from memory is as long as the kernel before
     shared.w_units[tid] = w_unit;
     shared.n_sums[tid] = number_sum;

@@ -13,7 +13,8 @@
 // The bits of deploy.h's quantizers and packed_gemm.h's products called one after the other, which
 // are the CPU's. What a step of one row waits for is the kernels between the products, and each
 // kernel's start behind the one before it: here every block quantizes the row for itself, while its
-// weights stream into shared memory, from before the previous kernel's end (dependent_launch.cuh).
+// weights stream into shared memory, from before the previous kernel's end (dependent_launch.cuh),
+// and multiplies it by bits (plane_product.cuh).
 // Of two rows on, kernels of their own are faster.
 //
 // Device memory, FP32, 16-byte aligned. Asynchronous in `stream`, no allocations. Weights, their

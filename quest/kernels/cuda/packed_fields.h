@@ -110,6 +110,62 @@ QUEST_FIELDS uint32_t unpacked_group(const uint32_t* w, int j, int h) {
   return value;
 }
 
+// Bit planes: plane p has bit p of each of a lane's 32 columns in one word, column c's at
+// plane_bit<kBits>(c). Columns 8 q and 8 q + 4 on are plane_bit(8 q) and kPlaneStep further from
+// columns 0 and 4, four columns a byte each.
+template <int kBits>
+inline constexpr int kPlaneStep = kBits == 1   ? 1
+                                  : kBits == 4 ? 4
+                                               : 2;
+template <int kBits>
+QUEST_FIELDS constexpr int plane_bit(int column) {
+  constexpr int kLines = kPlaneStep<kBits>, kGroups = 8 / kLines;
+  const int group = column / 4;
+  return 8 * (column % 4) + kLines * (group % kGroups) + group / kGroups;
+}
+// a where the mask has ones, else b.
+QUEST_FIELDS uint32_t select_bits(uint32_t mask, uint32_t a, uint32_t b) {
+#ifdef __CUDA_ARCH__
+  uint32_t out;  // one instruction, which the compiler does not find
+  asm("lop3.b32 %0, %1, %2, %3, 0xe4;" : "=r"(out) : "r"(a), "r"(b), "r"(mask));
+  return out;
+#else
+  return (a & mask) | (b & ~mask);
+#endif
+}
+// From the words of half a span, of row g + 8 h. Up to 4 bits.
+template <int kBits>
+QUEST_FIELDS void bit_planes(const uint32_t* w, int h, uint32_t (&planes)[kBits]) {
+  static_assert(kBits <= 4);
+  constexpr uint32_t kEven = 0x55555555u, kEvenPairs = 0x33333333u;
+  if constexpr (kBits == 1) planes[0] = w[h];
+  if constexpr (kBits == 2 || kBits == 3) {
+    planes[0] = select_bits(kEven, w[h], w[2 + h] << 1);
+    planes[1] = select_bits(kEven, w[h] >> 1, w[2 + h]);
+  }
+  if constexpr (kBits == 3) {  // from the order of one bit: the middle four, then the middle pairs
+    uint32_t x = w[4 + h];
+    uint32_t turned = (x ^ x >> 2) & 0x0c0c0c0cu;
+    x ^= turned | turned << 2;
+    turned = (x ^ x >> 1) & 0x22222222u;
+    planes[2] = x ^ (turned | turned << 1);
+  }
+  if constexpr (kBits == 4) {  // four lines transposed within each nibble
+    uint32_t pairs[4];
+    QUEST_UNROLL
+    for (int l = 0; l < 2; ++l) {
+      const uint32_t first = w[2 * l + h], second = w[2 * l + 4 + h];
+      pairs[l] = select_bits(kEvenPairs, first, second << 2);
+      pairs[l + 2] = select_bits(kEvenPairs, first >> 2, second);
+    }
+    QUEST_UNROLL
+    for (int p = 0; p < 4; p += 2) {
+      planes[p] = select_bits(kEven, pairs[p], pairs[p + 1] << 1);
+      planes[p + 1] = select_bits(kEven, pairs[p] >> 1, pairs[p + 1]);
+    }
+  }
+}
+
 // The byte permutation of the GPU: nibble i of the selector says which of the 8 bytes of (high,
 // low) byte i is, or with its top bit that byte's sign, 0x00 or 0xff.
 QUEST_FIELDS uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {

@@ -84,13 +84,17 @@ PackedRule product_rule(const QuantSpec& weight, const QuantSpec& activation, in
               to_string(weight), to_string(activation), k);
   QUEST_CHECK(m >= 0 && m <= kMaxPackedRows, ErrorKind::kUsage,
               "[packed_gemm] {} rows, at most {} at once", m, kMaxPackedRows);
-  PackedRule rule = weight_rule(weight);
+  PackedRule rule = code_rule(weight, activation);
   if (is_one_bit(weight) && is_one_bit(activation)) {
     rule.kind = kPackedOneBit;
     rule.a_multiplier = 2;
     rule.a_offset = -1;
-    return rule;
   }
+  return rule;
+}
+
+PackedRule code_rule(const QuantSpec& weight, const QuantSpec& activation) {
+  PackedRule rule = weight_rule(weight);
   const CodeFormat format = code_format(activation);
   rule.a_multiplier = format.multiplier;
   rule.a_offset = format.offset;

@@ -32,6 +32,8 @@ PackedRule weight_rule(const QuantSpec& weight);
 // Throws kUsage, saying `operation`, where packed_gemm_supports() is false or m is not in
 // [0, kMaxPackedRows].
 PackedRule product_rule(const QuantSpec& weight, const QuantSpec& activation, int64_t m, int64_t k);
+// The same product by codes, never by bits of W1A1. Grids of integers, not 4:8.
+PackedRule code_rule(const QuantSpec& weight, const QuantSpec& activation);
 // Throws kUsage where unpack_numbers_supports() is false.
 void check_numbers_fit(const QuantSpec& weight);
 // Throws kUsage for grids that number_sums() is not for.

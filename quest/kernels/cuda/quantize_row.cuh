@@ -27,8 +27,8 @@ __device__ void square_chunks(const float (&v)[kRounds][kLane], int k, float* ch
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
     const float sum = square_chunk(v[r]);
-    const int column = (r * blockDim.x + threadIdx.x) * kLane;
-    if (threadIdx.x % 16 == 0 && column < k) chunks[column / 128] = sum;
+    const unsigned column = (r * blockDim.x + threadIdx.x) * kLane;
+    if (threadIdx.x % 16 == 0 && column < static_cast<unsigned>(k)) chunks[column / 128] = sum;
   }
 }
 

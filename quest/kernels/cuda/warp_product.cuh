@@ -1,8 +1,7 @@
-// What one warp does of a product with weights in lane order, and what a block makes of the sums:
-// device code that the kernels of packed_product.cuh and decode_linear.cuh share.
+// What one warp does of a product with weights in lane order, and what becomes of the sums: device
+// code of packed_product.cuh. (One row alone, in one kernel with its quantizer: plane_product.cuh.)
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "quest/kernels/cuda/device.cuh"
@@ -13,13 +12,6 @@
 
 namespace quest::kernels::cuda {
 
-inline constexpr int kMaxBlockTiles = 16;
-// Deals cut.tiles to `blocks` blocks, or to as many more as kMaxBlockTiles asks for.
-template <class Cut>
-void deal_tiles(Cut& cut, int blocks) {
-  cut.blocks = std::max(std::min(cut.tiles, blocks), count_of(cut.tiles, kMaxBlockTiles));
-  cut.block_tiles = count_of(cut.tiles, cut.blocks);
-}
 // From one row's sums in shared memory to the next: lanes that add at once meet different banks.
 __host__ __device__ constexpr int sums_stride(int block_tiles) { return block_tiles * 16 + 4; }
 
@@ -30,12 +22,6 @@ struct PackedKind {
   // Bytes of a row of activations in one span.
   static constexpr int kSpanBytes = kIsOneBit ? 32 : 256;
 };
-
-// a / b from 1 / b in FP32, much shorter than the division. Exact for b up to 4096 and quotients up
-// to 64: the error is below 64 * 2^-21, the distance to the next integer at least 1 / (2 b).
-__device__ inline int quotient(int a, float inverse) {
-  return static_cast<int>((static_cast<float>(a) + 0.5f) * inverse);
-}
 
 // One span of 16 rows times up to 8 kTilesM rows of activations, in the registers of a warp.
 template <int kKind, int kTilesM>
@@ -161,16 +147,6 @@ struct WarpProduct {
     clear();
   }
 };
-
-// acc = a_multiplier (w_multiplier dot + w_offset sum_c code) + a_offset sum_k number, modulo 2^32.
-__device__ inline int32_t exact_sum(const ProductTask& p, int32_t dot, int32_t code_sum,
-                                    int32_t number_sum) {
-  const uint32_t inner = static_cast<uint32_t>(p.w_multiplier) * static_cast<uint32_t>(dot) +
-                         static_cast<uint32_t>(p.w_offset) * static_cast<uint32_t>(code_sum);
-  return static_cast<int32_t>(static_cast<uint32_t>(p.a_multiplier) * inner +
-                              static_cast<uint32_t>(p.a_offset) *
-                                  static_cast<uint32_t>(number_sum));
-}
 
 __device__ inline void write_output(const ProductTask& p, int row, int64_t n, const int32_t* dots,
                                     int stride, const int32_t* sums, const float* a_units,
