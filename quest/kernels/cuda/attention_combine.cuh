@@ -23,7 +23,7 @@ __device__ void combine_warps(const DeviceCache& cache, const Piece& piece,
     }
 #pragma unroll
     for (int w = 0; w < S::kWarps; ++w) {
-      const float weight = exp_as_cpu(sums[w].x - most);
+      const float weight = fast_exp(sums[w].x - most);
       total = __fmaf_rn(sums[w].y, weight, total);
       o = __fmaf_rn(shared.of_warps[(w * kHeads + h) * S::kMaxDim + d], weight, o);
     }
@@ -31,7 +31,7 @@ __device__ void combine_warps(const DeviceCache& cache, const Piece& piece,
   }
 }
 
-// Head h's value d is o / total: into out, or for int8 into `place` for transform_out.
+// Head h's value d: into out, or for int8 into `place` for transform_out.
 template <bool kInt8>
 __device__ void put(const SplitTask& task, const Piece& piece, int h, int d, float value,
                     float* place) {
@@ -99,7 +99,7 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
 #pragma unroll 1
     for (int i = lane; i < pieces; i += 32) {
       const float2 part = __ldcg(sums + i);
-      sum = __fmaf_rn(part.y, exp_as_cpu(part.x - most), sum);
+      sum = __fmaf_rn(part.y, fast_exp(part.x - most), sum);
     }
     for (int step = 1; step < 32; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
     if (lane == 0) {
@@ -116,7 +116,7 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
     for (int i = threadIdx.x; i < piece.heads * count; i += S::kThreads) {
       const int h = i / count, p = i % count;
       const float most = __ldcg(task.partial_sums + partial_at(task, piece, h) + first + p).x;
-      weights[h * kAtOnce + p] = exp_as_cpu(most - shared.largest[h]);
+      weights[h * kAtOnce + p] = fast_exp(most - shared.largest[h]);
     }
     __syncthreads();
 #pragma unroll 1
@@ -135,7 +135,8 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
 #pragma unroll 1
   for (int i = threadIdx.x; i < values; i += S::kThreads) {  // its own values
     const int h = i / dim;
-    put<kInt8>(task, piece, h, i % dim, shared.heads[i] / shared.total[h], shared.heads + i);
+    put<kInt8>(task, piece, h, i % dim, fast_quotient(shared.heads[i], shared.total[h]),
+               shared.heads + i);
   }
   transform_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
 }
@@ -154,7 +155,7 @@ __device__ inline float combined(int pieces, const float2 (&sums)[kFewPieces],
 #pragma unroll
   for (int p = 0; p < kMost; ++p) {
     if (p >= pieces) continue;
-    weight[p] = exp_as_cpu(sums[p].x - most);
+    weight[p] = fast_exp(sums[p].x - most);
     total[p] = __fmaf_rn(sums[p].y, weight[p], 0.0f);
   }
 #pragma unroll
@@ -166,7 +167,7 @@ __device__ inline float combined(int pieces, const float2 (&sums)[kFewPieces],
 #pragma unroll
     for (int p = 0; p < kLeaves; p += 2 * step) total[p] += total[p + step];
   }
-  return o / total[0];
+  return fast_quotient(o, total[0]);
 }
 
 // The same of at most kFewPieces: what each value needs is loaded at once.

@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
 
   if (piece.pieces == 1) {
     combine_warps(cache, piece, shared, [&](int h, int d, float o, float, float total) {
-      put<kInt8>(task, piece, h, d, o / total, shared.heads + h * cache.dim + d);
+      put<kInt8>(task, piece, h, d, fast_quotient(o, total), shared.heads + h * cache.dim + d);
     });
     transform_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
     return;
