@@ -4,7 +4,6 @@
 
 #include "quest/kernels/cuda/attention_decode.h"
 #include "quest/kernels/cuda/cluster.cuh"
-#include "quest/kernels/cuda/deploy_math.cuh"
 #include "quest/kernels/cuda/kv_cache.cuh"
 
 namespace quest::kernels::cuda::deploy {

@@ -358,8 +358,13 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
   PlaneProduct<kBits> product(cut.planes, shared.codes, cut.spans, span);
   int spans_left = cut.spans - span;
   __syncthreads();
+  // The next kernel's weights are in the way of this one's row: they begin after it where they take
+  // less time than the row (of a layer of a 7B, H100, before and after: 4 bits 47.5 us to 50.2, 2
+  // bits 33.4 to 32.4, 1 bit 25.1 to 23.9).
+  constexpr bool kEarly = kBits > 2;
+  if (kEarly) let_next_start();
   wait_for_previous();
-  let_next_start();  // not before: its weights would be in the way of this kernel's row
+  if (!kEarly) let_next_start();
   const int own = tile0 * 16 + tid;
   const float addend = sink.fetch(own, tid < tiles * 16 && own < p.n);
   {
