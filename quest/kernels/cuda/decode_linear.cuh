@@ -360,11 +360,13 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
   __syncthreads();
   // The next kernel's weights are in the way of this one's row: they begin after it where they take
   // less time than the row (of a layer of a 7B, H100, before and after: 4 bits 47.5 us to 50.2, 2
-  // bits 33.4 to 32.4, 1 bit 25.1 to 23.9).
-  constexpr bool kEarly = kBits > 2;
+  // bits 33.4 to 32.4, 1 bit 25.1 to 23.9). Of 2 bits they would take turns with gate and up's own,
+  // which do not fit the ring: they begin when those have all been asked for (32.2 us to 31.8; 1
+  // bit 23.9 to 24.4).
+  constexpr bool kEarly = kBits > 2, kAfterOwn = kBits == 2 && Sink::kPairs;
   if (kEarly) let_next_start();
   wait_for_previous();
-  if (!kEarly) let_next_start();
+  if (!kEarly && (!kAfterOwn || stream.to_ask <= 0)) let_next_start();
   const int own = tile0 * 16 + tid;
   const float addend = sink.fetch(own, tid < tiles * 16 && own < p.n);
   {
@@ -401,6 +403,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
       }
     }
     stream.advance();
+    if (kAfterOwn && stream.to_ask <= 0) let_next_start();
   }
   if (spans_left != cut.spans && count > 0) product.flush(tile_dots);
   if (tid < tiles * 16) {  // not before: their way from memory is as long as the kernel before
