@@ -101,6 +101,8 @@ const std::vector<Format> kFormats = {
     {"int4", "int8.hadamard.trust"},
     {"ternary", "ternary.hadamard.trust"},
     {"int2", "int8.ste"},
+    {"int3", "int7.hadamard.trust"},  // the most planes beside one of ones
+    {"ternary", "int5.ste"},
 };
 
 void expect_linear_alike(const Format& format, int64_t n, int64_t k) {

@@ -35,15 +35,12 @@ RowPlanes planes_of(const QuantSpec& activation, int spans) {
   }
   return planes;
 }
-// Codes of the rule become indices.
-RowRule index_rule(const QuantSpec& activation, int64_t k) {
+// Codes of the rule become the planes' indices.
+RowRule index_rule(const QuantSpec& activation, int64_t k, const RowPlanes& planes) {
   RowRule rule = make_row_rule(activation, k);
-  const CodeFormat format = code_format(activation);
-  if (format.offset == 0) {  // number = slope n - intercept, from -max_number on
-    const int lowest =
-        (static_cast<int>(rule.intercept) - format.max_number) / static_cast<int>(rule.slope);
+  if (planes.offset != 0) {  // of n = (number + intercept) / slope, from number `offset` on
     rule.code_slope = 1;
-    rule.code_offset = -lowest;
+    rule.code_offset = -(planes.offset + static_cast<int>(rule.intercept)) / planes.slope;
   }
   return rule;
 }
@@ -146,8 +143,8 @@ void run(const char* operation, const DeviceWeight& weight, const QuantSpec& act
   ProductTask task;
   const PackedRule rule = code_rule(weight.spec, activation);
   set_operands(task, weight, rule, 1);
-  const RowRule row_rule = index_rule(activation, weight.k);
   const DecodeCut cut = cut_layer(weight.n, weight.k, rule.bits, activation, Sink::kPairs);
+  const RowRule row_rule = index_rule(activation, weight.k, cut.planes);
   const auto of_bits = [&](auto bits) {
     with_source<Row>(weight.k, [&](auto source) {
       launch<decltype(bits)::value, typename decltype(source)::type>(operation, row, row_rule, task,

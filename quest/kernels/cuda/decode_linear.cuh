@@ -282,7 +282,7 @@ struct SwigluSink {
   int block;   // of the transform, 1 for none
 
   __device__ float fetch(int, bool) const { return 0.0f; }
-  // A value in each of the first threads. Little code, since it is fetched anew for each launch.
+  // A value in each of the first threads.
   __device__ void finish(const ProductTask& p, int tile0, int tiles, float,
                          const DecodeMemory& shared) const {
     constexpr int kThreads = 16 * kMostPairTiles;

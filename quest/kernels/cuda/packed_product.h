@@ -45,7 +45,6 @@ struct ProductTask {
   uint32_t table[4] = {};  // numbers of FP4
 };
 
-#ifdef __CUDACC__
 // a / b from 1 / b in FP32, much shorter than the division. Exact for b up to 4096 and quotients up
 // to 64: the error is below 64 * 2^-21, the distance to the next integer at least 1 / (2 b).
 __device__ inline int quotient(int a, float inverse) {
@@ -61,7 +60,6 @@ __device__ inline int32_t exact_sum(const ProductTask& p, int32_t dot, int32_t c
                               static_cast<uint32_t>(p.a_offset) *
                                   static_cast<uint32_t>(number_sum));
 }
-#endif
 
 // Everything of a task but codes, units of rows, and where the sums go.
 void set_operands(ProductTask& task, const DeviceWeight& weight, const PackedRule& rule, int64_t m);
