@@ -148,7 +148,7 @@ const std::vector<HeadSizes> kHeads = {
 // Every edge of pages, and of pieces of the shortest kind.
 const std::vector<int32_t> kLengths = {1, 63, 64, 65, 255, 256, 257};
 // Where pieces become longer: the last row of so many keys, and the first beyond.
-const std::vector<int32_t> kLongLengths = {512, 513, 1000, 1024, 1025, 2048, 2049};
+const std::vector<int32_t> kLongLengths = {512, 1024, 1025, 2048, 2049};
 
 TEST_F(AttentionGpu, AppendedKeysAndValuesAreThoseOfTheCpu) {
   std::vector<HeadSizes> sizes = kHeads;
@@ -361,7 +361,7 @@ TEST_F(AttentionGpu, SplitAttentionIsWithinItsBoundOfFp64) {
     if (format != gpu_format::kInt8) sizes.push_back({2, 3, 24});
     for (const HeadSizes& of : sizes) {
       std::vector<int32_t> lengths = kLengths;
-      lengths.push_back(1000);
+      lengths.insert(lengths.end(), {513, 1000});  // with tails
       if (of.dim == 64 || of.dim == 256) {
         lengths.insert(lengths.end(), kLongLengths.begin(), kLongLengths.end());
       }
@@ -431,11 +431,11 @@ TEST_F(AttentionGpu, SplitAttentionIsWithinItsBoundOfFp64) {
 
 TEST_F(AttentionGpu, DecodeAttentionIsAppendAndSplitAttention) {
   for (const gpu_format format : {gpu_format::kBf16, gpu_format::kFp16, gpu_format::kInt8}) {
-    for (const HeadSizes& of :
-         {HeadSizes{2, 1, 16}, HeadSizes{2, 4, 64}, HeadSizes{3, 1, 128}, HeadSizes{1, 11, 80}}) {
+    for (const HeadSizes& of : {HeadSizes{2, 1, 16}, HeadSizes{2, 4, 64}, HeadSizes{3, 1, 128},
+                                HeadSizes{1, 11, 80}, HeadSizes{1, 2, 256}}) {
       // Two caches with the same past; the last row of each sequence is a new token.
       std::vector<int32_t> lengths = kLengths;
-      lengths.push_back(600);
+      lengths.insert(lengths.end(), {512, 600});  // a new token in a tail, and behind a chunk
       Filled one(format, of, lengths), other(format, of, lengths);
       std::vector<int32_t> slot, position;
       for (size_t s = 0; s < lengths.size(); ++s) {
@@ -492,16 +492,19 @@ TEST(AttentionGpuPieces, GrowWithTheContext) {
     ASSERT_GE(pieces, last) << n;
     last = pieces;
     ASSERT_GE(gpu::planned_pieces(pieces), pieces) << n;
-    ASSERT_EQ(gpu::piece_page(n, int64_t{0}), 0) << n;
-    ASSERT_EQ(gpu::piece_page(n, pieces), gpu::pages_of(n)) << n;
-    int64_t least = gpu::kPiecePages, most = 0;
+    ASSERT_EQ(gpu::piece_first(n, int64_t{0}), 0) << n;
+    const int64_t end = gpu::piece_first(n, pieces);
+    ASSERT_GE(end, n) << n;
+    ASSERT_LT(end - n, gpu::kPieceStep) << n;
+    int64_t least = end, most = 0;
     for (int64_t i = 0; i < pieces; ++i) {
-      const int64_t pages = gpu::piece_page(n, i + 1) - gpu::piece_page(n, i);
-      least = std::min(least, pages);
-      most = std::max(most, pages);
+      const int64_t keys = gpu::piece_first(n, i + 1) - gpu::piece_first(n, i);
+      least = std::min(least, keys);
+      most = std::max(most, keys);
     }
-    ASSERT_GE(least, 1) << n;
-    ASSERT_LE(most, std::min(least + 1, int64_t{gpu::kPiecePages})) << n;
+    ASSERT_GE(least, gpu::kPieceStep) << n;
+    ASSERT_LE(most, least + gpu::kPieceStep) << n;
+    ASSERT_LE(most, gpu::kPiecePages * gpu::kPagePositions) << n;
   }
 }
 

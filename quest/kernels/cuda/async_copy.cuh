@@ -17,6 +17,13 @@ __device__ inline void copy_async(uint32_t to, const void* from) {
 __device__ inline void copy_async(void* to, const void* from) {
   copy_async(shared_address(to), from);
 }
+// 4, 8 or 16 bytes, aligned to as many.
+template <int kBytes>
+__device__ inline void copy_async(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from),
+               "n"(kBytes)
+               : "memory");
+}
 // The copies since the last end_copies() are a group.
 __device__ inline void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // All groups but the last kPending.

@@ -7,9 +7,9 @@
 namespace quest::kernels::cuda::deploy {
 
 // f(head, d, o, largest, total) for every value of the piece, from the sums of its warps in order.
-template <int kColumns, int kHeads, class F>
+template <class Raw8, int kColumns, int kHeads, class F>
 __device__ void combine_warps(const DeviceCache& cache, const Piece& piece,
-                              const AttendShared<kColumns, kHeads>& shared, const F& f) {
+                              const AttendShared<Raw8, kColumns, kHeads>& shared, const F& f) {
   using S = Shares<kColumns>;
 #pragma unroll 1
   for (int i = threadIdx.x; i < piece.heads * cache.dim; i += S::kThreads) {
@@ -79,9 +79,9 @@ __device__ inline bool is_last_piece(const SplitTask& task, const Piece& piece, 
 }
 
 // All pieces of the row in order, by the block that ended last.
-template <bool kInt8, int kColumns, int kHeads>
+template <bool kInt8, class Raw8, int kColumns, int kHeads>
 __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
-                               AttendShared<kColumns, kHeads>& shared) {
+                               AttendShared<Raw8, kColumns, kHeads>& shared) {
   using S = Shares<kColumns>;
   constexpr int kAtOnce = S::kWarps * S::kMaxDim;  // weights of a head that there is room for
   float* const weights = shared.of_warps;
@@ -171,9 +171,9 @@ __device__ inline float combined(int pieces, const float2 (&sums)[kFewPieces],
 }
 
 // The same of at most kFewPieces: what each value needs is loaded at once.
-template <bool kInt8, int kColumns, int kHeads>
+template <bool kInt8, class Raw8, int kColumns, int kHeads>
 __device__ void combine_few_pieces(const SplitTask& task, const Piece& piece,
-                                   AttendShared<kColumns, kHeads>& shared) {
+                                   AttendShared<Raw8, kColumns, kHeads>& shared) {
   using S = Shares<kColumns>;
   const int dim = task.cache.dim;
 #pragma unroll 1
@@ -202,9 +202,9 @@ __device__ int heads_of_rank(const Piece& piece) {
 
 // The same in a cluster, by a block that has received the sums of its `count` heads: `pieces` parts
 // of each.
-template <bool kInt8, int kColumns, int kHeads>
+template <bool kInt8, class Raw8, int kColumns, int kHeads>
 __device__ void combine_parts(const SplitTask& task, const Piece& piece,
-                              AttendShared<kColumns, kHeads>& shared, int count) {
+                              AttendShared<Raw8, kColumns, kHeads>& shared, int count) {
   using S = Shares<kColumns>;
   const int dim = task.cache.dim, pieces = piece.pieces;
 #pragma unroll 1

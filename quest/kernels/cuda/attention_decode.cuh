@@ -2,211 +2,9 @@
 // goes on from there). Threads of the block call each of them together.
 #pragma once
 
-#include "quest/kernels/cuda/attention_decode.h"
-#include "quest/kernels/cuda/cluster.cuh"
-#include "quest/kernels/cuda/kv_cache.cuh"
+#include "quest/kernels/cuda/attention_loads.cuh"
 
 namespace quest::kernels::cuda::deploy {
-
-// Everything a call knows; plain data, passed to the kernel by value.
-struct SplitTask {
-  DeviceCache cache;
-  const float* qkv;
-  const float* cos;  // null: q is turned already, and the cache has the row's own keys and values
-  const float* sin;
-  KvRows rows;
-  int heads, group, sets;  // sets of query heads that blocks take, of one key-value head
-  int pieces;              // of the grid
-  bool clustered;          // pieces of a row and set are a cluster of blocks
-  float scale;
-  float* out;
-  unsigned* counters;    // (rows, G sets): pieces that have ended
-  float2* partial_sums;  // (rows, H, pieces): largest, sum
-  float* partial;        // (rows, H, pieces, D)
-};
-
-// Parts of the workspace. The counters come first and have a fixed size, so that they stay zero
-// between calls of different rows and pieces.
-inline int64_t counter_bytes(int64_t max_rows, int64_t heads) {
-  return (max_rows * heads * static_cast<int64_t>(sizeof(unsigned)) + 15) / 16 * 16;
-}
-inline int64_t sum_bytes(int64_t rows, int64_t heads, int64_t pieces) {
-  return (rows * heads * pieces * static_cast<int64_t>(sizeof(float2)) + 15) / 16 * 16;
-}
-
-// exp(x) of x <= 0, off by (|x| + 4) / 2^24 of it, and a / b to 2 / 2^24, by the instructions for
-// powers of two and reciprocals: few warps are at work, which wait for every instruction of more.
-__device__ inline float fast_exp(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504088896341f));
-  return y;
-}
-__device__ inline float fast_quotient(float a, float b) { return __fdividef(a, b); }
-
-// How the threads of a block share a chunk of kChunk keys, which is a page. kColumns: 8-value
-// columns of a head, rounded up to 8, 16 or 32. Each warp has kKeys of the chunk's keys to itself:
-// for scores four lanes share a key, for values a lane has 8 columns of every kSubs-th key.
-inline constexpr int kChunk = kPagePositions;
-template <int kColumns>
-struct Shares {
-  static constexpr int kThreads = kColumns <= 16 ? 128 : 256;
-  static constexpr int kWarps = kThreads / 32;
-  static constexpr int kMaxDim = kColumns * kLane;
-  static constexpr int kKeys = kChunk / kWarps;
-  static constexpr int kRounds = kKeys / 8;   // keys of a lane, for scores
-  static constexpr int kEach = kColumns / 4;  // and its columns of each
-  static constexpr int kSubs = 32 / kColumns;
-  static constexpr int kUnits = kKeys / kSubs;  // keys of a lane, for values
-
-  __device__ static int key(int round) {
-    return static_cast<int>(threadIdx.x) / 32 * kKeys + round * 8 + threadIdx.x % 32 / 4;
-  }
-  // Of the warp's keys.
-  __device__ static int value_key(int unit) {
-    return static_cast<int>(threadIdx.x) % 32 / kColumns + unit * kSubs;
-  }
-};
-
-// What this block does.
-struct Piece {
-  int64_t row;
-  int slot, position;
-  int kv_head;
-  int first_head, heads;  // query heads
-  int index, pieces;      // of the row
-  int first, keys;        // positions [first, first + keys)
-  int fresh;              // of them, the one that this block makes, or -1
-  bool stores_fresh;      // and writes into the cache
-};
-
-template <int kHeads>
-__device__ Piece find_piece(const SplitTask& task) {
-  Piece p;
-  p.row = blockIdx.z;
-  p.index = blockIdx.x;
-  p.position = task.rows.position[p.row];
-  p.slot = task.rows.slot[p.row];
-  const int set = blockIdx.y % task.sets;
-  p.kv_head = blockIdx.y / task.sets;
-  p.first_head = p.kv_head * task.group + set * kHeads;
-  p.heads = min(kHeads, task.group - set * kHeads);
-  const int positions = p.position + 1;
-  p.pieces = attend_pieces(positions);
-  p.first = piece_page(positions, p.index) * kPagePositions;
-  // At most 0 beyond the row's pieces.
-  p.keys = min(piece_page(positions, p.index + 1) * kPagePositions, positions) - p.first;
-  const bool fresh = task.cos != nullptr && p.index == p.pieces - 1;
-  p.fresh = fresh ? p.position - p.first : -1;
-  p.stores_fresh = fresh && set == 0;
-  return p;
-}
-
-// Key and value of the row's own token, as the cache has them.
-template <int kMaxDim>
-struct FreshRow {
-  __align__(16) uint8_t row[2][kMaxDim * 2];
-  float unit[2];
-};
-
-// Shared memory of a block.
-template <int kColumns, int kHeads>
-struct AttendShared {
-  using S = Shares<kColumns>;
-  static constexpr int kMaxDim = S::kMaxDim;
-  static constexpr int kParts = (kHeads > 4 ? 2 : 1) * kFewPieces;  // that a block combines
-  __align__(16) float heads[(kHeads + 2) * kMaxDim];           // q, then the new k and v; later o
-  __align__(16) float of_warps[S::kWarps * kHeads * kMaxDim];  // before: cos and sin; later weights
-  __align__(16) float of_pieces[kParts * kMaxDim];
-  float2 sums_of_warps[S::kWarps * kHeads];  // largest, total
-  float2 sums_of_pieces[kParts];
-  FreshRow<kMaxDim> fresh;
-  float largest[kHeads], total[kHeads];
-  Mailbox box;
-  bool last;
-};
-
-// One lane's keys and values of a chunk.
-template <KvFormat kFormat, int kColumns>
-struct ChunkLoads {
-  using S = Shares<kColumns>;
-  using Raw8 = typename Cached<kFormat>::Raw8;
-  static constexpr bool kInt8 = kFormat == KvFormat::kInt8;
-  Raw8 k[S::kRounds][S::kEach];
-  Raw8 v[S::kUnits];
-  float k_unit[S::kRounds], v_unit[S::kRounds];  // int8; of the keys of key()
-
-  // The chunk of a piece that begins at its key `from`, in `page`. What is not cached is zero.
-  __device__ void fetch_keys(const DeviceCache& cache, const Piece& piece, int from,
-                             uint8_t* page) {
-    const int columns = cache.dim / kLane, lane = threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < S::kRounds; ++i) {
-      const int j = S::key(i);
-      const bool cached = from + j < piece.keys && from + j != piece.fresh;
-      const Raw8* row = reinterpret_cast<const Raw8*>(page) + j * columns;
-#pragma unroll
-      for (int u = 0; u < S::kEach; ++u) {
-        k[i][u] = Raw8{};
-        if (cached && lane + 4 * u < columns) k[i][u] = row[lane + 4 * u];
-      }
-      if constexpr (kInt8) k_unit[i] = cached ? cache.units(page)[j] : 0.0f;
-    }
-  }
-  __device__ void fetch_values(const DeviceCache& cache, const Piece& piece, int from,
-                               uint8_t* page) {
-    const int columns = cache.dim / kLane, column = threadIdx.x % kColumns;
-    const int first = static_cast<int>(threadIdx.x) / 32 * S::kKeys;
-    const Raw8* rows = reinterpret_cast<const Raw8*>(page + cache.part_bytes) + column;
-#pragma unroll
-    for (int u = 0; u < S::kUnits; ++u) {
-      const int j = first + S::value_key(u);
-      const bool cached = from + j < piece.keys && from + j != piece.fresh && column < columns;
-      v[u] = Raw8{};
-      if (cached) v[u] = rows[j * columns];
-    }
-    if constexpr (kInt8) {
-#pragma unroll
-      for (int i = 0; i < S::kRounds; ++i) {
-        const int j = S::key(i);
-        const bool cached = from + j < piece.keys && from + j != piece.fresh;
-        v_unit[i] = cached ? cache.units(page)[kPagePositions + j] : 0.0f;
-      }
-    }
-  }
-  // A chunk's keys and values, which lie in a row, into the second-level cache.
-  __device__ static void prefetch(const DeviceCache& cache, const uint8_t* page) {
-#pragma unroll 1
-    for (int at = static_cast<int>(threadIdx.x) * 128; at < 2 * cache.part_bytes;
-         at += S::kThreads * 128) {
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(page + at));
-    }
-  }
-  __device__ void insert_fresh(const DeviceCache& cache, const Piece& piece, int from,
-                               const FreshRow<S::kMaxDim>& fresh) {
-    if (piece.fresh < from || piece.fresh >= from + kChunk) return;
-    const int columns = cache.dim / kLane, lane = threadIdx.x % 4, own = piece.fresh - from;
-    const auto* keys = reinterpret_cast<const Raw8*>(fresh.row[0]);
-    const auto* values = reinterpret_cast<const Raw8*>(fresh.row[1]);
-#pragma unroll
-    for (int i = 0; i < S::kRounds; ++i) {
-      if (S::key(i) != own) continue;
-#pragma unroll
-      for (int u = 0; u < S::kEach; ++u) {
-        if (lane + 4 * u < columns) k[i][u] = keys[lane + 4 * u];
-      }
-      if constexpr (kInt8) {
-        k_unit[i] = fresh.unit[0];
-        v_unit[i] = fresh.unit[1];
-      }
-    }
-    const int column = threadIdx.x % kColumns;
-    const int first = static_cast<int>(threadIdx.x) / 32 * S::kKeys;
-#pragma unroll
-    for (int u = 0; u < S::kUnits; ++u) {
-      if (first + S::value_key(u) == own && column < columns) v[u] = values[column];
-    }
-  }
-};
 
 // q of a head against int8 keys, by integer dot products: q = unit * (d0 + d1 / 254 + d2 / 254^2)
 // with digits of 8 bits, which is off by at most max|q| / 2^24. In place: `dim` floats become three
@@ -261,10 +59,12 @@ template <KvFormat kFormat, int kColumns, int kHeads>
 struct WarpSums {
   using S = Shares<kColumns>;
   using Loads = ChunkLoads<kFormat, kColumns>;
+  using Tail = typename Loads::Tail;
   static constexpr bool kInt8 = kFormat == KvFormat::kInt8;
   using Raw8 = typename Cached<kFormat>::Raw8;
   static constexpr unsigned kAll = 0xffffffffu;
   float weight[kHeads][S::kRounds];  // of the keys of key()
+  float tail_weight[kHeads][1];      // and of tail_key()
   float largest[kHeads], total[kHeads];
   float sum[kHeads][kLane] = {};  // of this lane's column
 
@@ -277,39 +77,33 @@ struct WarpSums {
   }
 
   // Scores of q (heads, D), which has been scaled; of int8: digits.
+  template <bool kWithTail>
   __device__ void score(const DeviceCache& cache, const Piece& piece, const Loads& loads,
-                        const float* q) {
-    if constexpr (kInt8) {
-      multiply_digits(cache, piece, loads, q);
-    } else {
-      multiply(cache, piece, loads, q);
-    }
+                        const Tail& tail, const float* q) {
+    if constexpr (kWithTail) {
+      Raw8 key[1][S::kTailEach];
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      if (h >= piece.heads) break;
-#pragma unroll
-      for (int i = 0; i < S::kRounds; ++i) {
-        float& s = weight[h][i];
-        s += __shfl_xor_sync(kAll, s, 1);
-        s += __shfl_xor_sync(kAll, s, 2);
-        if constexpr (kInt8) {
-          s *= q[h * cache.dim + kDigits * (cache.dim / 4)];
-          s *= loads.k_unit[i];
-        }
-      }
+      for (int u = 0; u < S::kTailEach; ++u) key[0][u] = tail.k[u][threadIdx.x];
+      const float units[1] = {loads.tail_k_unit};
+      score_rows<S::kTailLanes>(cache, piece, key, units, q, tail_weight);
     }
+    score_rows<4>(cache, piece, loads.k, loads.k_unit, q, weight);
   }
 
-  // Scores become weights exp(s - largest), of int8 times the values' units.
-  __device__ void weigh(const Piece& piece, int from, const Loads& loads) {
+  // Scores of the chunk's `keys` keys become weights exp(s - largest), of int8 times the values'
+  // units.
+  template <bool kWithTail>
+  __device__ void weigh(const Piece& piece, int from, int keys, const Loads& loads) {
+    const bool in_tail = kWithTail && S::tail_key() < keys;
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
       if (h >= piece.heads) break;
       float most = largest[h];
 #pragma unroll
       for (int i = 0; i < S::kRounds; ++i) {
-        if (from + S::key(i) < piece.keys) most = fmaxf(most, weight[h][i]);
+        if (S::key(i) < keys) most = fmaxf(most, weight[h][i]);
       }
+      if (in_tail) most = fmaxf(most, tail_weight[h][0]);
 #pragma unroll
       for (int step = 4; step < 32; step *= 2) {
         most = fmaxf(most, __shfl_xor_sync(kAll, most, step));
@@ -324,34 +118,40 @@ struct WarpSums {
 #pragma unroll
       for (int i = 0; i < S::kRounds; ++i) {
         float& w = weight[h][i];
-        w = from + S::key(i) < piece.keys ? fast_exp(w - most) : 0.0f;
+        w = S::key(i) < keys ? fast_exp(w - most) : 0.0f;
         total[h] += w;
         if constexpr (kInt8) w *= loads.v_unit[i];
+      }
+      if constexpr (kWithTail) {
+        float& w = tail_weight[h][0];
+        w = in_tail ? fast_exp(w - most) : 0.0f;
+        // Four lanes have the same total until they are added up.
+        if (threadIdx.x % S::kTailLanes < 4) total[h] += w;
+        if constexpr (kInt8) w *= loads.tail_v_unit;
       }
     }
   }
 
-  __device__ void add_values(const Piece& piece, const Loads& loads) {
+  template <bool kWithTail>
+  __device__ void add_values(const Piece& piece, const Loads& loads, const Tail& tail) {
+    constexpr int kEachRound = 8 / S::kSubs;
 #pragma unroll
     for (int u = 0; u < S::kUnits; ++u) {
-      float v[kLane];
-      Cached<kFormat>::decode8(loads.v[u], v);
       const int lane = S::value_key(u) % 8 * 4;  // that has the key's weight
-      constexpr int kEachRound = 8 / S::kSubs;
+      add_row(piece, loads.v[u], weight, u / kEachRound, lane);
+    }
+    if constexpr (kWithTail) {
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        if (h >= piece.heads) break;
-        const float w = __shfl_sync(kAll, weight[h][u / kEachRound], lane);
-#pragma unroll
-        for (int d = 0; d < kLane; ++d) sum[h][d] = __fmaf_rn(w, v[d], sum[h][d]);
+      for (int u = 0; u < S::kTailUnits; ++u) {
+        add_row(piece, tail.v[u][threadIdx.x], tail_weight, 0, S::value_key(u) * S::kTailLanes);
       }
     }
   }
 
   // The warp's sums into shared memory.
   __device__ void leave(const DeviceCache& cache, const Piece& piece,
-                        AttendShared<kColumns, kHeads>& shared) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+                        AttendShared<Raw8, kColumns, kHeads>& shared) {
+    const int warp = S::warp(), lane = threadIdx.x % 32;
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
       if (h >= piece.heads) break;
@@ -373,22 +173,49 @@ struct WarpSums {
   }
 
  private:
+  // q times rows of keys of which kLanes lanes share each, a column of 8 values in turn.
+  template <int kLanes, int kRows, int kEach>
+  __device__ static void score_rows(const DeviceCache& cache, const Piece& piece,
+                                    const Raw8 (&k)[kRows][kEach], const float (&k_unit)[kRows],
+                                    const float* q, float (&score)[kHeads][kRows]) {
+    if constexpr (kInt8) {
+      multiply_digits<kLanes>(cache, piece, k, q, score);
+    } else {
+      multiply<kLanes>(cache, piece, k, q, score);
+    }
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      if (h >= piece.heads) break;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        float& s = score[h][i];
+#pragma unroll
+        for (int step = 1; step < kLanes; step *= 2) s += __shfl_xor_sync(kAll, s, step);
+        if constexpr (kInt8) {
+          s *= q[h * cache.dim + kDigits * (cache.dim / 4)];
+          s *= k_unit[i];
+        }
+      }
+    }
+  }
   // This lane's columns alone.
-  __device__ void multiply(const DeviceCache& cache, const Piece& piece, const Loads& loads,
-                           const float* q) {
-    const int columns = cache.dim / kLane, lane = threadIdx.x % 4;
+  template <int kLanes, int kRows, int kEach>
+  __device__ static void multiply(const DeviceCache& cache, const Piece& piece,
+                                  const Raw8 (&k)[kRows][kEach], const float* q,
+                                  float (&dots)[kHeads][kRows]) {
+    const int columns = cache.dim / kLane, lane = threadIdx.x % kLanes;
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
 #pragma unroll
-      for (int i = 0; i < S::kRounds; ++i) weight[h][i] = 0.0f;
+      for (int i = 0; i < kRows; ++i) dots[h][i] = 0.0f;
     }
 #pragma unroll
-    for (int u = 0; u < S::kEach; ++u) {
-      const int column = lane + 4 * u;
+    for (int u = 0; u < kEach; ++u) {
+      const int column = lane + kLanes * u;
       if (column >= columns) break;
-      float key[S::kRounds][kLane];
+      float key[kRows][kLane];
 #pragma unroll
-      for (int i = 0; i < S::kRounds; ++i) Cached<kFormat>::decode8(loads.k[i][u], key[i]);
+      for (int i = 0; i < kRows; ++i) Cached<kFormat>::decode8(k[i][u], key[i]);
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) {
         if (h >= piece.heads) break;
@@ -397,45 +224,61 @@ struct WarpSums {
 #pragma unroll
         for (int d = 0; d < kLane; ++d) {
 #pragma unroll
-          for (int i = 0; i < S::kRounds; ++i) {
-            weight[h][i] = __fmaf_rn(of_q[d], key[i][d], weight[h][i]);
+          for (int i = 0; i < kRows; ++i) {
+            dots[h][i] = __fmaf_rn(of_q[d], key[i][d], dots[h][i]);
           }
         }
       }
     }
   }
-  __device__ void multiply_digits(const DeviceCache& cache, const Piece& piece, const Loads& loads,
-                                  const float* q) {
-    const int columns = cache.dim / kLane, lane = threadIdx.x % 4, words = cache.dim / 4;
+  template <int kLanes, int kRows, int kEach>
+  __device__ static void multiply_digits(const DeviceCache& cache, const Piece& piece,
+                                         const Raw8 (&k)[kRows][kEach], const float* q,
+                                         float (&score)[kHeads][kRows]) {
+    const int columns = cache.dim / kLane, lane = threadIdx.x % kLanes, words = cache.dim / 4;
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
       if (h >= piece.heads) break;
-      int dots[S::kRounds][kDigits] = {};
+      int dots[kRows][kDigits] = {};
 #pragma unroll
-      for (int u = 0; u < S::kEach; ++u) {
-        const int column = lane + 4 * u;
+      for (int u = 0; u < kEach; ++u) {
+        const int column = lane + kLanes * u;
         if (column >= columns) break;
         const auto* digits = reinterpret_cast<const int*>(q + h * cache.dim) + column * 2;
 #pragma unroll
         for (int p = 0; p < kDigits; ++p) {
           const int2 d = *reinterpret_cast<const int2*>(digits + p * words);
 #pragma unroll
-          for (int i = 0; i < S::kRounds; ++i) {
-            const Raw8& key = loads.k[i][u];
+          for (int i = 0; i < kRows; ++i) {
+            const Raw8& key = k[i][u];
             dots[i][p] = __dp4a(static_cast<int>(key.x), d.x, dots[i][p]);
             dots[i][p] = __dp4a(static_cast<int>(key.y), d.y, dots[i][p]);
           }
         }
       }
 #pragma unroll
-      for (int i = 0; i < S::kRounds; ++i) {  // at most 64 * 127^2 < 2^22
+      for (int i = 0; i < kRows; ++i) {  // at most 64 * 127^2 < 2^22
         float s = float_of(dots[i][kDigits - 1]);
 #pragma unroll
         for (int p = kDigits - 2; p >= 0; --p) {
           s = __fmaf_rn(s, 1.0f / kDigitBase, float_of(dots[i][p]));
         }
-        weight[h][i] = s;
+        score[h][i] = s;
       }
+    }
+  }
+  // A value times its weight, which stands in `weights` of another lane.
+  template <int kRows>
+  __device__ void add_row(const Piece& piece, const Raw8& row,
+                          const float (&weights)[kHeads][kRows], int round, int lane) {
+    float v[kLane];
+    Cached<kFormat>::decode8(row, v);
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      if (h >= piece.heads) break;
+      const float w = __shfl_sync(kAll, weights[h][round], lane);
+#pragma unroll
+      for (int d = 0; d < kLane; ++d) sum[h][d] = __fmaf_rn(w, v[d], sum[h][d]);
     }
   }
 };

@@ -20,14 +20,13 @@ void attend_exact(const KvCacheView& cache, int64_t layer, const float* qkv, int
 // Fast attention: the keys of a row are dealt out in pieces, one block for each piece, row and
 // key-value head; the `H / G` query heads of a key-value head share its reads. A row's pieces
 // follow from its length, a piece's softmax and sums are those of its positions alone, and pieces
-// are combined in order: a row's bits depend on its sequence alone. Pieces are whole pages
-// (kPagePositions keys, the last one's may be fewer), a page each for rows of up to 7, then 7 of as
-// equal numbers as can be, none empty, so that blocks take alike many multiprocessors and as long;
-// from 28 pages on as many as it takes for 4 each. 7, since beside a product's block two of
-// attention's fit on a multiprocessor, and groups of 14 multiprocessors, of which a GPU has some,
-// then have room for four clusters of 7, so 32 of them begin at once: of 8 a few began when the
-// product had ended.
-inline constexpr int kFewPieces = 7, kPiecePages = 4;
+// are combined in order: a row's bits depend on its sequence alone. There are as many as pages
+// (kPagePositions keys), at most 7, from 28 pages on as many as it takes for 4 pages each; they are
+// of as equal numbers of kPieceStep keys as can be (the last one's last may be fewer), none empty,
+// so that blocks take alike long. 7, since beside a product's block two of attention's fit on a
+// multiprocessor, and groups of 14 multiprocessors, of which a GPU has some, then have room for
+// four clusters of 7, so 32 of them begin at once: of 8 a few began when the product had ended.
+inline constexpr int kFewPieces = 7, kPiecePages = 4, kPieceStep = 16;
 template <class Int>
 constexpr Int pages_of(Int positions) {
   return (positions + kPagePositions - 1) / kPagePositions;
@@ -45,10 +44,10 @@ constexpr Int planned_pieces(Int pieces) {
   while (plan < pieces) plan *= 2;
   return pieces <= kFewPieces && plan > kFewPieces ? Int{kFewPieces} : plan;
 }
-// The first page of a row's piece; of piece attend_pieces(), the end.
+// The first position of a row's piece; of piece attend_pieces(), `positions` rounded up.
 template <class Int>
-constexpr Int piece_page(Int positions, Int piece) {
-  return pages_of(positions) * piece / attend_pieces(positions);
+constexpr Int piece_first(Int positions, Int piece) {
+  return (positions + kPieceStep - 1) / kPieceStep * piece / attend_pieces(positions) * kPieceStep;
 }
 // Whether attend_split and decode_attention take this head size: multiples of 8 up to 256 (int8: of
 // 16). Others have attend_exact.

@@ -32,7 +32,7 @@ __device__ void square_chunks(const float (&v)[kRounds][kLane], int k, float* ch
   }
 }
 
-// Second half, by one warp: chunk sums p[i] += p[i + h], h halving. Valid in lane 0. kMost, a power
+// Second half, by one warp: chunk sums p[i] += p[i + h], h halving. In every lane. kMost, a power
 // of two: at least as many as there are.
 template <int kMost = kMaxChunks>
 __device__ float sum_of_chunks(const float* chunks, int k) {
@@ -51,14 +51,14 @@ __device__ float sum_of_chunks(const float* chunks, int k) {
   }
   float sum = p[0];
 #pragma unroll
-  for (int step = 16; step >= 1; step /= 2) sum += __shfl_down_sync(0xffffffffu, sum, step);
+  for (int step = 16; step >= 1; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
   return sum;
 }
 
 // 1 / rms of a row from its chunks' sums, by one warp; in every lane.
 template <int kMost = kMaxChunks>
 __device__ float inverse_rms(const float* chunks, int k, float eps) {
-  const float sum = __shfl_sync(0xffffffffu, sum_of_chunks<kMost>(chunks, k), 0);
+  const float sum = sum_of_chunks<kMost>(chunks, k);
   return 1.0f / sqrtf(sum / static_cast<float>(k) + eps);
 }
 
@@ -91,7 +91,7 @@ __device__ RowScale row_scale(const RowRule& rule, float rms) {
 template <CodeKind kCode, int kMost = kMaxChunks>
 __device__ RowScale scale_of_row(const RowRule& rule, const float* chunks, int k) {
   RowScale c = {1.0f, 1.0f, 0.0f};
-  const float sum = __shfl_sync(0xffffffffu, sum_of_chunks<kMost>(chunks, k), 0);
+  const float sum = sum_of_chunks<kMost>(chunks, k);
   const float rms = sqrtf(sum / static_cast<float>(k));
   if (rule.rounds) c = row_scale<kCode>(rule, rms);
   if (!isfinite(rms)) c.unit = __int_as_float(0x7fffffff);
@@ -127,6 +127,12 @@ __device__ inline LinearCode linear_code(const RowRule& rule, const RowScale& c,
   const float n = shift_to_integer(clamped + rule.shift);
   return {__fmaf_rn(n - kIntegerShift, rule.slope, -rule.intercept),  // small integers: exact
           __float_as_int(n) * rule.code_slope + rule.code_offset};
+}
+
+// linear_code's n of a grid of two levels, 0 or 1: rint(z + 0.5) of a clamped z is 1 where z + 0.5
+// rounds to more than 0.5.
+__device__ inline bool linear_bit(const RowScale& c, float x) {
+  return x * c.inverse_step > 0x1p-25f;
 }
 
 // Decides 8 values and writes what is wanted of them.
