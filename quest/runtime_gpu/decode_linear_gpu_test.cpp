@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/ops/arange.h>
+#include <ATen/ops/exp2.h>
 #include <ATen/ops/zeros.h>
 
 #include "quest/base/testing.h"
@@ -76,7 +78,8 @@ Weight make_weight(const std::string& grid, const QuantSpec& activation, int64_t
   return w;
 }
 
-// Rows of different kinds: normal, zeros, one spike, tiny, huge.
+// Rows of different kinds: normal, zeros, tiny, huge, one spike, and values of all sizes, of which
+// some are next to where a code is decided (0 for an even number of levels).
 std::vector<at::Tensor> rows_of_kinds(int64_t k) {
   std::vector<at::Tensor> rows;
   for (const double scale : {1.0, 0.0, 1e-18, 1e6}) {
@@ -84,6 +87,8 @@ std::vector<at::Tensor> rows_of_kinds(int64_t k) {
   }
   rows.push_back(at::zeros({k}, rows[0].options()));
   rows.back()[k / 2] = 3.0;
+  const at::Tensor sizes = at::exp2(-at::arange(k, at::kFloat).remainder(48));
+  rows.push_back((normal({k}, 5, at::kFloat) * sizes).cuda());
   return rows;
 }
 
@@ -195,11 +200,14 @@ TEST_F(DecodeLinearGpu, GateUpAndDownHaveTheBitsOfTheirParts) {
 }
 
 TEST_F(DecodeLinearGpu, ARowThatIsNotFiniteGivesNaN) {
-  const QuantSpec spec = spec_from_string("int4.hadamard.trust");
-  const Weight w = make_weight("int4", spec, 32, 256);
-  const at::Tensor x = normal({256}, 1, at::kFloat).cuda();
-  x[17] = std::numeric_limits<float>::infinity();
-  EXPECT_TRUE(in_one(w, spec, deploy::GivenRow{data<float>(x)}).out.isnan().all().item<bool>());
+  for (const char* grid : {"int1", "int4"}) {
+    const QuantSpec spec = spec_from_string(std::string(grid) + ".hadamard.trust");
+    const Weight w = make_weight(grid, spec, 32, 256);
+    const at::Tensor x = normal({256}, 1, at::kFloat).cuda();
+    x[17] = std::numeric_limits<float>::infinity();
+    const at::Tensor out = in_one(w, spec, deploy::GivenRow{data<float>(x)}).out;
+    EXPECT_TRUE(out.isnan().all().item<bool>()) << grid;
+  }
 }
 
 TEST_F(DecodeLinearGpu, SaysWhatItDoesNotTake) {
