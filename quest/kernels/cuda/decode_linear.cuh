@@ -207,6 +207,15 @@ __device__ void stage_row(const RowRule& rule, const RowPlanes& planes,
   if (threadIdx.x % 32 == 0 && sum != 0) atomicAdd(&shared.fixed.code_sum, planes.slope * sum);
 }
 
+// This thread's columns of a row of k values, or of as many weights.
+template <int kRounds>
+__device__ void read_columns(const float* from, int k, float (&v)[kRounds][kLane]) {
+#pragma unroll
+  for (int r = 0; r < kRounds; ++r) {
+    load_part(from + column_of(r), 0, column_of(r) < k, v[r]);
+  }
+}
+
 // Where rows come from: fetch_early() reads what no kernel writes, read() the row itself, when the
 // previous kernel has written it; rotate() makes of it what is quantized.
 template <int kCount>
@@ -216,17 +225,9 @@ struct NormedSource {
   float weight[kRounds][kLane];
 
   __device__ explicit NormedSource(const NormedRow& from) : row(from) {}
-  __device__ void fetch_early(int k) {
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      load_part(row.weight + column_of(r), 0, column_of(r) < k, weight[r]);
-    }
-  }
+  __device__ void fetch_early(int k) { read_columns(row.weight, k, weight); }
   __device__ void read(const RowRule&, int k, float (&v)[kRounds][kLane]) const {
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      load_part(row.x + column_of(r), 0, column_of(r) < k, v[r]);
-    }
+    read_columns(row.x, k, v);
   }
   template <int kBits>
   __device__ void rotate(const RowRule& rule, int k, const DecodeMemory& shared,
@@ -253,10 +254,7 @@ struct GivenSource {
   __device__ explicit GivenSource(const GivenRow& from) : row(from) {}
   __device__ void fetch_early(int) {}
   __device__ void read(const RowRule&, int k, float (&v)[kRounds][kLane]) const {
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      load_part(row.x + column_of(r), 0, column_of(r) < k, v[r]);
-    }
+    read_columns(row.x, k, v);
   }
   template <int kBits>
   __device__ void rotate(const RowRule& rule, int k, const DecodeMemory&,
