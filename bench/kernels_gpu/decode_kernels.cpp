@@ -96,7 +96,7 @@ void attention(gpu::KvFormat format, const char* name, int64_t batch, int64_t co
         });
   print("the same with rotary and append", bytes, copy_rate, [&](int i) {
     gpu::decode_attention(cache, i % layers, data<float>(qkv), kHeads, data<float>(turns),
-                          data<float>(turns), rows, plan, data<float>(out), current_stream());
+                          data<float>(turns), rows, plan, {data<float>(out)}, current_stream());
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include "bench/gpu_graph_time.h"
 #include <bit>
+#include <tuple>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
@@ -86,13 +87,13 @@ class Cache {
     if (bytes > 0) plan_.workspace = workspace_.data_ptr();
   }
 
-  void attend(int64_t layer, const at::Tensor& qkv, const at::Tensor& out) const {
+  void attend(int64_t layer, const at::Tensor& qkv, const deploy::AttendOut& out) const {
     const deploy::KvCacheView view{layout_, static_cast<uint8_t* const*>(table_.data_ptr()),
                                    pages_};
     deploy::decode_attention(view, layer, data<float>(qkv), kHeads, data<float>(cos_),
                              data<float>(sin_),
                              {data<int32_t>(slot_), data<int32_t>(position_), slot_.size(0)}, plan_,
-                             data<float>(out), current_stream());
+                             out, current_stream());
   }
 
  private:
@@ -122,6 +123,8 @@ class Chain {
         delta_(at::randn({rows, kWidth}, norms_.options())),
         attended_(at::randn({rows, kWidth}, norms_.options())),
         wide_(at::randn({rows, 2 * kInner}, norms_.options())),
+        chunks_(at::ones({kInner / 128}, norms_.options())),
+        signs_(at::ones({kInner / 32}, on_gpu(at::kInt))),
         codes_(2 * at::randint(0, 2, {rows, kInner}, on_gpu(at::kChar)) - 1),
         units_(at::ones({rows}, norms_.options())) {}
 
@@ -148,20 +151,34 @@ class Chain {
     };
     const gpu::Stream stream = current_stream();
     deploy::decode_linear(qkv_.of_layer(layer), spec_, normed(2 * layer), {wide}, stream);
-    if (attention) cache_.attend(layer, wide_, attended_);
-    deploy::decode_linear(o_.of_layer(layer), spec_, deploy::GivenRow{data<float>(attended_)},
-                          {hidden, hidden}, stream);
-    deploy::decode_gate_up(gate_up_.of_layer(layer), spec_, normed(2 * layer + 1), spec_, wide,
-                           stream);
-    deploy::decode_linear(down_.of_layer(layer), spec_, deploy::SwigluRow{wide}, {hidden, hidden},
-                          stream);
+    auto *const attended = data<float>(attended_), *const chunks = data<float>(chunks_);
+    auto* const signs = std::bit_cast<uint32_t*>(data<int32_t>(signs_));
+    const bool takes_signs = deploy::decode_takes_signs(spec_, spec_);
+    const gpu::DeviceWeight gate_up = gate_up_.of_layer(layer);
+    deploy::AttendOut to = {attended};
+    if (takes_signs) {
+      to = {nullptr, signs, chunks, static_cast<int>(kHeadDim)};
+      std::tie(to.next, to.next_bytes) = deploy::decode_late_weights(gate_up);
+    }
+    const deploy::DecodeOut sum = {hidden, hidden};
+    if (attention) cache_.attend(layer, wide_, to);
+    if (takes_signs) {
+      deploy::decode_linear(o_.of_layer(layer), spec_, deploy::SignRow{signs, chunks}, sum, stream);
+    } else {
+      deploy::decode_linear(o_.of_layer(layer), spec_, deploy::GivenRow{attended}, sum, stream);
+    }
+    deploy::SwigluMemory memory = {wide};
+    if (takes_signs) memory = {nullptr, signs, chunks};
+    const deploy::SwigluRow inner =
+        deploy::decode_gate_up(gate_up, spec_, normed(2 * layer + 1), spec_, memory, stream);
+    deploy::decode_linear(down_.of_layer(layer), spec_, inner, sum, stream);
   }
 
   void run(int64_t layer, const Parts& parts) const {
     const gpu::QuantizedRows in = quantized();
     if (parts.rows) norm(2 * layer);
     if (parts.products) qkv_.multiply(layer, in, rows_, wide_);
-    if (parts.attention) cache_.attend(layer, wide_, attended_);
+    if (parts.attention) cache_.attend(layer, wide_, {data<float>(attended_)});
     if (parts.rows) {
       deploy::quantize(spec_, data<float>(attended_), rows_, kWidth, in, current_stream());
     }
@@ -178,7 +195,7 @@ class Chain {
   int64_t rows_;
   const Cache& cache_;
   Products qkv_, o_, gate_up_, down_;
-  at::Tensor norms_, hidden_, delta_, attended_, wide_, codes_, units_;
+  at::Tensor norms_, hidden_, delta_, attended_, wide_, chunks_, signs_, codes_, units_;
 };
 
 }  // namespace

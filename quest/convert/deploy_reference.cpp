@@ -80,18 +80,40 @@ std::vector<float> DeployReference::normed(const std::string& weight) const {
   return out;
 }
 
+DeployReference::Rows DeployReference::normed_rows(const std::string& weight) const {
+  if (!checkpoint_.recipe().activation.is_quantized()) return {normed(weight), {}};
+  const LlamaConfig& c = checkpoint_.config();
+  const auto width = static_cast<size_t>(c.hidden_size);
+  const auto& of_norm = checkpoint_.values(weight);
+  Rows rows;
+  rows.values.resize(hidden_.size());
+  for (size_t at = 0; at < hidden_.size(); at += width) {
+    rows.factors.push_back(deploy::rms_norm_by_unit(&hidden_[at], of_norm.data(), c.hidden_size,
+                                                    static_cast<float>(c.rms_norm_eps),
+                                                    &rows.values[at], kScalar));
+  }
+  return rows;
+}
+
+void DeployReference::quantize(int64_t block, size_t layer, const Rows& x, int64_t k,
+                               std::vector<int8_t>& codes, std::vector<float>& units) const {
+  codes.resize(x.values.size());
+  units.resize(static_cast<size_t>(tokens_));
+  check_rows(kernels::hadamard_quantize(checkpoint_.recipe().activation, x.values.data(), tokens_,
+                                        k, codes.data(), units.data(), nullptr, kScalar),
+             block, layer);
+  for (size_t i = 0; i < x.factors.size(); ++i) units[i] *= x.factors[i];
+}
+
 // acc = sum_k number * number; out = float(acc) * (unit of the row * unit of the column).
 std::vector<float> DeployReference::integer_product(int64_t block, size_t layer,
-                                                    const QuantizedLayer& weight,
-                                                    const std::vector<float>& x) {
+                                                    const QuantizedLayer& weight, const Rows& x) {
   const QuantSpec& activation = checkpoint_.recipe().activation;
   const auto rows = static_cast<size_t>(tokens_), k = static_cast<size_t>(weight.k),
              n = static_cast<size_t>(weight.n);
-  std::vector<int8_t> codes(rows * k);
-  std::vector<float> units(rows);
-  check_rows(kernels::hadamard_quantize(activation, x.data(), tokens_, weight.k, codes.data(),
-                                        units.data(), nullptr, kScalar),
-             block, layer);
+  std::vector<int8_t> codes;
+  std::vector<float> units;
+  quantize(block, layer, x, weight.k, codes, units);
   const std::vector<int32_t> a = numbers_of<int32_t>(activation, codes);
   const std::vector<int32_t> w = numbers_of<int32_t>(checkpoint_.recipe().weight, weight.codes);
   std::vector<int32_t> sums(rows * n);
@@ -129,8 +151,7 @@ std::vector<float> DeployReference::float_product(const QuantizedLayer& weight,
   return out;
 }
 
-std::vector<float> DeployReference::product(int64_t block, size_t layer,
-                                            const std::vector<float>& x) {
+std::vector<float> DeployReference::product(int64_t block, size_t layer, const Rows& x) {
   const QuantSpec& activation = checkpoint_.recipe().activation;
   const QuantSpec& spec = checkpoint_.recipe().weight;
   const QuantizedLayer weight = checkpoint_.quantize(block, layer, pool_);
@@ -141,17 +162,15 @@ std::vector<float> DeployReference::product(int64_t block, size_t layer,
   if (!is_float) return integer_product(block, layer, weight, x);
 
   // Activations as floats: rotated as the weights are, or the values of their codes.
-  std::vector<float> values = x;
+  std::vector<float> values = x.values;
   if (activation.is_quantized()) {
-    std::vector<int8_t> codes(x.size());
-    std::vector<float> units(static_cast<size_t>(tokens_));
-    check_rows(kernels::hadamard_quantize(activation, x.data(), tokens_, weight.k, codes.data(),
-                                          units.data(), nullptr, kScalar),
-               block, layer);
+    std::vector<int8_t> codes;
+    std::vector<float> units;
+    quantize(block, layer, x, weight.k, codes, units);
     kernels::dequantize_rows(activation, codes.data(), units.data(), tokens_, weight.k,
                              values.data(), kScalar);
   } else if (spec.hadamard) {
-    kernels::hadamard_rows(x.data(), tokens_, weight.k, values.data(), kScalar);
+    kernels::hadamard_rows(x.values.data(), tokens_, weight.k, values.data(), kScalar);
   }
   if (spec.is_quantized()) return float_product(weight, values);
   PackedTable table;
@@ -214,11 +233,14 @@ void DeployReference::run(std::span<const int32_t> tokens,
   for (int64_t i = 0; i < c.num_layers; ++i) {
     stop_if_asked();
     const std::string name = fmt::format("model.layers.{}.", i);
-    add(product(i, 1, attention(product(i, 0, normed(name + "input_layernorm.weight")))));
+    const Rows attended = {attention(product(i, 0, normed_rows(name + "input_layernorm.weight"))),
+                           {}};
+    add(product(i, 1, attended));
     const std::vector<float> gate_up =
-        product(i, 2, normed(name + "post_attention_layernorm.weight"));
-    std::vector<float> inner(static_cast<size_t>(tokens_ * c.intermediate_size));
-    deploy::swiglu(gate_up.data(), tokens_, c.intermediate_size, inner.data(), kScalar);
+        product(i, 2, normed_rows(name + "post_attention_layernorm.weight"));
+    Rows inner;
+    inner.values.resize(static_cast<size_t>(tokens_ * c.intermediate_size));
+    deploy::swiglu(gate_up.data(), tokens_, c.intermediate_size, inner.values.data(), kScalar);
     add(product(i, 3, inner));
   }
   logits_ = table_product(head_, normed("model.norm.weight"), tokens_);

@@ -43,12 +43,21 @@ class DeployReference {
   std::span<const float> logits(int64_t t) const;  // (V)
 
  private:
-  std::vector<float> product(int64_t block, size_t layer, const std::vector<float>& x);
+  // What a layer multiplies: values, and what the units of the rows are times (none: 1).
+  struct Rows {
+    std::vector<float> values, factors;
+  };
+  std::vector<float> product(int64_t block, size_t layer, const Rows& x);
   std::vector<float> integer_product(int64_t block, size_t layer, const QuantizedLayer& weight,
-                                     const std::vector<float>& x);
+                                     const Rows& x);
+  // Codes and units of the rows.
+  void quantize(int64_t block, size_t layer, const Rows& x, int64_t k, std::vector<int8_t>& codes,
+                std::vector<float>& units) const;
   std::vector<float> float_product(const QuantizedLayer& weight, const std::vector<float>& x);
   std::vector<float> attention(std::vector<float> qkv) const;
   std::vector<float> normed(const std::string& weight) const;
+  // The same for a layer of a block: with quantized activations the norm's factors apart.
+  Rows normed_rows(const std::string& weight) const;
 
   const CheckpointLayers& checkpoint_;
   const PackedTable &embedding_, &head_;

@@ -20,18 +20,31 @@ const detail::DeployLevel& choose([[maybe_unused]] IsaLevel level) {
   return detail::deploy_scalar();
 }
 
+// 1 / sqrt(mean(x^2) + eps).
+float inverse_rms(const detail::DeployLevel& code, const float* x, int64_t c, float eps) {
+  thread_local std::vector<float> chunk_sums;
+  chunk_sums.resize((static_cast<size_t>(c) + kSumChunk - 1) / kSumChunk);
+  code.square_chunks(x, c, chunk_sums.data());
+  const float mean = sum_of_chunks<float>(chunk_sums, chunk_sums.size()) / static_cast<float>(c);
+  return 1.0f / std::sqrt(mean + eps);
+}
+
 }  // namespace
 
 void rms_norm(const float* x, const float* weight, int64_t m, int64_t c, float eps, float* y,
               IsaLevel level) {
   const detail::DeployLevel& code = choose(level);
-  thread_local std::vector<float> chunk_sums;
-  chunk_sums.resize((static_cast<size_t>(c) + kSumChunk - 1) / kSumChunk);
   for (int64_t row = 0; row < m; ++row, x += c, y += c) {
-    code.square_chunks(x, c, chunk_sums.data());
-    const float mean = sum_of_chunks<float>(chunk_sums, chunk_sums.size()) / static_cast<float>(c);
-    code.scale(x, weight, c, 1.0f / std::sqrt(mean + eps), y);
+    code.scale(x, weight, c, inverse_rms(code, x, c, eps), y);
   }
+}
+
+float rms_norm_by_unit(const float* x, const float* weight, int64_t c, float eps, float* y,
+                       IsaLevel level) {
+  const detail::DeployLevel& code = choose(level);
+  const float factor = inverse_rms(code, x, c, eps);
+  code.scale(x, weight, c, 1.0f, y);
+  return factor;
 }
 
 void swiglu(const float* gate_up, int64_t m, int64_t f, float* y, IsaLevel level) {

@@ -24,6 +24,10 @@ namespace quest::kernels::deploy {
 // quest/quant/sum_of_squares.h. C >= 1.
 void rms_norm(const float* x, const float* weight, int64_t m, int64_t c, float eps, float* y,
               IsaLevel level = isa_level());
+// RMSNorm of a row that is quantized next: y (C) = x * weight. Returns the factor of all of y,
+// 1 / sqrt(mean(x^2) + eps), for the unit that y is quantized to: no code depends on it.
+float rms_norm_by_unit(const float* x, const float* weight, int64_t c, float eps, float* y,
+                       IsaLevel level = isa_level());
 // gate_up (M,2F) -> y (M,F) = silu(gate) * up.
 void swiglu(const float* gate_up, int64_t m, int64_t f, float* y, IsaLevel level = isa_level());
 // y += x, n values.

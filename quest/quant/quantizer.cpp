@@ -33,7 +33,7 @@ RowConstants<Real> uniform_constants(const QuantSpec& spec, Real rms, double alp
   RowConstants<Real> c;
   // The number of ternary levels is whole steps, of the others half steps (2^b - 1 is odd).
   c.unit = spec.grid == Grid::kTernary ? step : step / 2;
-  c.inverse_step = 1 / step;
+  c.inverse_step = half_steps == 1 ? kSignStep<Real> : 1 / step;
   c.trust_limit = static_cast<Real>(spec.trust_scale) * (a / static_cast<Real>(half_steps)) * rms;
   c.clip_limit = static_cast<Real>(spec.clip_scale) * scale;
   return c;

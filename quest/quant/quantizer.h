@@ -24,6 +24,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "quest/quant/quant_spec.h"
@@ -108,7 +109,10 @@ void quantize_row_backward(const QuantSpec& spec, std::span<const uint8_t> mask,
 //   FP4            r = rms + e, unit = step = (kFp4Scale/2)*r,
 //                  trust = s*kFp4TrustLimit*r (half gap: s*kFp4Scale*r),
 //                  clip = clip_scale*(kFp4Scale*6)*r
-// inverse_step = 1/step, one IEEE division.
+// inverse_step = 1/step, one IEEE division; of two levels (uniform, 1 bit) kSignStep, so that the
+// sign of a value decides, however small it is: z + 0.5 would round to 0.5 where z <= 2^-25.
+template <class Real>
+inline constexpr Real kSignStep = 1 / std::numeric_limits<Real>::min();
 template <class Real>
 struct RowConstants {
   Real unit;          // value = unit * number

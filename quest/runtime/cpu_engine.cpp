@@ -174,10 +174,8 @@ void CpuEngine::attention(int64_t index, std::span<const Segment> segments, int6
   const int64_t stride = c.q_size() + 2 * c.kv_size();
   block.qkv.begin(activations_, rows);
   team_.for_each(rows, [&](int64_t row, int thread) {
-    float* x = thread_row(thread);
-    kernels::deploy::rms_norm(hidden_.data() + row * c.hidden_size, block.input_norm.data(), 1,
-                              c.hidden_size, static_cast<float>(c.rms_norm_eps), x, options_.level);
-    block.qkv.set_row(activations_, row, x);
+    block.qkv.set_normed_row(activations_, row, hidden_.data() + row * c.hidden_size,
+                             block.input_norm, c.rms_norm_eps, thread_row(thread));
   });
   block.qkv.multiply(activations_, team_, wide_.data(), stride);
 
@@ -222,11 +220,9 @@ void CpuEngine::mlp(const Block& block, int64_t rows) {
     float* added = normed_.data() + first * width;
     block.gate_up.begin(activations_, count);
     team_.for_each(count, [&](int64_t row, int thread) {
-      float* x = thread_row(thread);
       kernels::deploy::add(added + row * width, width, hidden + row * width, options_.level);
-      kernels::deploy::rms_norm(hidden + row * width, block.post_attention_norm.data(), 1, width,
-                                static_cast<float>(c.rms_norm_eps), x, options_.level);
-      block.gate_up.set_row(activations_, row, x);
+      block.gate_up.set_normed_row(activations_, row, hidden + row * width,
+                                   block.post_attention_norm, c.rms_norm_eps, thread_row(thread));
     });
     block.gate_up.multiply(activations_, team_, wide_.data(), 2 * inner);
     block.down.begin(activations_, count);

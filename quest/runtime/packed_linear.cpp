@@ -5,6 +5,7 @@
 
 #include "quest/base/error.h"
 #include "quest/base/integer_math.h"
+#include "quest/kernels/deploy.h"
 #include "quest/kernels/hadamard_quantize.h"
 #include "quest/runtime/table_view.h"
 
@@ -59,22 +60,37 @@ void PackedLinear::begin(Activations& a, int64_t rows) const {
 }
 
 void PackedLinear::set_row(Activations& a, int64_t row, const float* x) const {
-  float* values = way_ == Way::kCodes ? nullptr : a.values.data() + row * k();
-  if (activation_.is_quantized()) {
-    int8_t* codes = a.codes.data() + row * k();
-    const int64_t bad = kernels::hadamard_quantize<float>(activation_, x, 1, k(), codes,
-                                                          a.units.data() + row, nullptr, level_);
-    if (bad >= 0) a.bad_row.store(row, std::memory_order_relaxed);
-    if (way_ == Way::kCodes) return;
-    kernels::dequantize_rows<float>(activation_, codes, a.units.data() + row, 1, k(), values,
-                                    level_);
-    return;
-  }
+  if (activation_.is_quantized()) return quantize(a, row, x, 1.0f);
+  float* values = a.values.data() + row * k();
   if (weight_.spec.hadamard) {
     kernels::hadamard_rows<float>(x, 1, k(), values, level_);
   } else {
     std::memcpy(values, x, sizeof(float) * static_cast<size_t>(k()));
   }
+}
+
+void PackedLinear::set_normed_row(Activations& a, int64_t row, const float* x,
+                                  std::span<const float> weight, double eps, float* normed) const {
+  const float e = static_cast<float>(eps);
+  if (activation_.is_quantized()) {
+    const float factor =
+        kernels::deploy::rms_norm_by_unit(x, weight.data(), k(), e, normed, level_);
+    return quantize(a, row, normed, factor);
+  }
+  kernels::deploy::rms_norm(x, weight.data(), 1, k(), e, normed, level_);
+  set_row(a, row, normed);
+}
+
+void PackedLinear::quantize(Activations& a, int64_t row, const float* x, float factor) const {
+  int8_t* codes = a.codes.data() + row * k();
+  float* unit = a.units.data() + row;
+  const int64_t bad =
+      kernels::hadamard_quantize<float>(activation_, x, 1, k(), codes, unit, nullptr, level_);
+  if (bad >= 0) a.bad_row.store(row, std::memory_order_relaxed);
+  *unit *= factor;
+  if (way_ == Way::kCodes) return;
+  kernels::dequantize_rows<float>(activation_, codes, unit, 1, k(), a.values.data() + row * k(),
+                                  level_);
 }
 
 void PackedLinear::multiply(Activations& a, ThreadTeam& team, float* out,

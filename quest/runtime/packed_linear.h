@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "quest/base/cpu_features.h"
@@ -48,6 +49,10 @@ class PackedLinear {
   // Makes room for `rows` rows.
   void begin(Activations& a, int64_t rows) const;
   void set_row(Activations& a, int64_t row, const float* x) const;
+  // Row x behind an RMSNorm; `normed` is room for K values. Where rows are quantized, the norm's
+  // factor goes into the row's unit (kernels/deploy.h rms_norm_by_unit).
+  void set_normed_row(Activations& a, int64_t row, const float* x, std::span<const float> weight,
+                      double eps, float* normed) const;
   // Throws kNumeric, with the layer's name, if a row was not finite.
   void multiply(Activations& a, ThreadTeam& team, float* out, int64_t out_stride) const;
 
@@ -59,6 +64,8 @@ class PackedLinear {
  private:
   enum class Way { kCodes, kFloats, kBf16 };
   kernels::PackedPlan plan(int64_t rows) const;
+  // factor: of the unit.
+  void quantize(Activations& a, int64_t row, const float* x, float factor) const;
 
   std::string name_;
   kernels::PackedWeight weight_;

@@ -1,5 +1,6 @@
 // The paged cache and the attention of the engine on a GPU (quest/kernels/cuda/kv_cache.h,
 // attention_decode.h) against the CPU's and against FP64.
+#include <bit>
 #include <cmath>
 
 #include <ATen/ops/cat.h>
@@ -9,6 +10,7 @@
 
 #include "quest/kernels/cuda/attention_decode.h"
 #include "quest/model/rope_table.h"
+#include "quest/runtime_gpu/rotated_rows_testing.h"
 #include "quest/runtime_gpu/testing_cache.h"
 
 namespace quest {
@@ -461,11 +463,29 @@ TEST_F(AttentionGpu, DecodeAttentionIsAppendAndSplitAttention) {
                         plan, data<float>(expected), current_stream());
       gpu::decode_attention(other.cache.view(), kLayer, data<float>(qkv), of.heads(),
                             data<float>(rope.cos), data<float>(rope.sin), rows.view(), plan,
-                            data<float>(got), current_stream());
+                            {data<float>(got)}, current_stream());
       expect_same_bits(got, expected, one.what());
       expect_same_bits(other.cache.bytes(), one.cache.bytes(), one.what() + " cache");
       expect_same_bits(qkv, kept, one.what() + " qkv");
       EXPECT_TRUE(std::isfinite(got.sum().item<double>())) << one.what();
+      for (const int block : {1, 16, 128}) {
+        if (!gpu::attend_rotates(other.cache.view().layout)) continue;
+        const testing::RotatedRows rotated(got, block);
+        const std::string what = fmt::format("{} rotated in {}", one.what(), block);
+        const at::Tensor signs = unwritten({count, width / 32}, at::kInt);
+        const at::Tensor chunks = unwritten({count, width / 128}, at::kFloat);
+        const gpu::AttendOut out = {nullptr,
+                                    std::bit_cast<uint32_t*>(data<int32_t>(signs)),
+                                    data<float>(chunks),
+                                    block,
+                                    qkv.data_ptr(),
+                                    5000};
+        gpu::decode_attention(other.cache.view(), kLayer, data<float>(qkv), of.heads(),
+                              data<float>(rope.cos), data<float>(rope.sin), rows.view(), plan, out,
+                              current_stream());
+        expect_same_bits(signs, rotated.signs, what + ": signs");
+        expect_same_bits(chunks, rotated.chunks, what + ": chunks");
+      }
       if (HasFailure()) return;
     }
   }

@@ -1,5 +1,6 @@
 // A layer of a decode step in one kernel (quest/kernels/cuda/decode_linear.h) against the kernels
 // that it stands for, which have the CPU's bits: equal bits. Skipped where no GPU can be used.
+#include <bit>
 #include <limits>
 #include <string>
 #include <utility>
@@ -12,7 +13,9 @@
 #include "quest/base/testing.h"
 #include "quest/kernels/cuda/decode_linear.h"
 #include "quest/kernels/cuda/deploy.h"
+#include "quest/quant/hadamard.h"
 #include "quest/runtime_gpu/device_weight_testing.h"
+#include "quest/runtime_gpu/rotated_rows_testing.h"
 #include "quest/runtime_gpu/testing_device.h"
 
 namespace quest {
@@ -72,6 +75,23 @@ void expect_same(const Outputs& got, const Outputs& expected, const std::string&
   expect_same_bits(got.out, expected.out.cpu(), what + " out");
 }
 
+uint32_t* words(const at::Tensor& x) { return std::bit_cast<uint32_t*>(data<int32_t>(x)); }
+
+// A row (K) as the kernel before decode_linear may leave it.
+class Signs {
+ public:
+  Signs(const QuantSpec& spec, const at::Tensor& x) {
+    const int64_t k = x.numel();
+    const testing::RotatedRows rows(x.view({1, k}), spec.hadamard ? hadamard_block_size(k) : 1);
+    chunks_ = rows.chunks.cuda();
+    signs_ = rows.signs.cuda();
+  }
+  deploy::SignRow row() const { return {words(signs_), data<float>(chunks_)}; }
+
+ private:
+  at::Tensor chunks_, signs_;
+};
+
 Weight make_weight(const std::string& grid, const QuantSpec& activation, int64_t n, int64_t k) {
   Weight w(grid + ".ste", n, k, static_cast<unsigned>(n * 31 + k));
   if (gpu::needs_number_sums(w.spec, activation)) w.make_sums();
@@ -124,6 +144,9 @@ void expect_linear_alike(const Format& format, int64_t n, int64_t k) {
     deploy::quantize(spec, data<float>(x), 1, k, given.rows(), current_stream());
     const Outputs expected = given.multiply(w);
     expect_same(in_one(w, spec, deploy::GivenRow{data<float>(x)}), expected, what + " given");
+    if (deploy::decode_takes_signs(w.spec, spec)) {
+      expect_same(in_one(w, spec, Signs(spec, x).row()), expected, what + " signs");
+    }
     const at::Tensor sum = residual.clone();
     deploy::decode_linear(w.device(), spec, deploy::GivenRow{data<float>(x)},
                           {data<float>(sum), data<float>(sum)}, current_stream());
@@ -172,10 +195,19 @@ void expect_mlp_alike(const Format& format, int64_t f, int64_t k) {
     const Outputs pairs = input.multiply(gate_up);
     deploy::swiglu_quantize(spec, data<float>(pairs.out), 1, f, middle.rows(), current_stream());
     const at::Tensor values = unwritten({f}, at::kFloat);
-    deploy::decode_gate_up(gate_up.device(), spec, {data<float>(x), data<float>(norm), kEps}, spec,
-                           data<float>(values), current_stream());
-    expect_same(in_one(down, spec, deploy::SwigluRow{data<float>(values)}), middle.multiply(down),
-                what);
+    const at::Tensor chunks = unwritten({(f + 127) / 128}, at::kFloat);
+    const at::Tensor signs = unwritten({(f + 31) / 32}, at::kInt);
+    const Outputs expected = middle.multiply(down);
+    const auto compare = [&](const deploy::SwigluMemory& memory, const std::string& kind) {
+      const deploy::SwigluRow row =
+          deploy::decode_gate_up(gate_up.device(), spec, {data<float>(x), data<float>(norm), kEps},
+                                 spec, memory, current_stream());
+      expect_same(in_one(down, spec, row), expected, what + kind);
+    };
+    compare({data<float>(values)}, "");
+    if (deploy::decode_takes_signs(down.spec, spec)) {
+      compare({nullptr, words(signs), data<float>(chunks)}, " signs");
+    }
     if (::testing::Test::HasFailure()) return;
   }
 }

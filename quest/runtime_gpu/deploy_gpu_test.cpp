@@ -63,14 +63,30 @@ class Quantized {
     return rows;
   }
 
-  // x (M,K) on the CPU: what was quantized.
-  void expect(const at::Tensor& x, const std::string& what) const {
+  // rms_norm of x (M,C), on the CPU, was quantized.
+  void expect_norm(const at::Tensor& x, const at::Tensor& weight, const std::string& what) const {
+    const int64_t m = x.size(0), c = x.size(1);
+    const at::Tensor y = at::empty_like(x);
+    if (!spec_.is_quantized()) {
+      cpu::rms_norm(data<float>(x), data<float>(weight), m, c, kEps, data<float>(y));
+      return expect(y, what);
+    }
+    const at::Tensor factors = at::empty({m}, at::kFloat);
+    for (int64_t i = 0; i < m; ++i) {
+      data<float>(factors)[i] = cpu::rms_norm_by_unit(data<float>(x) + i * c, data<float>(weight),
+                                                      c, kEps, data<float>(y) + i * c);
+    }
+    expect(y, what, factors);
+  }
+  // x (M,K) on the CPU was quantized, with units times `factors`.
+  void expect(const at::Tensor& x, const std::string& what, const at::Tensor& factors = {}) const {
     const int64_t m = x.size(0), k = x.size(1);
     const at::Tensor codes = at::empty({m, k}, at::kChar), units = at::ones({m}, at::kFloat);
     at::Tensor values = at::empty({m, k}, at::kFloat);
     if (spec_.is_quantized()) {
       kernels::hadamard_quantize<float>(spec_, data<float>(x), m, k, data<int8_t>(codes),
                                         data<float>(units), nullptr);
+      if (factors.defined()) units.mul_(factors);
       kernels::dequantize_rows<float>(spec_, data<int8_t>(codes), data<float>(units), m, k,
                                       data<float>(values));
       expect_same_bits(codes_, codes, what + " codes");
@@ -119,8 +135,8 @@ TEST_F(DeployGpu, SumNormAndQuantizerHaveTheBitsOfTheCpu) {
       gpu::add_norm_quantize(spec, data<float>(gpu_x), nullptr, data<float>(gpu_weight), kEps, m, c,
                              nullptr, alone.out(), current_stream());
       expect_same_bits(h, sum, what + " h");
-      both.expect(y, what + " with delta");
-      alone.expect(plain, what);
+      both.expect_norm(sum, weight, what + " with delta");
+      alone.expect_norm(x, weight, what);
       if (HasFailure()) return;
     }
     const at::Tensor h = unwritten({m, c}, at::kFloat), got = unwritten({m, c}, at::kFloat);

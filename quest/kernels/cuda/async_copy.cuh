@@ -33,4 +33,52 @@ __device__ inline void await_copies() {
 }
 __device__ inline void await_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// Copies of many bytes by one instruction, of one thread (compute capability 9.0 and up): a bell
+// rings when all that was expected has come.
+__device__ inline void init_bell(uint64_t& bell, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&bell)), "r"(arrivals)
+               : "memory");
+}
+__device__ inline void fence_bells() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ inline void expect_bytes(uint64_t& bell, int bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&bell)),
+      "r"(bytes)
+      : "memory");
+}
+__device__ inline void ring_bell(uint64_t& bell) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&bell)) : "memory");
+}
+__device__ inline void await_bell(uint64_t& bell, int parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(shared_address(&bell)),
+      "r"(parity)
+      : "memory");
+}
+// Multiples of 16 bytes, 16-byte aligned.
+__device__ inline void bulk_copy(void* to, const void* from, int bytes, uint64_t& bell) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(&bell))
+      : "memory");
+}
+// The same into the second-level cache, if `does`.
+__device__ inline void prefetch_bulk(const void* from, int bytes, bool does) {
+  asm volatile(
+      "{\n.reg .pred does;\n"
+      "setp.ne.b32 does, %2, 0;\n"
+      "@does cp.async.bulk.prefetch.L2.global [%0], %1;\n}" ::"l"(from),
+      "r"(bytes), "r"(static_cast<int>(does))
+      : "memory");
+}
+#endif
+
 }  // namespace quest::kernels::cuda

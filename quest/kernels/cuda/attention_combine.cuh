@@ -3,6 +3,8 @@
 #pragma once
 
 #include "quest/kernels/cuda/attention_decode.cuh"
+#include "quest/kernels/cuda/packed_fields.h"
+#include "quest/kernels/cuda/quantize_row.cuh"
 
 namespace quest::kernels::cuda::deploy {
 
@@ -31,30 +33,55 @@ __device__ void combine_warps(const DeviceCache& cache, const Piece& piece,
   }
 }
 
-// Head h's value d: into out, or for int8 into `place` for transform_out.
+// Head h's value d: into out, or into `place` for turn_out, where that has something to do.
 template <bool kInt8>
 __device__ void put(const SplitTask& task, const Piece& piece, int h, int d, float value,
                     float* place) {
-  if constexpr (kInt8) {
+  if (kInt8 || task.out.signs != nullptr) {
     *place = value;
   } else {
-    task.out[(piece.row * task.heads + piece.first_head + h) * task.cache.dim + d] = value;
+    task.out.values[(piece.row * task.heads + piece.first_head + h) * task.cache.dim + d] = value;
   }
 }
-// int8: the `count` heads first, first + step, ... of the block stand in o (count, D): transformed
-// into out.
+// The `count` heads first, first + step, ... of the block stand in o (count, D): of int8
+// transformed back, and, if the task says so, rotated for the quantizer, into out.
 template <bool kInt8>
-__device__ void transform_out(const SplitTask& task, const Piece& piece, float* o, int count,
-                              int first, int step) {
-  if constexpr (!kInt8) return;
+__device__ void turn_out(const SplitTask& task, const Piece& piece, float* o, int count, int first,
+                         int step) {
+  if (!kInt8 && task.out.signs == nullptr) return;
   const int dim = task.cache.dim;
+  const auto place_of = [&](int i) {  // of value i of o
+    return (piece.row * task.heads + piece.first_head + first + i / dim * step) * dim + i % dim;
+  };
   __syncthreads();
-  transform_heads(task.cache, o, count * dim);
-  __syncthreads();
+  if constexpr (kInt8) {
+    transform_heads(task.cache, o, count * dim);
+    __syncthreads();
+  }
+  if (task.out.signs == nullptr) {
 #pragma unroll 1
-  for (int i = threadIdx.x; i < count * dim; i += blockDim.x) {
-    const int h = first + i / dim * step;
-    task.out[(piece.row * task.heads + piece.first_head + h) * dim + i % dim] = o[i];
+    for (int i = threadIdx.x; i < count * dim; i += blockDim.x) task.out.values[place_of(i)] = o[i];
+    return;
+  }
+  constexpr int kEach = 4, kChunkValues = 32 * kEach;
+  const int lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int i = threadIdx.x / 32 * kChunkValues; i < count * dim;
+       i += blockDim.x / 32 * kChunkValues) {
+    const float4 x = *reinterpret_cast<const float4*>(o + i + lane * kEach);
+    float v[kEach] = {x.x, x.y, x.z, x.w};
+    if (task.out.block > 1) butterfly(v, task.out.block, task.norm);
+    uint32_t word = 0;
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      if (v[j] > 0.0f) word |= 1u << plane_bit<1>(lane % 8 * kEach + j);
+    }
+#pragma unroll
+    for (int step = 1; step < 8; step *= 2) word |= __shfl_xor_sync(0xffffffffu, word, step);
+    const int64_t at = place_of(i);
+    if (lane % 8 == 0) task.out.signs[at / 32 + lane / 8] = word;
+    const float sum = square_chunk(v);
+    if (lane == 0) task.out.chunks[at / kChunkValues] = sum;
   }
 }
 
@@ -138,7 +165,7 @@ __device__ void combine_pieces(const SplitTask& task, const Piece& piece,
     put<kInt8>(task, piece, h, i % dim, fast_quotient(shared.heads[i], shared.total[h]),
                shared.heads + i);
   }
-  transform_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
+  turn_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
 }
 
 // One value of a head from its pieces' sums: the bits of combine_pieces, whose tree of totals is
@@ -190,7 +217,7 @@ __device__ void combine_few_pieces(const SplitTask& task, const Piece& piece,
     }
     put<kInt8>(task, piece, h, d, combined(piece.pieces, sums, parts), shared.heads + i);
   }
-  transform_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
+  turn_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
 }
 
 // Heads whose pieces block `index` of a cluster puts together: index, index + pieces, ...
@@ -221,7 +248,7 @@ __device__ void combine_parts(const SplitTask& task, const Piece& piece,
     put<kInt8>(task, piece, piece.index + own * pieces, d, combined(pieces, sums, parts),
                shared.heads + i);
   }
-  transform_out<kInt8>(task, piece, shared.heads, count, piece.index, pieces);
+  turn_out<kInt8>(task, piece, shared.heads, count, piece.index, pieces);
 }
 
 }  // namespace quest::kernels::cuda::deploy

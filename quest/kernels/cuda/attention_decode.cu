@@ -10,6 +10,7 @@
 #include "quest/kernels/cuda/attention_combine.cuh"
 #include "quest/kernels/cuda/attention_decode.h"
 #include "quest/kernels/cuda/dependent_launch.cuh"
+#include "quest/quant/hadamard.h"
 
 namespace quest::kernels::cuda::deploy {
 namespace {
@@ -17,6 +18,15 @@ namespace {
 // The registers that loads, sums and weights need.
 constexpr int blocks_at_once(int columns, int heads) {
   return columns > 16 ? 1 : heads == 1 ? 4 : heads == 4 ? 3 : 2;
+}
+
+// This block's share of what a later kernel reads, by one instruction and no branch.
+__device__ inline void fetch_next(const SplitTask& task, bool now) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const auto block = static_cast<int64_t>(blockIdx.x + gridDim.x * blockIdx.y);
+  prefetch_bulk(static_cast<const uint8_t*>(task.out.next) + block * task.next_share,
+                task.next_share, now && threadIdx.x == 0 && task.next_share > 0);
+#endif
 }
 
 // kWhole: heads of kColumns columns, and kHeads of them for every block. A warp mostly waits for
@@ -82,6 +92,7 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
     sums.template score<kWithTail>(cache, piece, loads, shared.tail, shared.heads);
     // Not before, for what it fetches would be in the way; its beginning takes as long as the rest.
     if (turns && !goes_on) let_next_start();
+    fetch_next(task, !goes_on);
     if (goes_on) {
       loads.fetch_keys(cache, piece, next);
       if (next_keys > kChunk) loads.fetch_tail(cache, piece, next, shared.tail);
@@ -107,7 +118,7 @@ __global__ void __launch_bounds__(Shares<kColumns>::kThreads, blocks_at_once(kCo
     combine_warps(cache, piece, shared, [&](int h, int d, float o, float, float total) {
       put<kInt8>(task, piece, h, d, fast_quotient(o, total), shared.heads + h * cache.dim + d);
     });
-    transform_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
+    turn_out<kInt8>(task, piece, shared.heads, piece.heads, 0, 1);
     return;
   }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -156,8 +167,9 @@ bool takes_clusters(int64_t pieces, int64_t blocks) {
 
 void launch(const char* operation, const KvCacheView& cache, int64_t layer, const float* qkv,
             int64_t heads, const float* cos, const float* sin, const KvRows& rows,
-            const SplitPlan& plan, float* out, Stream stream) {
+            const SplitPlan& plan, const AttendOut& out, Stream stream) {
   check_split(cache.layout, heads, rows, plan);
+  check_attend_out(cache.layout, out);
   if (rows.rows == 0) return;
   SplitTask task = {};
   task.cache = device_cache(cache, layer);
@@ -170,6 +182,7 @@ void launch(const char* operation, const KvCacheView& cache, int64_t layer, cons
   task.pieces = static_cast<int>(plan.pieces);
   task.scale = 1.0f / std::sqrt(static_cast<float>(cache.layout.head_dim));
   task.out = out;
+  task.norm = hadamard_norm<float>(out.block);
   task.counters = static_cast<unsigned*>(plan.workspace);
   if (plan.workspace != nullptr) {
     char* bytes = static_cast<char*>(plan.workspace) + counter_bytes(plan.max_rows, heads);
@@ -181,6 +194,9 @@ void launch(const char* operation, const KvCacheView& cache, int64_t layer, cons
   const dim3 grid(static_cast<unsigned>(plan.pieces),
                   static_cast<unsigned>(task.cache.kv_heads * task.sets),
                   static_cast<unsigned>(rows.rows));
+  if (out.next != nullptr) {
+    task.next_share = static_cast<int>(out.next_bytes / (int64_t{grid.x} * grid.y) / 16 * 16);
+  }
   task.clustered = takes_clusters(plan.pieces, static_cast<int64_t>(grid.x) * grid.y * grid.z);
   const auto run = [&](auto format, auto columns, auto count, auto whole) {
     const auto kernel = &attend_piece<decltype(format)::value, decltype(columns)::value,
@@ -223,12 +239,12 @@ int64_t attend_split_workspace(int64_t rows, int64_t heads, int64_t head_dim, in
 
 void attend_split(const KvCacheView& cache, int64_t layer, const float* qkv, int64_t heads,
                   const KvRows& rows, const SplitPlan& plan, float* out, Stream stream) {
-  launch("attend_split", cache, layer, qkv, heads, nullptr, nullptr, rows, plan, out, stream);
+  launch("attend_split", cache, layer, qkv, heads, nullptr, nullptr, rows, plan, {out}, stream);
 }
 
 void decode_attention(const KvCacheView& cache, int64_t layer, const float* qkv, int64_t heads,
                       const float* cos, const float* sin, const KvRows& rows, const SplitPlan& plan,
-                      float* out, Stream stream) {
+                      const AttendOut& out, Stream stream) {
   launch("decode_attention", cache, layer, qkv, heads, cos, sin, rows, plan, out, stream);
 }
 

@@ -68,6 +68,23 @@ struct SplitPlan {
 void attend_split(const KvCacheView& cache, int64_t layer, const float* qkv, int64_t heads,
                   const KvRows& rows, const SplitPlan& plan, float* out, Stream stream);
 
+// Where decode_attention's rows go: as they are, or rotated for the quantizer behind them, of
+// Hadamard blocks of `block` values (1: none); of rotated rows, whose heads are of 128 or 256
+// values, the signs and the sums of squares of every 128 values (decode_linear.h SignRow).
+//
+// `next`: bytes that a kernel behind it will read, fetched into the second-level cache behind the
+// keys and values, when the memory has nothing to do.
+struct AttendOut {
+  float* values = nullptr;    // (rows, H D), or null if there are signs
+  uint32_t* signs = nullptr;  // (rows, H D / 32): bit plane_bit<1>(c % 32) of word c / 32
+  float* chunks = nullptr;    // (rows, H D / 128)
+  int block = 1;
+  const void* next = nullptr;
+  int64_t next_bytes = 0;
+};
+// Whether there can be signs.
+bool attend_rotates(const KvLayout& layout);
+
 // rope_append and attend_split in one kernel, for one token of each sequence: qkv as the product
 // left it, which it stays; cos, sin (positions, D/2). The bits of the two one after the other.
 //
@@ -78,11 +95,12 @@ void attend_split(const KvCacheView& cache, int64_t layer, const float* qkv, int
 // waits for what is before it, and lets others start then.
 void decode_attention(const KvCacheView& cache, int64_t layer, const float* qkv, int64_t heads,
                       const float* cos, const float* sin, const KvRows& rows, const SplitPlan& plan,
-                      float* out, Stream stream);
+                      const AttendOut& out, Stream stream);
 
 // What the calls above check: kUsage for query heads that do not share key-value heads evenly, head
-// sizes or plans that do not fit.
+// sizes, plans or Hadamard blocks that do not fit.
 void check_attend(const KvLayout& layout, int64_t heads);
+void check_attend_out(const KvLayout& layout, const AttendOut& out);
 void check_split(const KvLayout& layout, int64_t heads, const KvRows& rows, const SplitPlan& plan);
 
 }  // namespace quest::kernels::cuda::deploy

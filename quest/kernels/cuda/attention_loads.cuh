@@ -19,7 +19,9 @@ struct SplitTask {
   int pieces;              // of the grid
   bool clustered;          // pieces of a row and set are a cluster of blocks
   float scale;
-  float* out;
+  AttendOut out;
+  int next_share;        // of out.next, of a block
+  float norm;            // of out's blocks
   unsigned* counters;    // (rows, G sets): pieces that have ended
   float2* partial_sums;  // (rows, H, pieces): largest, sum
   float* partial;        // (rows, H, pieces, D)

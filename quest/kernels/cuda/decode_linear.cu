@@ -6,6 +6,7 @@
 #include "quest/kernels/cuda/decode_linear.cuh"
 #include "quest/kernels/cuda/decode_linear.h"
 #include "quest/kernels/cuda/dependent_launch.cuh"
+#include "quest/kernels/cuda/sign_linear.cuh"
 #include "quest/quant/quantizer.h"
 
 namespace quest::kernels::cuda::deploy {
@@ -64,7 +65,11 @@ DecodeCut cut_layer(int64_t n, int64_t k, int bits, const QuantSpec& activation,
   }
   cut.longer = cut.tiles - cut.blocks * (cut.block_tiles - 1);
   cut.planes = planes_of(activation, cut.spans);
-  cut.shared_bytes = DecodeMemory::bytes(cut.planes.bytes(), cut.block_tiles);
+  constexpr int kBellBytes = static_cast<int>(sizeof(RingBells));
+  const int group_bytes = sign_tiles(sign_spans(k)) * cut.spans * kSignUnitBytes;
+  cut.slots = std::clamp(kRingBytes / group_bytes, 1, RingBells::kMostSlots);
+  cut.row_bytes = std::max(cut.planes.bytes(), kBellBytes);
+  cut.shared_bytes = DecodeMemory::bytes(cut.row_bytes, cut.block_tiles);
   return cut;
 }
 
@@ -82,6 +87,10 @@ struct Loading<GivenRow> {
   template <int kRounds>
   using Source = GivenSource<kRounds>;
   static constexpr int kMostRounds = 2;
+};
+template <>
+struct Loading<SignRow> {  // sign_linear.cuh
+  static constexpr int kMostRounds = 4;
 };
 template <>
 struct Loading<SwigluRow> {
@@ -122,20 +131,58 @@ int shared_to_ask(const DecodeCut& cut) {
   return std::max(cut.shared_bytes, std::min(more_than_half, device.block_shared));
 }
 
-template <int kBits, class Source, class Row, class Sink>
-void launch(const char* operation, const Row& row, const RowRule& rule, const ProductTask& task,
-            const DecodeCut& cut, const Sink& sink, Stream stream) {
-  const auto kernel = &decode_linear_block<kBits, Source, Row, Sink>;
+template <auto kKernel, class Row, class... Arguments>
+void launch(const char* operation, int threads, const DecodeCut& cut, Stream stream,
+            const Arguments&... arguments) {
   static const bool allowed = [&] {
-    allow_shared(operation, kernel);
-    share_most_memory(operation, kernel);
+    allow_shared(operation, kKernel);
+    share_most_memory(operation, kKernel);
     return true;
   }();
   static_cast<void>(allowed);
-  launch_dependent(operation, kernel, dim3(static_cast<unsigned>(cut.blocks)), dim3(kDecodeThreads),
-                   static_cast<size_t>(shared_to_ask<Row>(cut)), stream, row, rule, task, cut,
-                   sink);
+  launch_dependent(operation, kKernel, dim3(static_cast<unsigned>(cut.blocks)), dim3(threads),
+                   static_cast<size_t>(shared_to_ask<Row>(cut)), stream, arguments...);
 }
+
+bool has_two_levels(const QuantSpec& spec) { return spec.grid == Grid::kUniform && spec.bits == 1; }
+
+// One call: what the kernels take.
+template <class Row, class Sink>
+struct Call {
+  const char* operation;
+  const Row& row;
+  RowRule rule;
+  ProductTask task;
+  DecodeCut cut;
+  const Sink& sink;
+  Stream stream;
+
+  template <int kBits>
+  void run() const {
+    with_source<Row>(task.k, [&](auto source) {
+      using Source = typename decltype(source)::type;
+      launch<&decode_linear_block<kBits, Source, Row, Sink>, Row>(
+          operation, kDecodeThreads, cut, stream, row, rule, task, cut, sink);
+    });
+  }
+  template <class Source>
+  void run_signs_of() const {
+    launch<&sign_linear_block<Source, Row, Sink>, Row>(operation, kSignThreads, cut, stream, row,
+                                                       rule, task, cut, sink);
+  }
+  void run_signs() const {
+    const int spans = sign_spans(task.k);
+    if constexpr (std::is_same_v<Row, SignRow>) {
+      if (spans == 1) return run_signs_of<SignWords<1>>();
+      if (spans == 2) return run_signs_of<SignWords<2>>();
+      if (spans == 3) return run_signs_of<SignWords<3>>();
+      run_signs_of<SignWords<4>>();
+    } else {
+      if (spans == 1) return run_signs_of<SignValues<Row, 1>>();
+      run_signs_of<SignValues<Row, 2>>();
+    }
+  }
+};
 
 template <class Row, class Sink>
 void run(const char* operation, const DeviceWeight& weight, const QuantSpec& activation,
@@ -145,16 +192,17 @@ void run(const char* operation, const DeviceWeight& weight, const QuantSpec& act
   set_operands(task, weight, rule, 1);
   const DecodeCut cut = cut_layer(weight.n, weight.k, rule.bits, activation, Sink::kPairs);
   const RowRule row_rule = index_rule(activation, weight.k, cut.planes);
-  const auto of_bits = [&](auto bits) {
-    with_source<Row>(weight.k, [&](auto source) {
-      launch<decltype(bits)::value, typename decltype(source)::type>(operation, row, row_rule, task,
-                                                                     cut, sink, stream);
-    });
-  };
-  if (rule.bits == 1) return of_bits(std::integral_constant<int, 1>{});
-  if (rule.bits == 2) return of_bits(std::integral_constant<int, 2>{});
-  if (rule.bits == 3) return of_bits(std::integral_constant<int, 3>{});
-  of_bits(std::integral_constant<int, 4>{});
+  const Call<Row, Sink> call{operation, row, row_rule, task, cut, sink, stream};
+  constexpr bool kIsSigns = std::is_same_v<Row, SignRow>;
+  if constexpr (kIsSigns || std::is_same_v<Row, NormedRow> || std::is_same_v<Row, GivenRow>) {
+    if (kIsSigns || decode_takes_signs(weight.spec, activation)) return call.run_signs();
+  }
+  if constexpr (!kIsSigns) {
+    if (rule.bits == 1) return call.template run<1>();
+    if (rule.bits == 2) return call.template run<2>();
+    if (rule.bits == 3) return call.template run<3>();
+    call.template run<4>();
+  }
 }
 
 template <class Row>
@@ -165,6 +213,7 @@ bool supports(const QuantSpec& weight, const QuantSpec& activation, int64_t n, i
   return n >= 1 && k % kLane == 0 && k <= most_columns<Row>() && is_linear(weight) &&
          is_linear(activation) && weight_rule(weight).bits <= 4 &&
          packed_gemm_supports(weight, activation, k) &&
+         (!std::is_same_v<Row, SignRow> || decode_takes_signs(weight, activation)) &&
          cut_layer(n, k, weight_rule(weight).bits, activation, false).shared_bytes <=
              device_facts().block_shared;
 }
@@ -195,6 +244,10 @@ bool decode_swiglu_supports(const QuantSpec& weight, const QuantSpec& activation
   return supports<SwigluRow>(weight, activation, n, k);
 }
 
+bool decode_takes_signs(const QuantSpec& weight, const QuantSpec& activation) {
+  return has_two_levels(weight) && has_two_levels(activation) && launches_clusters(device_facts());
+}
+
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
                    const DecodeOut& out, Stream stream) {
   run_linear(weight, activation, row, out, stream);
@@ -203,17 +256,36 @@ void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, cons
                    const DecodeOut& out, Stream stream) {
   run_linear(weight, activation, row, out, stream);
 }
-void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const SwigluRow& row,
+void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const SignRow& row,
                    const DecodeOut& out, Stream stream) {
   run_linear(weight, activation, row, out, stream);
 }
+void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const SwigluRow& row,
+                   const DecodeOut& out, Stream stream) {
+  if (row.signs != nullptr) {
+    return run_linear(weight, activation, SignRow{row.signs, row.chunks}, out, stream);
+  }
+  run_linear(weight, activation, row, out, stream);
+}
 
-void decode_gate_up(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,
-                    const QuantSpec& next, float* values, Stream stream) {
-  check_decode_linear(decode_gate_up_supports(weight.spec, activation, weight.n, weight.k),
+std::pair<const void*, int64_t> decode_late_weights(const DeviceWeight& weight) {
+  const int64_t bytes =
+      kernels::lane_bytes({.bits = weight_rule(weight.spec).bits, .n = weight.n, .k = weight.k});
+  const int64_t late = bytes * 7 / 10 / 16 * 16;
+  return {static_cast<const uint8_t*>(weight.lanes) + (bytes - late), late};
+}
+
+SwigluRow decode_gate_up(const DeviceWeight& weight, const QuantSpec& activation,
+                         const NormedRow& row, const QuantSpec& next, const SwigluMemory& memory,
+                         Stream stream) {
+  // With weights of 1 bit a block has whole blocks of the transform.
+  check_decode_linear(decode_gate_up_supports(weight.spec, activation, weight.n, weight.k) &&
+                          (memory.signs == nullptr || weight_rule(weight.spec).bits == 1),
                       "decode_gate_up", weight.spec, activation, weight.n, weight.k);
   const RowRule next_rule = make_row_rule(next, weight.n / 2);
-  run("decode_gate_up", weight, activation, row, SwigluSink{values, next_rule.block}, stream);
+  run("decode_gate_up", weight, activation, row,
+      SwigluSink{memory, next_rule.block, next_rule.norm}, stream);
+  return {memory.values, memory.signs, memory.chunks};
 }
 
 }  // namespace quest::kernels::cuda::deploy

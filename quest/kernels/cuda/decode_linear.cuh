@@ -33,6 +33,8 @@ struct DecodeCut {
   int block_tiles = 0;  // most of a block: one more than the others in the first `longer` blocks
   int longer = 0;
   int blocks = 0, shared_bytes = 0;
+  int slots = 0;      // of a ring of tiles (sign_linear.cuh)
+  int row_bytes = 0;  // what a block has for the row, or a ring's bells (sign_linear.cuh)
   float inverse_spans = 0;
   RowPlanes planes;
 };
@@ -42,24 +44,23 @@ struct DecodeShared {
   alignas(16) uint8_t ring[kRingBytes];
   float chunks[kMaxChunks], norm_chunks[kMaxChunks];  // of the row's squares; before its norm
   RowScale scale;
-  float inverse_rms;
   int32_t code_sum;
 };
 struct DecodeMemory {
   DecodeShared& fixed;
-  uint8_t* codes;   // planes of the row
+  uint8_t* row;     // its planes
   int32_t* dots;    // (16 block_tiles)
   float* w_units;   // the same
   int32_t* n_sums;  // the same
 
   static constexpr int kFixedBytes = static_cast<int>(sizeof(DecodeShared));
-  static constexpr int bytes(int code_bytes, int block_tiles) {
-    return kFixedBytes + code_bytes + 3 * 4 * 16 * block_tiles;
+  static constexpr int bytes(int row_bytes, int block_tiles) {
+    return kFixedBytes + row_bytes + 3 * 4 * 16 * block_tiles;
   }
-  __device__ DecodeMemory(uint4* memory, int code_bytes, int block_tiles)
+  __device__ DecodeMemory(uint4* memory, int row_bytes, int block_tiles)
       : fixed(*reinterpret_cast<DecodeShared*>(memory)),
-        codes(reinterpret_cast<uint8_t*>(memory) + kFixedBytes),
-        dots(reinterpret_cast<int32_t*>(codes + code_bytes)),
+        row(reinterpret_cast<uint8_t*>(memory) + kFixedBytes),
+        dots(reinterpret_cast<int32_t*>(row + row_bytes)),
         w_units(reinterpret_cast<float*>(dots + 16 * block_tiles)),
         n_sums(dots + 2 * 16 * block_tiles) {}
 };
@@ -166,45 +167,36 @@ __device__ T of_row(T& place, const F& make) {
 
 // A rotated row as planes into shared memory, and the sum of its codes. The rule's codes are the
 // planes' indices; k is a multiple of 8.
-template <int kBits, int kRounds>
-__device__ void stage_row(const RowRule& rule, const RowPlanes& planes,
+template <int kBits, class Source, int kRounds>
+__device__ void stage_row(const Source& source, const RowRule& rule, const RowPlanes& planes,
                           const float (&v)[kRounds][kLane], int k, const DecodeMemory& shared) {
   square_chunks(v, k, shared.fixed.chunks);
   __syncthreads();
   const RowScale scale = of_row<kBits>(shared.fixed.scale, [&] {
     return scale_of_row<CodeKind::kLinear, most_chunks(kRounds)>(rule, shared.fixed.chunks, k);
   });
+  uint32_t indices[kRounds][2] = {};
   int sum = 0;
-  if (kBits == 1 && planes.count == 1) {
-    uint32_t bits[kRounds] = {};
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
+  for (int r = 0; r < kRounds; ++r) {
 #pragma unroll
-      for (int i = 0; i < kLane; ++i) {
-        if (linear_bit(scale, v[r][i])) bits[r] |= plane_part_bit<kBits>(i);
-      }
-      if (column_of(r) >= k) bits[r] = 0;
-      sum += __popc(bits[r]);
+    for (int i = 0; i < kLane; ++i) {
+      const auto code = static_cast<uint32_t>(linear_code(rule, scale, v[r][i]).code) & 0xffu;
+      indices[r][i / 4] |= code << (8 * (i % 4));
     }
-    stage_plane<kBits, kRoundColumns>(bits, k, shared.codes);
-  } else {
-    uint32_t indices[kRounds][2] = {};
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-#pragma unroll
-      for (int i = 0; i < kLane; ++i) {
-        const auto code = static_cast<uint32_t>(linear_code(rule, scale, v[r][i]).code) & 0xffu;
-        indices[r][i / 4] |= code << (8 * (i % 4));
-      }
-      if (column_of(r) >= k) indices[r][0] = indices[r][1] = 0;
-      for (const uint32_t bytes : indices[r]) {
-        sum = __dp4a(static_cast<int>(bytes), 0x01010101, sum);
-      }
+    if (column_of(r) >= k) indices[r][0] = indices[r][1] = 0;
+    for (const uint32_t bytes : indices[r]) {
+      sum = __dp4a(static_cast<int>(bytes), 0x01010101, sum);
     }
-    stage_planes<kBits, kRoundColumns>(planes, indices, k, shared.codes);
   }
+  stage_planes<kBits, kRoundColumns>(planes, indices, k, shared.row);
   sum = __reduce_add_sync(0xffffffffu, sum);
   if (threadIdx.x % 32 == 0 && sum != 0) atomicAdd(&shared.fixed.code_sum, planes.slope * sum);
+  if constexpr (has_factor<Source>()) {  // of the unit, for which nobody waits yet
+    if (threadIdx.x >= 32) return;
+    const float factor = source.factor(k, shared);
+    if (threadIdx.x == 0) shared.fixed.scale.unit *= factor;
+  }
 }
 
 // This thread's columns of a row of k values, or of as many weights.
@@ -217,10 +209,12 @@ __device__ void read_columns(const float* from, int k, float (&v)[kRounds][kLane
 }
 
 // Where rows come from: fetch_early() reads what no kernel writes, read() the row itself, when the
-// previous kernel has written it; rotate() makes of it what is quantized.
+// previous kernel has written it; rotate() makes of it what is quantized. factor(), by one warp and
+// behind a barrier, is what the row's unit is times.
 template <int kCount>
 struct NormedSource {
   static constexpr int kRounds = kCount;
+  static constexpr bool kHasFactor = true;
   NormedRow row;
   float weight[kRounds][kLane];
 
@@ -229,20 +223,18 @@ struct NormedSource {
   __device__ void read(const RowRule&, int k, float (&v)[kRounds][kLane]) const {
     read_columns(row.x, k, v);
   }
-  template <int kBits>
   __device__ void rotate(const RowRule& rule, int k, const DecodeMemory& shared,
                          float (&v)[kRounds][kLane]) const {
     square_chunks(v, k, shared.fixed.norm_chunks);
-    __syncthreads();
-    const float inverse = of_row<kBits>(shared.fixed.inverse_rms, [&] {
-      return inverse_rms<most_chunks(kRounds)>(shared.fixed.norm_chunks, k, row.eps);
-    });
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
 #pragma unroll
-      for (int i = 0; i < kLane; ++i) v[r][i] = v[r][i] * inverse * weight[r][i];
+      for (int i = 0; i < kLane; ++i) v[r][i] *= weight[r][i];
       if (rule.block > 1) butterfly(v[r], rule.block, rule.norm);
     }
+  }
+  __device__ float factor(int k, const DecodeMemory& shared) const {
+    return inverse_rms<most_chunks(kRounds)>(shared.fixed.norm_chunks, k, row.eps);
   }
 };
 
@@ -256,7 +248,6 @@ struct GivenSource {
   __device__ void read(const RowRule&, int k, float (&v)[kRounds][kLane]) const {
     read_columns(row.x, k, v);
   }
-  template <int kBits>
   __device__ void rotate(const RowRule& rule, int k, const DecodeMemory&,
                          float (&v)[kRounds][kLane]) const {
 #pragma unroll
@@ -285,7 +276,6 @@ struct SwigluSource {
       load_part(row.values + (column ^ kRotatedColumns), 0, last && column < k, other[r]);
     }
   }
-  template <int kBits>
   __device__ void rotate(const RowRule& rule, int k, const DecodeMemory&,
                          float (&v)[kRounds][kLane]) const {
     const bool last = rule.block > kRotatedColumns;
@@ -327,11 +317,13 @@ struct OutputSink {
   }
 };
 
-// The tiles of the block are half gate, half up.
+// The tiles of the block are half gate, half up. Where signs are wanted, a block has 128 values,
+// and rotates them wholly.
 struct SwigluSink {
   static constexpr bool kPairs = true;
-  float* out;  // (F)
+  SwigluMemory out;
   int block;   // of the transform, 1 for none
+  float norm;  // of it
 
   __device__ float fetch(int, bool) const { return 0.0f; }
   // A value in each of the first threads.
@@ -352,12 +344,50 @@ struct SwigluSink {
       const float sign = (i & stride) != 0 ? -1.0f : 1.0f;
       v = __fmaf_rn(v, sign, __shfl_xor_sync(0xffffffffu, v, stride));
     }
-    if (block > 32) {
-      values[i] = v;
+    const auto across = [&](int stride, float* place) {
+      place[i] = v;
       asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
-      v = __fmaf_rn(v, (i & 32) != 0 ? -1.0f : 1.0f, values[i ^ 32]);
+      v = __fmaf_rn(v, (i & stride) != 0 ? -1.0f : 1.0f, place[i ^ stride]);
+    };
+    if (block > 32) across(32, values);
+    if (out.signs == nullptr) {
+      if (i < half) out.values[tile0 * 16 + i] = v;
+      return;
     }
-    if (i < half) out[tile0 * 16 + i] = v;
+    if (block > 64) across(64, values + kThreads);
+    if (block > 1) v *= norm;
+    const uint32_t word = __reduce_or_sync(0xffffffffu, v > 0.0f ? 1u << plane_bit<1>(i % 32) : 0u);
+    if (i % 32 == 0 && i < half) out.signs[(tile0 * 16 + i) / 32] = word;
+    float sum = v * v;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    float* const sums = values + 2 * kThreads;
+    if (i % 32 == 0) sums[i / 32] = sum;
+    asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+    if (i == 0) out.chunks[tile0 / kMostPairTiles] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  }
+};
+
+// The row tiles of a block: `count` from `first` on; of pairs half of them from `first` and half
+// from first + side_stride on.
+template <bool kPairs>
+struct BlockTiles {
+  int first, count, side_stride;
+
+  __device__ explicit BlockTiles(const DecodeCut& cut) {
+    const int block = static_cast<int>(blockIdx.x);
+    side_stride = kPairs ? static_cast<int>(static_cast<unsigned>(cut.tiles) / 2) : cut.tiles;
+    if constexpr (kPairs) {
+      first = block * (cut.block_tiles / 2);
+      count = 2 * min(cut.block_tiles / 2, side_stride - first);
+    } else {
+      count = cut.block_tiles - (block < cut.longer ? 0 : 1);
+      first = block * (cut.block_tiles - 1) + min(block, cut.longer);
+    }
+  }
+  // The place of the block's output i among all.
+  __device__ int output(int i) const {
+    return first * 16 + i + (kPairs && i >= count * 8 ? (side_stride - count / 2) * 16 : 0);
   }
 };
 
@@ -366,48 +396,40 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
     decode_linear_block(const Row row, const RowRule rule, const ProductTask p,
                         const __grid_constant__ DecodeCut cut, const Sink sink) {
   extern __shared__ uint4 memory[];
-  const DecodeMemory shared(memory, cut.planes.bytes(), cut.block_tiles);
+  const DecodeMemory shared(memory, cut.row_bytes, cut.block_tiles);
   const int tid = static_cast<int>(threadIdx.x);
   const unsigned warp = threadIdx.x / 32;
-  const int block = static_cast<int>(blockIdx.x);
   // Of pairs one half of the warps has the tiles of gate, the other those of up.
   constexpr int kSides = Sink::kPairs ? 2 : 1, kSideWarps = kDecodeWarps / kSides;
   const unsigned in_side = warp % kSideWarps;
   const int side = static_cast<int>(warp / kSideWarps);
-  const int side_stride = static_cast<int>(static_cast<unsigned>(cut.tiles) / kSides);
-  int tile0, tiles;
-  if constexpr (Sink::kPairs) {
-    tile0 = block * (cut.block_tiles / 2);
-    tiles = 2 * min(cut.block_tiles / 2, side_stride - tile0);
-  } else {
-    tiles = cut.block_tiles - (block < cut.longer ? 0 : 1);
-    tile0 = block * (cut.block_tiles - 1) + min(block, cut.longer);
-  }
+  const BlockTiles<Sink::kPairs> of(cut);
+  const int tile0 = of.first, tiles = of.count;
   // What is small comes first: behind the weights it would wait for all of them.
   Source source(row);
   source.fetch_early(p.k);
   float w_unit = 0.0f;
   int32_t number_sum = 0;
   if (tid < tiles * 16) {
-    int n = tile0 * 16 + tid;
-    if (Sink::kPairs && tid >= tiles * 8) n += (side_stride - tiles / 2) * 16;
+    const int n = of.output(tid);
     if (n < p.n) w_unit = p.units[n];
     if (n < p.n && p.a_offset != 0) number_sum = p.number_sums[n];
   }
   const unsigned side_units = static_cast<unsigned>(tiles / kSides * cut.spans);
   const int begin = static_cast<int>(side_units * in_side / kSideWarps);
   const int count = static_cast<int>(side_units * (in_side + 1) / kSideWarps) - begin;
-  const auto first_unit = static_cast<unsigned>((tile0 + side * side_stride) * cut.spans + begin);
+  const auto first_unit =
+      static_cast<unsigned>((tile0 + side * of.side_stride) * cut.spans + begin);
   using Stream = WeightStream<kBits>;
   Stream stream(reinterpret_cast<const uint8_t*>(p.lanes) +
                     uint64_t{first_unit} * Stream::kUnitBytes + threadIdx.x % 32 * 16,
                 count, shared.fixed.ring);
   if (tid < tiles * 16) shared.dots[tid] = 0;
   if (tid == 0) shared.fixed.code_sum = cut.planes.offset * p.k;
-  clear_planes(cut.planes, cut.spans, p.k, shared.codes);
+  clear_planes(cut.planes, cut.spans, p.k, shared.row);
   const int tile = quotient(begin, cut.inverse_spans), span = begin - tile * cut.spans;
   int32_t* tile_dots = shared.dots + (side * (tiles / kSides) + tile) * 16;
-  PlaneProduct<kBits> product(cut.planes, shared.codes, cut.spans, span);
+  PlaneProduct<kBits> product(cut.planes, shared.row, cut.spans, span);
   int spans_left = cut.spans - span;
   __syncthreads();
   // The next kernel's weights are in the way of this one's row: they begin after it where they take
@@ -425,8 +447,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
     float v[Source::kRounds][kLane];
     source.read(rule, p.k, v);
     stream.fill();
-    source.template rotate<kBits>(rule, p.k, shared, v);
-    stage_row<kBits>(rule, cut.planes, v, p.k, shared);
+    source.rotate(rule, p.k, shared, v);
+    stage_row<kBits>(source, rule, cut.planes, v, p.k, shared);
   }
   __syncthreads();
 

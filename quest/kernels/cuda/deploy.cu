@@ -54,9 +54,15 @@ struct GivenRows : PlainRows<float> {
   }
 };
 
-void norm(const char* operation, const QuantSpec& spec, const NormRows& source, int64_t m,
-          int64_t c, const QuantizedRows& out, Stream stream) {
-  launch_norm(operation, source, make_row_rule(spec, c), m, c, out, stream);
+void norm(const char* operation, const QuantSpec& spec, const float* x, const float* delta,
+          const float* weight, float eps, int64_t m, int64_t c, float* h, const QuantizedRows& out,
+          Stream stream) {
+  const RowRule rule = make_row_rule(spec, c);
+  if (spec.is_quantized() && rule.rounds) {
+    launch_norm(operation, NormRows<true>{x, delta, weight, eps, h}, rule, m, c, out, stream);
+  } else {
+    launch_norm(operation, NormRows<false>{x, delta, weight, eps, h}, rule, m, c, out, stream);
+  }
 }
 
 template <class Source>
@@ -77,7 +83,7 @@ QuantizedRows plain(float* y) {
 void add_norm_quantize(const QuantSpec& spec, const float* x, const float* delta,
                        const float* weight, float eps, int64_t m, int64_t c, float* h,
                        const QuantizedRows& out, Stream stream) {
-  norm("add_norm_quantize", spec, NormRows{x, delta, weight, eps, h}, m, c, out, stream);
+  norm("add_norm_quantize", spec, x, delta, weight, eps, m, c, h, out, stream);
 }
 
 void swiglu_quantize(const QuantSpec& spec, const float* gate_up, int64_t m, int64_t f,
@@ -92,7 +98,7 @@ void quantize(const QuantSpec& spec, const float* x, int64_t m, int64_t k, const
 
 void add_norm(const float* x, const float* delta, const float* weight, float eps, int64_t m,
               int64_t c, float* h, float* y, Stream stream) {
-  norm("add_norm", QuantSpec{}, NormRows{x, delta, weight, eps, h}, m, c, plain(y), stream);
+  norm("add_norm", QuantSpec{}, x, delta, weight, eps, m, c, h, plain(y), stream);
 }
 
 }  // namespace quest::kernels::cuda::deploy

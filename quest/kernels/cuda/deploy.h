@@ -25,7 +25,8 @@
 
 namespace quest::kernels::cuda::deploy {
 
-// h (M,C) = x + delta, y = rms_norm(h) with weight (C), y quantized. delta null: h = x and h is not
+// h (M,C) = x + delta, y = rms_norm(h) with weight (C), y quantized: where that gives units, codes
+// are those of h * weight and the norm's factor is in the unit. delta null: h = x and h is not
 // written. h may be x.
 void add_norm_quantize(const QuantSpec& spec, const float* x, const float* delta,
                        const float* weight, float eps, int64_t m, int64_t c, float* h,

@@ -141,14 +141,16 @@ __device__ inline float float_of(int n) {
   return __int_as_float(n + kIntegerShiftBits) - kIntegerShift;
 }
 
-// Butterfly of blocks of consecutive values, 8 in each thread, neighbours in neighbouring lanes:
-// strides 1, 2, 4 within the thread, then 8, 16, ... across lanes; last the norm. The order of
-// hadamard_transform (quest/quant/hadamard.h). All lanes of the warp must call it.
-__device__ inline void butterfly(float (&v)[kLane], int block, float norm) {
+// Butterfly of blocks of up to 128 consecutive values, kEach (8 or 4) in each thread, neighbours in
+// neighbouring lanes: first within the thread (8: strides 1, 2, 4), then across lanes; last the
+// norm. The order of hadamard_transform (quest/quant/hadamard.h). All lanes of the warp must call
+// it.
+template <int kEach>
+__device__ void butterfly(float (&v)[kEach], int block, float norm) {
 #pragma unroll
-  for (int stride = 1; stride < kLane; stride *= 2) {
+  for (int stride = 1; stride < kEach; stride *= 2) {
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) {
+    for (int i = 0; i < kEach; ++i) {
       if ((i & stride) == 0) {
         const float a = v[i], b = v[i + stride];
         v[i] = a + b;
@@ -157,17 +159,17 @@ __device__ inline void butterfly(float (&v)[kLane], int block, float norm) {
     }
   }
 #pragma unroll
-  for (int step = 1; step < 16; step *= 2) {
-    if (step * kLane >= block) break;
+  for (int step = 1; step < 128 / kEach; step *= 2) {
+    if (step * kEach >= block) break;
     const float sign = (threadIdx.x & step) != 0 ? -1.0f : 1.0f;
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) {
+    for (int i = 0; i < kEach; ++i) {
       // other + v in the lower lane, other - v in the upper: the product is exact.
       v[i] = __fmaf_rn(v[i], sign, __shfl_xor_sync(0xffffffffu, v[i], step));
     }
   }
 #pragma unroll
-  for (int i = 0; i < kLane; ++i) v[i] *= norm;
+  for (int i = 0; i < kEach; ++i) v[i] *= norm;
 }
 
 // Sum over the threads of the block, the same in every thread; order fixed. `shared`: 32 floats

@@ -20,6 +20,19 @@ bool attend_split_supports(const KvLayout& layout) {
          layout.head_dim >= 8 && layout.head_dim <= 256;
 }
 
+bool attend_rotates(const KvLayout& layout) {
+  return attend_split_supports(layout) && layout.head_dim % 128 == 0;
+}
+
+void check_attend_out(const KvLayout& layout, const AttendOut& out) {
+  if (out.signs == nullptr) return;
+  QUEST_CHECK(attend_rotates(layout), ErrorKind::kUsage,
+              "attention rotates heads of 128 or 256 values, not of {}", layout.head_dim);
+  QUEST_CHECK(out.block == 1 || (out.block >= 16 && out.block <= 128 && 128 % out.block == 0),
+              ErrorKind::kUsage,
+              "there are Hadamard blocks of 16, 32, 64 and 128 values, not of {}", out.block);
+}
+
 void check_attend(const KvLayout& layout, int64_t heads) {
   check_layout(layout);
   QUEST_CHECK(heads >= layout.kv_heads && heads % layout.kv_heads == 0, ErrorKind::kUsage,

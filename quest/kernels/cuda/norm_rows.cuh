@@ -1,5 +1,8 @@
 // RMSNorm of x + delta in FP32 in the order of the CPU's engine, as a source of rows for
 // quantize_row.cuh, and its quantizer with one row spread over a cluster of blocks.
+//
+// Rows that get units are x * weight: the norm's factor goes into the unit
+// (kernels/deploy.h rms_norm_by_unit).
 #pragma once
 
 #include <algorithm>
@@ -8,8 +11,11 @@
 
 namespace quest::kernels::cuda::deploy {
 
+// kByUnit: for rows that get units.
+template <bool kByUnit>
 struct NormRows {
   static constexpr int kRounds = 1;
+  static constexpr bool kHasFactor = kByUnit;
   const float* x;
   const float* delta;  // or null
   const float* weight;
@@ -29,7 +35,7 @@ struct NormRows {
   template <int kCount>
   __device__ void load(int64_t row, int k, bool vector, float (&v)[kCount][kLane],
                        float* scratch) const {
-    __shared__ float chunks[kMaxChunks];
+    float* const chunks = norm_chunks();
     const int width = blockDim.x * kLane;
     const auto count_at = [&](int column) { return column < k ? min(kLane, k - column) : 0; };
     constexpr bool kWeightsFirst = kCount <= 2;  // while they fit in registers
@@ -51,10 +57,12 @@ struct NormRows {
       if (delta != nullptr && count > 0) store_part(h + at, count, whole, v[r]);
     }
     square_chunks(v, k, chunks);
-    __syncthreads();
-    if (threadIdx.x < 32) scratch[0] = inverse_rms(chunks, k, eps);
-    __syncthreads();
-    const float inverse = scratch[0];
+    if constexpr (!kByUnit) {
+      __syncthreads();
+      if (threadIdx.x < 32) scratch[0] = inverse_rms(chunks, k, eps);
+      __syncthreads();
+    }
+    const float inverse = kByUnit ? 1.0f : scratch[0];
 #pragma unroll
     for (int r = 0; r < kCount; ++r) {
       const int column = r * width + threadIdx.x * kLane;
@@ -68,6 +76,14 @@ struct NormRows {
       }
     }
   }
+  // Of the unit, by one warp, behind load() and a barrier.
+  __device__ float factor(int k) const { return inverse_rms(norm_chunks(), k, eps); }
+
+ private:
+  __device__ static float* norm_chunks() {
+    __shared__ float chunks[kMaxChunks];
+    return chunks;
+  }
 };
 
 // The cluster: every block adds up the whole row, which costs nobody a wait for other blocks, and
@@ -78,9 +94,10 @@ inline constexpr int64_t kMostNormInParts = 8192;
 // Of 16 rows, blocks of their own take half the time (measured on an H200).
 inline constexpr int64_t kMostNormsInParts = 4;
 
-template <CodeKind kCode, int kRounds>  // of 8 values of a loader
+template <CodeKind kCode, bool kByUnit, int kRounds>  // of 8 values of a loader
 __global__ void __launch_bounds__(kMostLoaders + kRowThreads / 2)
-    norm_row_parts(NormRows source, RowRule rule, int k, int width, int own, QuantizedRows out) {
+    norm_row_parts(NormRows<kByUnit> source, RowRule rule, int k, int width, int own,
+                   QuantizedRows out) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   __shared__ PartsShared shared;
   __shared__ float chunks[kMaxChunks];
@@ -118,8 +135,8 @@ __global__ void __launch_bounds__(kMostLoaders + kRowThreads / 2)
   __syncthreads();
   const float inverse = inverse_rms(chunks, k, source.eps);
 #pragma unroll
-  for (int i = 0; i < kLane; ++i) v[i] = h[i] * inverse * weight[i];
-  quantize_part<kCode>(part, rule, k, v, shared, out, [&] {  // x has been read
+  for (int i = 0; i < kLane; ++i) v[i] = (kByUnit ? h[i] : h[i] * inverse) * weight[i];
+  quantize_part<kCode>(part, rule, k, kByUnit ? inverse : 1.0f, v, shared, out, [&] {  // x is read
     if (source.delta != nullptr && count > 0) {
       store_part(source.h + at_row + column, count, whole, h);
     }
@@ -127,8 +144,9 @@ __global__ void __launch_bounds__(kMostLoaders + kRowThreads / 2)
 #endif
 }
 
-inline void launch_norm(const char* operation, const NormRows& source, const RowRule& rule,
-                        int64_t m, int64_t k, const QuantizedRows& out, cudaStream_t stream) {
+template <bool kByUnit>
+void launch_norm(const char* operation, const NormRows<kByUnit>& source, const RowRule& rule,
+                 int64_t m, int64_t k, const QuantizedRows& out, cudaStream_t stream) {
   const int parts = parts_of_row(m, kMostNormsInParts, k);
   if (m == 0 || parts == 1 || k > kMostNormInParts) {
     launch_quantize_rows(operation, source, rule, m, k, out, stream, /*overlaps=*/true);
@@ -137,8 +155,8 @@ inline void launch_norm(const char* operation, const NormRows& source, const Row
   const int width = part_width(k, parts), own = part_threads(width);
   const int loaders = std::min(kMostLoaders, part_threads(static_cast<int>(k)));
   const auto run = [&](auto code) {
-    const auto kernel = k <= loaders * kLane ? &norm_row_parts<decltype(code)::value, 1>
-                                             : &norm_row_parts<decltype(code)::value, 2>;
+    const auto kernel = k <= loaders * kLane ? &norm_row_parts<decltype(code)::value, kByUnit, 1>
+                                             : &norm_row_parts<decltype(code)::value, kByUnit, 2>;
     launch_dependent_clusters(operation, kernel, dim3(parts, static_cast<unsigned>(m)), parts,
                               dim3(own + loaders), 0, stream, source, rule, static_cast<int>(k),
                               width, own, out);

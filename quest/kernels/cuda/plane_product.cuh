@@ -85,24 +85,6 @@ __device__ constexpr uint32_t plane_part_bit(int i) {
   return 1u << (8 * (i % 4) + (i < 4 ? 0 : kPlaneStep<kBits>));
 }
 
-// A row's only plane. A thread has the bits of 8 columns of each round of kColumns, none from
-// column k on. By the whole block.
-template <int kBits, int kColumns, int kRounds>
-__device__ inline void stage_plane(const uint32_t (&bits)[kRounds], int k, uint8_t* row) {
-  constexpr unsigned kWords = kColumns / 32;  // of a round
-  constexpr int kRoundBytes = kColumns / kSpanColumns * RowPlanes::kSpanBytes;
-  const unsigned place = threadIdx.x % 4, word = threadIdx.x / 4;
-  const int base = plane_bit<kBits>(8 * static_cast<int>(place));
-#pragma unroll
-  for (int r = 0; r < kRounds; ++r) {
-    const uint32_t parts[1] = {bits[r] << base};
-    const uint32_t plane = gathered(parts, place);
-    if (place == 0 && (r * kWords + word) * 32 < static_cast<unsigned>(k)) {
-      *reinterpret_cast<uint32_t*>(row + RowPlanes::word_at(word) + r * kRoundBytes) = plane;
-    }
-  }
-}
-
 // Rows of indices as planes beside weights of kBits. A thread has 8 columns of each round of
 // kColumns: indices as bytes, 0 from column k on. By the whole block.
 template <int kBits, int kColumns, int kRounds>

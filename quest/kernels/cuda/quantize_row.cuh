@@ -12,14 +12,22 @@ namespace quest::kernels::cuda {
 inline constexpr int kMaxChunks = static_cast<int>(kMaxRow / 128);
 
 // The fixed tree of quest/quant/sum_of_squares.h, first half: neighbours within chunks of 128 (8 in
-// a thread, then 16 lanes) into chunks, kMaxChunks floats of shared memory.
-__device__ inline float square_chunk(const float (&v)[kLane]) {
-  float s[kLane];
+// a thread, then 16 lanes; or 4, and 32 lanes) into chunks, kMaxChunks floats of shared memory.
+template <int kEach>
+__device__ float square_chunk(const float (&v)[kEach]) {
+  float s[kEach];
 #pragma unroll
-  for (int i = 0; i < kLane; ++i) s[i] = v[i] * v[i];
-  float sum = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+  for (int i = 0; i < kEach; ++i) s[i] = v[i] * v[i];
 #pragma unroll
-  for (int step = 1; step < 16; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  for (int step = 1; step < kEach; step *= 2) {
+#pragma unroll
+    for (int i = 0; i < kEach; i += 2 * step) s[i] += s[i + step];
+  }
+  float sum = s[0];
+#pragma unroll
+  for (int step = 1; step < 128 / kEach; step *= 2) {
+    sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  }
   return sum;
 }
 template <int kRounds>
@@ -82,7 +90,7 @@ __device__ RowScale row_scale(const RowRule& rule, float rms) {
   const float scale = rule.epsilon_in_rms ? rule.alpha * rms : rule.alpha * rms + rule.epsilon;
   const float step = 2.0f * scale / rule.half_steps;
   c.unit = rule.whole_steps ? step : step / 2.0f;
-  c.inverse_step = 1.0f / step;
+  c.inverse_step = rule.by_sign ? 0x1p126f : 1.0f / step;  // kSignStep
   c.limit = rule.trust_factor * rms + rule.clip_factor * scale + rule.ste_limit;
   return c;
 }
@@ -127,12 +135,6 @@ __device__ inline LinearCode linear_code(const RowRule& rule, const RowScale& c,
   const float n = shift_to_integer(clamped + rule.shift);
   return {__fmaf_rn(n - kIntegerShift, rule.slope, -rule.intercept),  // small integers: exact
           __float_as_int(n) * rule.code_slope + rule.code_offset};
-}
-
-// linear_code's n of a grid of two levels, 0 or 1: rint(z + 0.5) of a clamped z is 1 where z + 0.5
-// rounds to more than 0.5.
-__device__ inline bool linear_bit(const RowScale& c, float x) {
-  return x * c.inverse_step > 0x1p-25f;
 }
 
 // Decides 8 values and writes what is wanted of them.
@@ -190,6 +192,13 @@ __device__ void decide8(const RowRule& rule, const RowScale& c, float (&xh)[kLan
   }
 }
 
+// Whether rows of the source are what it loads times source.factor(k), which goes into their units.
+template <class Source>
+constexpr bool has_factor() {
+  if constexpr (requires { Source::kHasFactor; }) return Source::kHasFactor;
+  return false;
+}
+
 // One block, one row: what the source loads, rotated, measured, decided. Source::load fills v with
 // the row's values as floats; its threads beyond the row hold zeros.
 template <class Source, CodeKind kCode, int kRounds>
@@ -214,6 +223,7 @@ __global__ void __launch_bounds__(kRowThreads)
     // One warp works out what the others then read: the divisions are most of a thread's work.
     if (threadIdx.x < 32) {
       c = scale_of_row<kCode>(rule, chunks, k);
+      if constexpr (has_factor<Source>()) c.unit *= source.factor(k);
       if (threadIdx.x == 0) shared_scale = c;
     }
     __syncthreads();

@@ -45,11 +45,11 @@ struct RowPart {
   }
 };
 
-// By the threads of the part: rotated, measured, decided. before_writes() runs when all of the
-// cluster whose values matter have got their v.
+// By the threads of the part: rotated, measured, decided; `factor` goes into the unit.
+// before_writes() runs when all of the cluster whose values matter have got their v.
 template <CodeKind kCode, class F>
-__device__ void quantize_part(const RowPart& part, const RowRule& rule, int k, float (&v)[kLane],
-                              PartsShared& shared, const QuantizedRows& out,
+__device__ void quantize_part(const RowPart& part, const RowRule& rule, int k, float factor,
+                              float (&v)[kLane], PartsShared& shared, const QuantizedRows& out,
                               const F& before_writes) {
   const int thread = threadIdx.x, column = part.column(thread), count = part.count(thread, k);
   if (thread == 0) expect(shared.box, (k + 127) / 128 * static_cast<int>(sizeof(float)));
@@ -63,6 +63,7 @@ __device__ void quantize_part(const RowPart& part, const RowRule& rule, int k, f
   receive(shared.box);
   RowScale c = {1.0f, 1.0f, 0.0f};
   if (kCode != CodeKind::kValues) c = scale_of_row<kCode>(rule, shared.chunks, k);
+  c.unit *= factor;
   before_writes();
   if (blockIdx.x == 0 && thread == 0 && out.units != nullptr) out.units[part.row] = c.unit;
   if (count > 0) decide8<kCode>(rule, c, v, part.row, column, k, k % kLane == 0, out);
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const int count = part.count(threadIdx.x, k);
   float v[kLane];
   source.load8_of(part.row, k, part.column(threadIdx.x), count, k % kLane == 0 && count > 0, v);
-  quantize_part<kCode>(part, rule, k, v, shared, out, [] {});
+  quantize_part<kCode>(part, rule, k, 1.0f, v, shared, out, [] {});
 #else
   (void)&Source::load8_of;  // nvcc warns of what it thinks is not used
 #endif

@@ -179,7 +179,7 @@ __device__ inline float squares_of_block(const float (&v)[4 * kLane]) {
 
 // Integers n of a uniform grid beside 1.5 * 2^23 + 2^14: the low half of the float's bits is
 // 2^14 + n, which is positive and below 2^15 for every row that is finite (|z| is at most sqrt(K)
-// times half_steps / alpha / 2, below 6000), so that two share a word.
+// times half_steps / alpha / 2, below 6000, or clamped), so that two share a word.
 inline constexpr int kPairBias = 1 << 14;
 inline constexpr float kPairShift = kIntegerShift + static_cast<float>(kPairBias);
 // Whether two are clamped by one instruction.
@@ -220,25 +220,34 @@ template <bool kMask>
 __device__ uint2 decide_chunk(const RowRule& rule, const PairRule<kClampsPairs && !kMask>& pair,
                               const RowScale& c, const float* xh, uint32_t& failed) {
   uint32_t words[4];
+  const auto decide = [&](auto clamps) {
 #pragma unroll
-  for (int p = 3; p >= 0; --p) {
-    float n[2];
+    for (int p = 3; p >= 0; --p) {
+      float n[2];
 #pragma unroll
-    for (int h = 1; h >= 0; --h) {
-      const float x = xh[2 * p + h];
-      float z = x * c.inverse_step;
-      // With a mask the number is wanted as a float too.
-      if (kMask || !kClampsPairs) z = fminf(fmaxf(z, -rule.half_levels), rule.half_levels);
-      n[h] = z + rule.shift + kPairShift;
-      if (kMask) {
-        // number * unit with number = slope * n - intercept, which is exact, in one rounding.
-        const float value =
-            __fmaf_rn(n[h] - kPairShift, rule.slope * c.unit, -(rule.intercept * c.unit));
-        const float distance = fabsf(__fmaf_rn(value, -rule.error_of, x));
-        failed = __funnelshift_l(__float_as_uint(c.limit - distance), failed, 1);
+      for (int h = 1; h >= 0; --h) {
+        const float x = xh[2 * p + h];
+        float z = x * c.inverse_step;
+        if constexpr (decltype(clamps)::value) {
+          z = fminf(fmaxf(z, -rule.half_levels), rule.half_levels);
+        }
+        n[h] = z + rule.shift + kPairShift;
+        if (kMask) {
+          // number * unit with number = slope * n - intercept, which is exact, in one rounding.
+          const float value =
+              __fmaf_rn(n[h] - kPairShift, rule.slope * c.unit, -(rule.intercept * c.unit));
+          const float distance = fabsf(__fmaf_rn(value, -rule.error_of, x));
+          failed = __funnelshift_l(__float_as_uint(c.limit - distance), failed, 1);
+        }
       }
+      words[p] = pair.codes(n[0], n[1]);
     }
-    words[p] = pair.codes(n[0], n[1]);
+  };
+  // With a mask the number is wanted as a float too; with two levels z is beyond what a pair holds.
+  if (kMask || !kClampsPairs || rule.by_sign) {
+    decide(std::true_type{});
+  } else {
+    decide(std::false_type{});
   }
   return {__byte_perm(words[0], words[1], 0x6420), __byte_perm(words[2], words[3], 0x6420)};
 }

@@ -38,6 +38,7 @@ void set_uniform(RowRule& rule, const QuantSpec& spec) {
   rule.whole_steps = ternary;
   rule.trust_factor = spec.trust_scale * (rule.alpha / rule.half_steps);
   rule.clip_factor = spec.clip_scale;
+  rule.by_sign = rule.half_steps == 1.0f;
   rule.half_levels = ternary ? 1.0f : rule.half_steps / 2;
   rule.shift = ternary ? 0.0f : 0.5f;
   rule.slope = ternary ? 1.0f : 2.0f;

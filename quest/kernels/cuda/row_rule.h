@@ -38,6 +38,7 @@ struct RowRule {
   // Linear grids: n = rint(clamp(z, +-half_levels) + shift), number = slope * n - intercept, code =
   // the low byte of code_slope * (bits of n + 1.5 * 2^23) + code_offset. Back: number =
   // (code << number_shift) + number_offset.
+  bool by_sign = false;  // two levels: z is +-half_levels, or 0 where the value is
   float half_levels = 0, shift = 0;
   float slope = 1, intercept = 0;
   int code_slope = 1, code_offset = 0;

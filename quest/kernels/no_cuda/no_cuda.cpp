@@ -244,12 +244,13 @@ void attend_exact(const KvCacheView&, int64_t, const float*, int64_t, const KvRo
                   Stream) {
   missing("attend_exact");
 }
+bool attend_rotates(const KvLayout&) { return false; }
 void attend_split(const KvCacheView&, int64_t, const float*, int64_t, const KvRows&,
                   const SplitPlan&, float*, Stream) {
   missing("attend_split");
 }
 void decode_attention(const KvCacheView&, int64_t, const float*, int64_t, const float*,
-                      const float*, const KvRows&, const SplitPlan&, float*, Stream) {
+                      const float*, const KvRows&, const SplitPlan&, const AttendOut&, Stream) {
   missing("decode_attention");
 }
 
@@ -264,12 +265,18 @@ void decode_linear(const DeviceWeight&, const QuantSpec&, const GivenRow&, const
                    Stream) {
   missing("decode_linear");
 }
+std::pair<const void*, int64_t> decode_late_weights(const DeviceWeight&) { return {}; }
+bool decode_takes_signs(const QuantSpec&, const QuantSpec&) { return false; }
+void decode_linear(const DeviceWeight&, const QuantSpec&, const SignRow&, const DecodeOut&,
+                   Stream) {
+  missing("decode_linear");
+}
 void decode_linear(const DeviceWeight&, const QuantSpec&, const SwigluRow&, const DecodeOut&,
                    Stream) {
   missing("decode_linear");
 }
-void decode_gate_up(const DeviceWeight&, const QuantSpec&, const NormedRow&, const QuantSpec&,
-                    float*, Stream) {
+SwigluRow decode_gate_up(const DeviceWeight&, const QuantSpec&, const NormedRow&, const QuantSpec&,
+                         const SwigluMemory&, Stream) {
   missing("decode_gate_up");
 }
 

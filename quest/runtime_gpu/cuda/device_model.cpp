@@ -212,12 +212,24 @@ template void DeviceLinear::decode(const gpu::deploy::NormedRow&,
                                    const gpu::deploy::DecodeOut&) const;
 template void DeviceLinear::decode(const gpu::deploy::GivenRow&,
                                    const gpu::deploy::DecodeOut&) const;
+template void DeviceLinear::decode(const gpu::deploy::SignRow&,
+                                   const gpu::deploy::DecodeOut&) const;
 template void DeviceLinear::decode(const gpu::deploy::SwigluRow&,
                                    const gpu::deploy::DecodeOut&) const;
 
-void DeviceLinear::decode_pairs(const gpu::deploy::NormedRow& row, const QuantSpec& next,
-                                float* values) const {
-  gpu::deploy::decode_gate_up(weight_, activation_, row, next, values, ops::current_stream());
+bool DeviceLinear::takes_signs() const {
+  return gpu::deploy::decode_takes_signs(weight_.spec, activation_);
+}
+
+std::pair<const void*, int64_t> DeviceLinear::late_weights() const {
+  return gpu::deploy::decode_late_weights(weight_);
+}
+
+gpu::deploy::SwigluRow DeviceLinear::decode_pairs(const gpu::deploy::NormedRow& row,
+                                                  const QuantSpec& next,
+                                                  const gpu::deploy::SwigluMemory& memory) const {
+  return gpu::deploy::decode_gate_up(weight_, activation_, row, next, memory,
+                                     ops::current_stream());
 }
 
 std::string DeviceLinear::plan_text(int64_t rows) const {

@@ -55,8 +55,12 @@ class DeviceLinear {
   bool decodes_in_one(bool (*supports)(const QuantSpec&, const QuantSpec&, int64_t, int64_t)) const;
   template <class Row>
   void decode(const Row& row, const kernels::cuda::deploy::DecodeOut& out) const;
-  void decode_pairs(const kernels::cuda::deploy::NormedRow& row, const QuantSpec& next,
-                    float* values) const;
+  bool takes_signs() const;  // decode() of a SignRow
+  // What decode_pairs() reads last of its weights of 1 bit: kernels before may fetch it.
+  std::pair<const void*, int64_t> late_weights() const;
+  kernels::cuda::deploy::SwigluRow decode_pairs(
+      const kernels::cuda::deploy::NormedRow& row, const QuantSpec& next,
+      const kernels::cuda::deploy::SwigluMemory& memory) const;
 
   const std::string& name() const { return name_; }
   int64_t n() const { return weight_.n; }

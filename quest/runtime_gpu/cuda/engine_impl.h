@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -24,11 +25,13 @@
 #include <c10/cuda/CUDAStream.h>
 #include <fmt/format.h>
 
+#include "quest/base/integer_math.h"
 #include "quest/base/recently_used.h"
 #include "quest/model/rope_table.h"
 #include "quest/ops/attention.h"
 #include "quest/ops/cuda_graph.h"
 #include "quest/ops/gpu_errors.h"
+#include "quest/quant/hadamard.h"
 #include "quest/runtime_gpu/cuda/draws.h"
 #include "quest/runtime_gpu/cuda/engine_parts.h"
 
@@ -310,6 +313,9 @@ class CudaEngine::Impl {
     fresh.delta = at::empty({rows, c.hidden_size}, on_gpu(type));
     fresh.wide = at::empty({rows * std::max(qkv_size(), 2 * c.intermediate_size)}, on_gpu(type));
     fresh.attended = at::empty({rows, c.q_size()}, on_gpu(type));
+    const int64_t longest = std::max(c.q_size(), c.intermediate_size);
+    fresh.chunks = at::empty({divide_up(longest, int64_t{128})}, on_gpu(at::kFloat));
+    fresh.signs = at::empty({divide_up(longest, int64_t{32})}, on_gpu(at::kInt));
     fresh.rows_of = at::empty({3 * rows}, on_gpu(at::kInt));
     fresh.products.codes = at::empty({rows * widest}, on_gpu(at::kChar));
     fresh.products.units = at::empty({rows}, on_gpu(at::kFloat));
@@ -377,24 +383,28 @@ class CudaEngine::Impl {
 
   // One row for each sequence (one_each) or rows of prompts, in FP32.
   void attend_rows(int64_t layer, Buffers& b, int64_t rows, int64_t pieces, bool one_each) {
+    attend_rows(layer, b, rows, pieces, one_each, {pointer<float>(b.attended)});
+  }
+  // to: with signs only for one row, and where attend_rotates().
+  void attend_rows(int64_t layer, Buffers& b, int64_t rows, int64_t pieces, bool one_each,
+                   const deploy::AttendOut& to) {
     const auto view = cache_.view();
     const auto at = kv_rows(b, rows);
     auto* qkv = pointer<float>(b.wide);
-    auto* out = pointer<float>(b.attended);
     const auto* cos = pointer<float>(cos_);
     const auto* sin = pointer<float>(sin_);
     const int64_t heads = config().num_heads;
     const gpu::Stream stream = ops::current_stream();
     if (splits_attention() && one_each) {
-      deploy::decode_attention(view, layer, qkv, heads, cos, sin, at, split_plan(pieces), out,
+      deploy::decode_attention(view, layer, qkv, heads, cos, sin, at, split_plan(pieces), to,
                                stream);
       return;
     }
     deploy::rope_append<float>(view, layer, qkv, heads, cos, sin, at, stream);
     if (splits_attention()) {
-      deploy::attend_split(view, layer, qkv, heads, at, split_plan(pieces), out, stream);
+      deploy::attend_split(view, layer, qkv, heads, at, split_plan(pieces), to.values, stream);
     } else {
-      deploy::attend_exact(view, layer, qkv, heads, at, out, stream);
+      deploy::attend_exact(view, layer, qkv, heads, at, to.values, stream);
     }
   }
 
@@ -460,17 +470,34 @@ class CudaEngine::Impl {
     const auto normed = [&](const at::Tensor& weight) {
       return deploy::NormedRow{hidden, pointer<float>(weight), eps()};
     };
+    auto *const attended = pointer<float>(b.attended), *const chunks = pointer<float>(b.chunks);
+    auto* const signs = std::bit_cast<uint32_t*>(pointer<int32_t>(b.signs));
+    const bool rotates = splits_attention() && deploy::attend_rotates(cache_.view().layout);
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const DeviceBlock& block = blocks_[i];
       block.qkv.decode(normed(block.input_norm), {wide});
-      attend_rows(static_cast<int64_t>(i), b, 1, pieces, /*one_each=*/true);
-      block.o.decode(deploy::GivenRow{pointer<float>(b.attended)}, {hidden, hidden});
-      block.gate_up.decode_pairs(normed(block.post_attention_norm), block.down.input_spec(), wide);
-      if (i + 1 < blocks_.size()) {
-        block.down.decode(deploy::SwigluRow{wide}, {hidden, hidden});
-      } else {  // head() adds the two
-        block.down.decode(deploy::SwigluRow{wide}, {pointer<float>(b.delta)});
+      const bool o_signs = rotates && block.o.takes_signs();
+      deploy::AttendOut to = {attended};
+      if (o_signs) {
+        const bool hadamard = block.o.input_spec().hadamard;
+        const int width = hadamard ? static_cast<int>(hadamard_block_size(block.o.k())) : 1;
+        to = {nullptr, signs, chunks, width};
+        std::tie(to.next, to.next_bytes) = block.gate_up.late_weights();
       }
+      attend_rows(static_cast<int64_t>(i), b, 1, pieces, /*one_each=*/true, to);
+      const deploy::DecodeOut sum = {hidden, hidden};
+      if (o_signs) {
+        block.o.decode(deploy::SignRow{signs, chunks}, sum);
+      } else {
+        block.o.decode(deploy::GivenRow{attended}, sum);
+      }
+      deploy::SwigluMemory memory = {wide};
+      if (block.down.takes_signs()) memory = {nullptr, signs, chunks};
+      const deploy::SwigluRow inner = block.gate_up.decode_pairs(normed(block.post_attention_norm),
+                                                                 block.down.input_spec(), memory);
+      // Behind the last block head() adds the two.
+      const bool last = i + 1 == blocks_.size();
+      block.down.decode(inner, last ? deploy::DecodeOut{pointer<float>(b.delta)} : sum);
     }
   }
 

@@ -119,12 +119,14 @@ struct Buffers {
   at::Tensor hidden, delta;  // (rows, C)
   at::Tensor wide;           // (rows, (H + 2G) D) and (rows, 2F)
   at::Tensor attended;       // (rows, H D)
-  at::Tensor rows_of;        // token, slot, position of each row of a call of n: (3, n) int32
+  // Of a row in a step of one: sums of squares of its every 128 values, and its signs.
+  at::Tensor chunks, signs;
+  at::Tensor rows_of;  // token, slot, position of each row of a call of n: (3, n) int32
   ProductBuffers products;
 
   int64_t bytes() const {
-    return bytes_of(
-        {hidden, delta, wide, attended, rows_of, products.codes, products.units, products.values});
+    return bytes_of({hidden, delta, wide, attended, chunks, signs, rows_of, products.codes,
+                     products.units, products.values});
   }
 };
 
