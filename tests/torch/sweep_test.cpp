@@ -140,7 +140,9 @@ TEST_F(SweepProgram, GridGoesOnAfterAKill) {
 }
 
 TEST_F(SweepProgram, AFailingTrialIsRecordedAndASignalPassedOn) {
-  const std::string failing = "--grid lr=1000,1e-3 --clip-norm 0 --guards.nonfinite stop";
+  // Of the first the weights grow a million times a step.
+  const std::string failing =
+      "--grid lr=1000,1e-3 --weight-decay 1000 --clip-norm 0 --guards.nonfinite stop";
   const CommandResult first = testing::run_command(sweep("failing", failing));
   EXPECT_EQ(first.code, 3) << first.errors;  // only after the others were trained
   EXPECT_NE(first.errors.find("1 of 2 trials failed: 001;"), std::string::npos) << first.errors;
