@@ -70,14 +70,13 @@ __device__ inline void bulk_copy(void* to, const void* from, int bytes, uint64_t
       "l"(from), "r"(bytes), "r"(shared_address(&bell))
       : "memory");
 }
-// The same into the second-level cache, if `does`.
+// The same into the second-level cache, if `does`; in no order with other accesses.
 __device__ inline void prefetch_bulk(const void* from, int bytes, bool does) {
   asm volatile(
       "{\n.reg .pred does;\n"
       "setp.ne.b32 does, %2, 0;\n"
       "@does cp.async.bulk.prefetch.L2.global [%0], %1;\n}" ::"l"(from),
-      "r"(bytes), "r"(static_cast<int>(does))
-      : "memory");
+      "r"(bytes), "r"(static_cast<int>(does)));
 }
 #endif
 

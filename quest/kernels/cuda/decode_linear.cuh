@@ -167,8 +167,8 @@ __device__ T of_row(T& place, const F& make) {
 
 // A rotated row as planes into shared memory, and the sum of its codes. The rule's codes are the
 // planes' indices; k is a multiple of 8.
-template <int kBits, class Source, int kRounds>
-__device__ void stage_row(const Source& source, const RowRule& rule, const RowPlanes& planes,
+template <int kBits, int kRounds>
+__device__ void stage_row(const RowRule& rule, const RowPlanes& planes,
                           const float (&v)[kRounds][kLane], int k, const DecodeMemory& shared) {
   square_chunks(v, k, shared.fixed.chunks);
   __syncthreads();
@@ -192,11 +192,6 @@ __device__ void stage_row(const Source& source, const RowRule& rule, const RowPl
   stage_planes<kBits, kRoundColumns>(planes, indices, k, shared.row);
   sum = __reduce_add_sync(0xffffffffu, sum);
   if (threadIdx.x % 32 == 0 && sum != 0) atomicAdd(&shared.fixed.code_sum, planes.slope * sum);
-  if constexpr (has_factor<Source>()) {  // of the unit, for which nobody waits yet
-    if (threadIdx.x >= 32) return;
-    const float factor = source.factor(k, shared);
-    if (threadIdx.x == 0) shared.fixed.scale.unit *= factor;
-  }
 }
 
 // This thread's columns of a row of k values, or of as many weights.
@@ -448,9 +443,15 @@ __global__ void __launch_bounds__(kDecodeThreads, 2)
     source.read(rule, p.k, v);
     stream.fill();
     source.rotate(rule, p.k, shared, v);
-    stage_row<kBits>(source, rule, cut.planes, v, p.k, shared);
+    stage_row<kBits>(rule, cut.planes, v, p.k, shared);
   }
   __syncthreads();
+  if constexpr (has_factor<Source>()) {  // of the unit, for which nobody waits yet
+    if (warp == kDecodeWarps - 1) {
+      const float factor = source.factor(p.k, shared);
+      if (tid % 32 == 0) shared.fixed.scale.unit *= factor;
+    }
+  }
 
   const auto end_spans = [&](int done) {
     spans_left -= done;
