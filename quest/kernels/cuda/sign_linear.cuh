@@ -274,13 +274,11 @@ __global__ void __launch_bounds__(kSignThreads, 2)
     for (int j = 0; j < kSpans; ++j) ones += __popc(bits[j].half[0]) + __popc(bits[j].half[1]);
     ones = __reduce_add_sync(0xffffffffu, lane < 4 ? ones : 0);
     if (lane == 0) atomicAdd(&shared.fixed.code_sum, 2 * ones);
-    // Not all warps have a last span: they multiply another by zeros.
-    int last_span = (kSpans - 1) * kDecodeWarps * kSignUnitBytes;
-    if (sign_span(kSpans - 1) >= cut.spans) {
-      last_span = 0;
-      bits[kSpans - 1] = {};
-    }
-    const int offset = sign_span(0) * kSignUnitBytes + lane * 16;
+    // Not all warps have a last span: they multiply another, or the tile's first, by zeros.
+    const bool has_last = sign_span(kSpans - 1) < cut.spans;
+    if (!has_last) bits[kSpans - 1] = {};
+    const int last_span = has_last ? (kSpans - 1) * kDecodeWarps * kSignUnitBytes : 0;
+    const int offset = (kSpans > 1 || has_last ? sign_span(0) * kSignUnitBytes : 0) + lane * 16;
     int32_t* dots = shared.dots + lane / 4;
     weights.for_each_group([&](int tile, const uint8_t* at, const auto& done) {
       uint4 w[kTiles][kSpans];
