@@ -271,7 +271,7 @@ void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, cons
 std::pair<const void*, int64_t> decode_late_weights(const DeviceWeight& weight) {
   const int64_t bytes =
       kernels::lane_bytes({.bits = weight_rule(weight.spec).bits, .n = weight.n, .k = weight.k});
-  const int64_t late = bytes * 7 / 10 / 16 * 16;
+  const int64_t late = bytes / 2 / 16 * 16;
   return {static_cast<const uint8_t*>(weight.lanes) + (bytes - late), late};
 }
 
