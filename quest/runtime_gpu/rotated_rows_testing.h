@@ -16,11 +16,13 @@
 
 namespace quest::testing {
 
-// On the CPU: rows (M,K) rotated in blocks, the sums of squares of every 128 values, and the signs.
+// On the CPU, of rows (M,K) rotated in blocks: the sums of squares of every 128 values, and the
+// signs.
 struct RotatedRows {
-  at::Tensor values, chunks, signs;
+  at::Tensor chunks, signs;
 
-  RotatedRows(const at::Tensor& rows, int64_t block) : values(rows.cpu().clone()) {
+  RotatedRows(const at::Tensor& rows, int64_t block) {
+    const at::Tensor values = rows.cpu().clone();
     const int64_t m = values.size(0), k = values.size(1);
     chunks = at::zeros({m, (k + 127) / 128}, values.options());
     signs = at::zeros({m, (k + 31) / 32}, at::kInt);

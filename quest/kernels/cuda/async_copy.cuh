@@ -34,14 +34,18 @@ __device__ inline void await_copies() {
 __device__ inline void await_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-// Copies of many bytes by one instruction, of one thread (compute capability 9.0 and up): a bell
-// rings when all that was expected has come.
+// Bells (compute capability 9.0 and up): one rings when all arrivals and bytes that it expects have
+// come, by copies of many bytes, of one instruction, or from other blocks (cluster.cuh).
 __device__ inline void init_bell(uint64_t& bell, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&bell)), "r"(arrivals)
                : "memory");
 }
+// Before others of the cluster, or copies, ring what was made.
 __device__ inline void fence_bells() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+// Before bulk copies of this thread use shared memory that it wrote.
+__device__ inline void fence_copies() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 __device__ inline void expect_bytes(uint64_t& bell, int bytes) {

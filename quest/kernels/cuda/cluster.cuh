@@ -24,14 +24,10 @@ struct Mailbox {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 __device__ inline void open(Mailbox& box) {
   if (threadIdx.x != 0) return;
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&box)) : "memory");
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  init_bell(box.state, 1);
+  fence_bells();
 }
-__device__ inline void expect(Mailbox& box, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&box)),
-               "r"(bytes)
-               : "memory");
-}
+__device__ inline void expect(Mailbox& box, int bytes) { expect_bytes(box.state, bytes); }
 __device__ inline void start_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
 }
@@ -48,14 +44,7 @@ __device__ inline void send(float value, const float* place, const Mailbox& box,
       "r"(shared_address(&box)), "r"(rank), "r"(__float_as_uint(value))
       : "memory");
 }
-__device__ inline void receive(Mailbox& box) {
-  asm volatile(
-      "{\n.reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
-      "@!done bra again;\n}" ::"r"(shared_address(&box))
-      : "memory");
-}
+__device__ inline void receive(Mailbox& box) { await_bell(box.state, 0); }
 #endif
 
 }  // namespace quest::kernels::cuda
