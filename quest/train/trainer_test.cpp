@@ -12,6 +12,7 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include "quest/base/atomic_folder.h"
 #include "quest/base/error.h"
 #include "quest/base/shutdown.h"
 #include "quest/base/testing.h"
