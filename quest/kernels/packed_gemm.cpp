@@ -29,8 +29,6 @@ static_assert(kPreparedRows % detail::kAmxStrip == 0 && kPreparedRows % detail::
 
 bool is_sparse(const QuantSpec& spec) { return spec.grid == Grid::kUniform4of8; }
 
-bool is_one_bit(const QuantSpec& spec) { return spec.grid == Grid::kUniform && spec.bits == 1; }
-
 void check_weight(const PackedWeight& w, const OutputRange& range, int64_t rows) {
   detail::check_range("packed_gemm", range, rows, w.n);
   const int64_t stored_k = is_sparse(w.spec) ? w.k / 2 : w.k;
@@ -266,7 +264,7 @@ PackedPlan choose_packed_plan(const QuantSpec& weight, const QuantSpec& activati
     plan.method = PackedMethod::kDefinition;
   } else if (plan.level == IsaLevel::kAmx && m >= kMinRowsForTiles) {
     plan.method = PackedMethod::kTiles;
-  } else if (is_one_bit(weight) && is_one_bit(activation)) {
+  } else if (weight.is_one_bit() && activation.is_one_bit()) {
     plan.method = PackedMethod::kPopcount;
   } else {
     plan.method = PackedMethod::kDot;

@@ -57,6 +57,7 @@ struct QuantSpec {
 
   bool operator==(const QuantSpec&) const = default;
   bool is_quantized() const { return grid != Grid::kNone; }
+  bool is_one_bit() const { return grid == Grid::kUniform && bits == 1; }  // codes are signs
 };
 
 // Throws kUsage with the value and the allowed ones if the combination does not exist. A setting

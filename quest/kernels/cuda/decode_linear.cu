@@ -144,8 +144,6 @@ void launch(const char* operation, int threads, const DecodeCut& cut, Stream str
                    static_cast<size_t>(shared_to_ask<Row>(cut)), stream, arguments...);
 }
 
-bool has_two_levels(const QuantSpec& spec) { return spec.grid == Grid::kUniform && spec.bits == 1; }
-
 // One call: what the kernels take.
 template <class Row, class Sink>
 struct Call {
@@ -245,7 +243,7 @@ bool decode_swiglu_supports(const QuantSpec& weight, const QuantSpec& activation
 }
 
 bool decode_takes_signs(const QuantSpec& weight, const QuantSpec& activation) {
-  return has_two_levels(weight) && has_two_levels(activation) && launches_clusters(device_facts());
+  return weight.is_one_bit() && activation.is_one_bit() && launches_clusters(device_facts());
 }
 
 void decode_linear(const DeviceWeight& weight, const QuantSpec& activation, const NormedRow& row,

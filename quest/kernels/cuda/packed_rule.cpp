@@ -14,8 +14,6 @@ namespace {
 // Sums of fields in place are up to 255 * 128 for each column.
 constexpr int64_t kMaxColumns = 65536;
 
-bool is_one_bit(const QuantSpec& spec) { return spec.grid == Grid::kUniform && spec.bits == 1; }
-
 bool has_codes(const QuantSpec& spec) {
   return spec.grid != Grid::kNone && spec.grid != Grid::kMask4of8 && spec.grid != Grid::kRegistered;
 }
@@ -33,7 +31,7 @@ bool packed_gemm_supports(const QuantSpec& weight, const QuantSpec& activation, 
 }
 
 bool needs_number_sums(const QuantSpec& weight, const QuantSpec& activation) {
-  if (is_one_bit(weight) && is_one_bit(activation)) return true;
+  if (weight.is_one_bit() && activation.is_one_bit()) return true;
   return has_codes(activation) && code_format(activation).offset != 0;
 }
 
@@ -46,7 +44,7 @@ bool unpack_numbers_supports(const QuantSpec& weight) {
 std::string packed_gemm_plan(const QuantSpec& weight, const QuantSpec& activation, int64_t m) {
   if (!packed_gemm_supports(weight, activation, 1)) return "none";
   const std::string start = "lane order, ";
-  if (is_one_bit(weight) && is_one_bit(activation)) {
+  if (weight.is_one_bit() && activation.is_one_bit()) {
     return start + "mma of bits, population count";
   }
   if (weight.grid == Grid::kFp4) return start + "mma s8 x s8, numbers by byte permutation";
@@ -85,7 +83,7 @@ PackedRule product_rule(const QuantSpec& weight, const QuantSpec& activation, in
   QUEST_CHECK(m >= 0 && m <= kMaxPackedRows, ErrorKind::kUsage,
               "[packed_gemm] {} rows, at most {} at once", m, kMaxPackedRows);
   PackedRule rule = code_rule(weight, activation);
-  if (is_one_bit(weight) && is_one_bit(activation)) {
+  if (weight.is_one_bit() && activation.is_one_bit()) {
     rule.kind = kPackedOneBit;
     rule.a_multiplier = 2;
     rule.a_offset = -1;
