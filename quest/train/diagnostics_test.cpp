@@ -9,7 +9,7 @@
 
 #include "quest/base/testing.h"
 #include "quest/ops/testing_tensors.h"
-#include "quest/text/tokenizer.h"
+#include "quest/train/testing_text.h"
 
 namespace quest::train {
 namespace {
@@ -22,19 +22,12 @@ using ::testing::StartsWith;
 class DiagnosticsTest : public ::testing::Test {
  protected:
   TokenFile tokens(int64_t count, int64_t first = 0) const {
-    const auto tokenizer = make_byte_tokenizer();
-    TokenFileInfo info;
-    info.vocab_size = tokenizer->vocab_size();
-    info.tokenizer_fingerprint = tokenizer->fingerprint();
     const auto path = folder_ / fmt::format("{}.qtok", first + count);
-    TokenFileWriter writer(path, info);
-    writer.begin_document();
     std::vector<int32_t> ids;  // none twice in a hundred
     for (int64_t k = first; k < first + count; ++k) {
       ids.push_back(static_cast<int32_t>(k * 37 % 100));
     }
-    writer.append(ids, count);
-    writer.finish();
+    testing::write_tokens(path, ids);
     return TokenFile::open(path);
   }
 

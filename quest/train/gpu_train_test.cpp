@@ -249,20 +249,8 @@ class GpuTrainer : public GpuTrain {
   void SetUp() override {
     GpuTrain::SetUp();
     if (IsSkipped()) return;
-    write("train.qtok", 40000, 1);
-    write("validation.qtok", 2000, 2);
-  }
-
-  void write(const char* name, int64_t count, uint64_t seed) {
-    const auto tokenizer = make_byte_tokenizer();
-    TokenFileInfo info;
-    info.vocab_size = tokenizer->vocab_size();
-    info.eos_id = tokenizer->eos_id();
-    info.tokenizer_fingerprint = tokenizer->fingerprint();
-    TokenFileWriter writer(folder_ / name, info);
-    writer.begin_document();
-    writer.append(testing::markov_text(count, seed), count);
-    writer.finish();
+    testing::write_tokens(folder_ / "train.qtok", testing::markov_text(40000, 1));
+    testing::write_tokens(folder_ / "validation.qtok", testing::markov_text(2000, 2));
   }
 
   TrainConfig config(const std::string& name, const char* device, const char* recipe) const {

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <vector>
 
 #include "quest/base/philox.h"
+#include "quest/data/token_file.h"
+#include "quest/text/tokenizer.h"
 
 namespace quest::testing {
 
@@ -19,6 +22,19 @@ inline std::vector<int32_t> markov_text(int64_t count, uint64_t seed) {
     tokens.push_back(last);
   }
   return tokens;
+}
+
+// A file of one document of them, of the byte tokenizer.
+inline void write_tokens(const std::filesystem::path& path, const std::vector<int32_t>& tokens) {
+  const auto tokenizer = make_byte_tokenizer();
+  TokenFileInfo info;
+  info.vocab_size = tokenizer->vocab_size();
+  info.eos_id = tokenizer->eos_id();
+  info.tokenizer_fingerprint = tokenizer->fingerprint();
+  TokenFileWriter writer(path, info);
+  writer.begin_document();
+  writer.append(tokens, static_cast<int64_t>(tokens.size()));
+  writer.finish();
 }
 
 }  // namespace quest::testing

@@ -1,5 +1,5 @@
-// What tests of training runs share: a small text, a small model, and what a run leaves. Header
-// only.
+// What tests of training runs share: a small model on a small text, and what a run leaves. Tests
+// only; header only.
 #pragma once
 
 #include <filesystem>
@@ -20,25 +20,11 @@
 
 namespace quest::testing {
 
-// A text whose next byte depends on the last: there is something to learn.
-inline void write_tokens(const std::filesystem::path& path, int64_t count, uint64_t seed) {
-  const auto tokenizer = make_byte_tokenizer();
-  TokenFileInfo info;
-  info.vocab_size = tokenizer->vocab_size();
-  info.eos_id = tokenizer->eos_id();
-  info.tokenizer_fingerprint = tokenizer->fingerprint();
-  TokenFileWriter writer(path, info);
-  writer.begin_document();
-  const std::vector<int32_t> tokens = markov_text(count, seed);
-  writer.append(tokens, count);
-  writer.finish();
-}
-
 class TrainerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    write_tokens(folder_ / "train.qtok", 3000, 1);
-    write_tokens(folder_ / "validation.qtok", 400, 2);
+    write_tokens(folder_ / "train.qtok", markov_text(3000, 1));
+    write_tokens(folder_ / "validation.qtok", markov_text(400, 2));
     reset_shutdown_signal();
   }
   void TearDown() override { reset_shutdown_signal(); }

@@ -105,7 +105,7 @@ TEST_F(TrainerTest, OtherDataUnderTheSameNameIsRefused) {
   TrainConfig c = tiny("data");
   const TrainOutcome outcome = train(c);
   fs::remove(outcome.run / "summary.json");
-  write_tokens(folder_ / "train.qtok", 3000, 77);
+  write_tokens(folder_ / "train.qtok", testing::markov_text(3000, 77));
   EXPECT_QUEST_ERROR(train(c), ErrorKind::kData, "other token files");
 }
 
